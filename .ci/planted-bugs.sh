@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Plants one bug at a time into a copy of the tree and runs the test that should
-# catch it: a test that passes all the same proves nothing. Ends with a table.
+# Plants one bug at a time into a copy of the tree, and runs the test that should
+# detect it. A test that passes nevertheless is worthless. Prints a table at the end.
 #
-#   planted-bugs.sh [WORD]   all bugs, or those whose name has WORD in it
-#   planted-bugs.sh --anchors  only looks whether each bug can be planted: seconds
-#   PLANTED_DIR              where the copy and its build are kept between runs
+#   planted-bugs.sh [WORD]   all bugs, or those whose name contains WORD
+#   planted-bugs.sh --anchors  only checks that each bug can be planted, which takes seconds
+#   PLANTED_DIR              the directory of the copy and its build, which remains between runs
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,8 +15,8 @@ export CARGO_TARGET_DIR=$work/target CARGO_TERM_COLOR=never CARGO_INCREMENTAL=1
 mkdir -p "$copy"
 table='' survived=0
 
-# The tracked files as they are now. What is the same is left alone, so that
-# little is built again.
+# Copies the tracked files in their current state. Files that did not change are not
+# touched, so that little must be rebuilt.
 refresh() {
     local file
     while IFS= read -r -d '' file; do
@@ -27,15 +27,15 @@ refresh() {
     done < <(git ls-files -z -- Cargo.toml Cargo.lock action.yml benches ci crates docs src tests fixtures README.md)
 }
 
-# What each bug needs is built before the first one, which has only so much time.
+# Everything is built before the first bug, because the time for each bug is limited.
 if [[ $only != --anchors ]]; then
     refresh
     (cd "$copy" && cargo test --quiet --lib --test it --no-run)
 fi
 
-# bug NAME TEST FILE FROM TO: in FILE, the one place that reads FROM reads TO.
-# TEST is `it PATH`, `lib PATH` (src), or the name of a directory of crates/ and a PATH. An anchor that is gone is a failure, too: then
-# the bug has to be planted elsewhere.
+# bug NAME TEST FILE FROM TO: replaces FROM, which must occur exactly once in FILE, by TO.
+# TEST is `it PATH`, `lib PATH` (src), or the name of a directory of crates/ and a PATH. If FROM
+# no longer occurs, that is a failure too: the bug must then be planted elsewhere.
 bug() {
     local name=$1 where=${2%% *} test=${2#* } file=$3 begin=$SECONDS verdict output
     if [[ $only == --anchors ]]; then
@@ -66,7 +66,7 @@ bug() {
         elif grep -q '^test result: ok. 1 passed' <<<"$output"; then
             verdict=SURVIVED survived=1
         else
-            # It did not build, hung, or there is no such test.
+            # It did not build, or hung, or the test does not exist.
             verdict='NO VERDICT' survived=1
             tail -n 20 <<<"$output"
         fi

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Measures the tools against whatever else does their work, side by side.
+"""Compares the tools with other programs for the same purpose.
 
     benches/run.py CACHE                  everything: about an hour, 12 GB in CACHE
     benches/run.py CACHE --case links     one case; may be given several times
-    benches/run.py CACHE --quick          small images, one round: whether it works
-    benches/run.py CACHE --docs           and puts the figures into docs/dev/performance.md
+    benches/run.py CACHE --quick          small images and one round, to check that it works
+    benches/run.py CACHE --docs           also updates the figures in docs/dev/performance.md
 
-The images are made in CACHE, which is on a disk, and kept there. Nothing is installed:
-a peer that is missing is named and left out. Rounds are interleaved, so that a drift of
-the machine falls on all; what is told is the median of the rounds. The cache is warm,
-both ends are on this machine, and the machine should have nothing else to do.
+The images are made and stored in CACHE, which must be on a disk. Nothing is installed:
+programs that are missing are named and left out. In each round all programs run in turn,
+so that changes of the machine's speed affect all of them, and the result is the median
+of the rounds. The page cache is warm, both ends are on this machine, and the machine
+should be idle otherwise.
 """
 
 import argparse
@@ -26,16 +27,16 @@ from compare.processes import PACKAGES, Failed, missing
 
 
 def build(profile):
-    """Builds what is measured as it is shipped, without the features that only tests
-    and examples switch on; then what measures it."""
+    """Builds the programs as they are released, without the features that only tests and
+    examples enable, and then the programs that measure them."""
     flags = ["--locked", "--quiet", "--profile", profile]
-    # Unoptimised figures are worth nothing: one build for both is soonest done.
+    # Without optimisation the figures mean nothing, so one build for both is fastest.
     targets = [["--bins", "--examples"]] if profile == "dev" else [["--bins"], ["--examples"]]
     for which in targets:
         subprocess.run(["cargo", "build", *flags, *which], check=True, cwd=ROOT)
 
 
-def tell(what):
+def log(what):
     print(f"run.py: {what}", file=sys.stderr)
 
 
@@ -56,10 +57,10 @@ def main():
     if missing("mke2fs"):
         sys.exit("run.py: mke2fs is missing (Debian: e2fsprogs), and without it there is no image")
     for program in missing(*PACKAGES):
-        tell(f"{program} is missing (Debian: {PACKAGES[program]}): what needs it is left out")
+        log(f"{program} is missing (Debian: {PACKAGES[program]}): cases that need it are left out")
     load = os.getloadavg()[0]
     if load > 0.5 and not arguments.quick:
-        tell(f"the load is {load:.1f}: something else is running, and the figures will show it")
+        log(f"the load is {load:.1f}: something else is running, and the figures will show it")
 
     build(arguments.profile)
     cache = arguments.cache.absolute()

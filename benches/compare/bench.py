@@ -1,4 +1,4 @@
-"""What every case needs: the programs, the images, a place to write, and rounds."""
+"""Shared by all cases: the programs, the images, a scratch directory, and the rounds."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ CHUNK_DOWN = 4 * MIB
 
 @dataclass
 class Scale:
-    """How large everything is."""
+    """The sizes of everything."""
 
     image_bytes: int = 4 * GIB
     files_bytes: int = 900 * MIB
@@ -36,7 +36,7 @@ class Scale:
     sparse_places: int = 100
     noise_bytes: int = 512 * MIB
     publish_bytes: int = 2 * GIB
-    # Name, bits per second, and bytes of image: so many that a run takes seconds.
+    # Name, bits per second, and bytes of the image, chosen so that a run takes seconds.
     links: tuple = (
         ("10 Mbit/s", 10**7, 48 * MIB),
         ("100 Mbit/s", 10**8, 240 * MIB),
@@ -48,7 +48,7 @@ class Scale:
     levels: tuple = (AUTO, 0, 1, 2, 3, 6, 9, 12)
     memory_bytes: tuple = (4 * GIB, 16 * GIB, 64 * GIB)
     memory_jobs: tuple = (1, 4, 16)
-    # Runs of less than a second vary more: so many times the rounds for them.
+    # Runs of less than a second vary more, so they get this many times the rounds.
     short_rounds: int = 3
 
 
@@ -70,26 +70,26 @@ QUICK = Scale(
 
 @dataclass
 class Goal:
-    """A ratio, and what it is to be."""
+    """A ratio, and its limit."""
 
     what: str
-    # None: could not be measured.
+    # None if it could not be measured.
     value: float | None
-    # None: nothing was promised.
+    # None if there is no goal.
     limit: float | None = None
-    # Whether the value is to be at least, and not at most, the limit.
+    # Whether the limit is a minimum and not a maximum.
     is_least: bool = False
 
 
 @dataclass
 class Case:
-    """What was measured side by side. The runs of one group belong together."""
+    """Alternatives that were measured in turn, with the runs of each."""
 
     runs: dict = field(default_factory=dict)
     goals: list = field(default_factory=list)
 
     def wall_s(self, *names):
-        """Median wall time of the best of these; None if none of them ran."""
+        """The median wall time of the best of these, or None if none of them ran."""
         return self.best(names, lambda run: run.wall_s)
 
     def cpu_s(self, *names):
@@ -107,41 +107,41 @@ def ratio(left, right):
 
 
 class Bench:
-    """The programs, the images, and a place for what is written."""
+    """The programs, the images, and a directory for files that are written."""
 
     def __init__(self, cache, scale, rounds, profile, touches_memory=False):
         self.cache, self.scale, self.rounds = cache, scale, rounds
-        # Whether free memory has to be touched before each round.
+        # Whether free memory must be touched before each round (see memory.py).
         self.touches_memory = touches_memory
         self.programs = ROOT / "target" / ("debug" if profile == "dev" else "release")
         self.scratch = Path(tempfile.mkdtemp(dir=cache, prefix="scratch-"))
         self.log = self.scratch / "log"
         self.compared = set()
-        # What has to be in the page cache, of this case.
+        # The files of the current case that must be in the page cache.
         self.warmed = set()
 
     def interleave(
         self, contenders, rounds=None, is_wanted=lambda name, case: True, takes_memory=True
     ):
-        """Runs each contender once a round, and each round begins with another one.
-        `takes_memory`: whether some write files, or hold the image in memory."""
+        """Runs each contender once per round. Each round begins with a different one.
+        `takes_memory` says whether some write files, or hold the image in memory."""
         case = Case({name: [] for name in contenders})
         rounds = rounds or self.rounds
         touches = self.touches_memory and takes_memory
         for number in range(rounds):
-            # Only of those that run: what came after one that is left out would always be
-            # first.
+            # The order is that of the contenders that run: otherwise the one that follows
+            # an omitted one would be first too often.
             names = [name for name in contenders if is_wanted(name, case)]
             first = number % len(names)
             turn = names[first:] + names[:first]
             if touches:
                 memory.touch()
-            # A kernel that gives back what nobody used lately takes it out of the cache.
+            # Kernels that return unused memory may have removed the file from the cache.
             for path in self.warmed:
                 images.warm(path)
             if touches or number == 0:
-                # Not counted: who runs first after so much memory was touched, or first of
-                # all, is a fifth slower than the others.
+                # An additional run that is not counted: the first run of all, and the first
+                # one after memory was touched, are a fifth slower than the others.
                 contenders[turn[0]]()
             for name in turn:
                 run = contenders[name]()
@@ -153,18 +153,18 @@ class Bench:
         return case
 
     def warm(self, path):
-        """Gets the data of a file into the page cache, and keeps it there for the case."""
+        """Reads a file into the page cache, and keeps it there during this case."""
         images.warm(path)
         self.warmed.add(path)
 
     def script(self, module, *arguments):
-        """Runs a module beside this one and gives what it says. In a process of its own,
-        so that this one stays small."""
+        """Runs a module of this package, and returns its output. It runs in a separate
+        process, so that this one remains small."""
         command = [sys.executable, "-m", f"compare.{module}", *map(str, arguments)]
         done = subprocess.run(command, check=True, cwd=BENCHES, stdout=subprocess.PIPE, text=True)
         return done.stdout
 
-    # Images. Each is made once, and its name tells how.
+    # Images. Each is made once, and its name contains the parameters.
 
     def made(self, name, make):
         path = self.cache / name
@@ -196,7 +196,7 @@ class Bench:
         return self.made(name, lambda path: images.make_dense(path, self.image(), size_bytes))
 
     def sparse(self, places):
-        """A huge file with little data, in so many places that are not at the start of
+        """A huge file with little data, at this many places that are not at the start of
         a chunk."""
         size, data = self.scale.sparse_bytes, self.dense(self.scale.sparse_data_bytes)
         step = size // places // MIB * MIB
@@ -216,7 +216,7 @@ class Bench:
         )
 
     def upgrade(self):
-        """Two ext4 images, made of files before and after an upgrade of some of them."""
+        """Two ext4 images with the same files, before and after some of them are upgraded."""
         size, files = self.scale.publish_bytes // MIB, self.scale.publish_bytes // 3 // MIB
         make = functools.partial(self.script, "images", size, files)
         return (
@@ -225,8 +225,8 @@ class Bench:
         )
 
     def debian(self):
-        """Two images of one Debian, before and after an upgrade in place; None where they
-        cannot be made."""
+        """Two images of a Debian system, before and after an upgrade. None if they cannot be
+        made."""
         size = self.scale.publish_bytes
         pair = [self.cache / f"debian-{when}-{size // MIB}.img" for when in ("before", "after")]
         if not all(path.exists() for path in pair):
@@ -239,7 +239,7 @@ class Bench:
         return pair
 
     def converted(self, name, flags):
-        """The ext4 image as qemu-img makes it of these flags."""
+        """The ext4 image, converted by qemu-img with these flags."""
         image = self.image()
         return self.made(
             f"{image.stem}.{name}",
@@ -252,7 +252,7 @@ class Bench:
         size = self.scale.noise_bytes
         return self.made(f"noise-{size // MIB}.img", lambda path: images.make_noise(path, size))
 
-    # Ours, with the flags that users have: journal, digests and sample included.
+    # Our tools with the defaults of users, including journal, digests and sample.
 
     def sink(self, *flags):
         return Endpoint([self.programs / "examples/sink", *flags], self.log)
@@ -266,7 +266,8 @@ class Bench:
         return measure(command, self.log, endpoint, XDG_STATE_HOME=state, **endpoint.environment)
 
     def upload_to_sink(self, image, *flags, rate=None, disk=None):
-        """The sink reads back from the image, or from a raw file with the same disk."""
+        """What is read back from the sink comes from the image, or from a raw file with the
+        same disk."""
         link = ["--rate", rate] if rate else []
         with self.sink("--file", disk or image, *link) as sink:
             run = self.upload(sink, image, *flags)
@@ -274,8 +275,8 @@ class Bench:
         return run
 
     def converted_to_sink(self, image, disk):
-        """What one does without a tool that reads the format: a raw copy, and then an
-        upload of that."""
+        """The procedure without a tool that reads the format: make a raw copy, and upload
+        that."""
         copy = self.scratch / "converted.img"
         script = 'qemu-img convert -O raw "$1" "$2" && exec "$3" "$2"'
         program = self.programs / "openhosting-upload"
@@ -303,7 +304,7 @@ class Bench:
         return run
 
     def publish(self, server, image, name, *flags):
-        """What `openhosting publish --json` tells, and the run."""
+        """The output of `openhosting publish --json`, and the run."""
         told = self.scratch / "told"
         command = [
             "sh", "-c", 'exec "$@" >"$0"', told, self.programs / "openhosting", "publish",
@@ -347,7 +348,8 @@ class Bench:
         return run
 
     def limit(self, what, *arguments):
-        """What limits.py does; it tells its own times, without its start."""
+        """A measurement of limits.py, which reports its own times, without those of its
+        start."""
         return Run(**json.loads(self.script("limits", what, *arguments)))
 
     # Peers.
@@ -356,7 +358,7 @@ class Bench:
         return Nbdkit(self.scale.image_bytes, self.scratch, self.log)
 
     def to_nbdkit(self, command):
-        """A copy to fresh memory; the word URI of the command is where that is."""
+        """A copy to new memory, whose address replaces the word URI in the command."""
         with self.nbdkit() as nbdkit:
             words = [nbdkit.uri if word == "URI" else word for word in command]
             return measure(words, self.log, nbdkit)
@@ -369,7 +371,7 @@ class Bench:
         return run
 
     def compare(self, image, copy, what):
-        """Fails if a copy is none; looked at once for each kind."""
+        """Fails if a copy differs from its source. Checked once for each kind of copy."""
         if what in self.compared:
             return
         length = image.stat().st_size

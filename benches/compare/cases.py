@@ -1,4 +1,4 @@
-"""The cases: what is measured against what, and which ratio is the goal."""
+"""The cases: which alternatives are compared, and the goal for their ratio."""
 
 import functools
 import sys
@@ -7,8 +7,8 @@ from .bench import AUTO, CHUNK_DOWN, CHUNK_UP, GIB, HERE, Case, Goal, ratio
 from .images import MIB
 from .processes import measure, missing
 
-# A level that took so many times the best one's time in the first round cannot be the
-# best one: its first round is told, and the others are saved.
+# A level that took this many times as long as the best one in the first round cannot be the
+# best one: only its first round is measured and reported.
 HOPELESS = 2.0
 
 
@@ -158,12 +158,12 @@ def links(bench):
 def fast_links(bench):
     """The same where a link is faster than any compressor"""
     links = [link for link in bench.scale.links if is_fast(link)]
-    # An upload takes a second, which varies by more than what is to be told.
+    # An upload takes a second, which varies more than the differences to be measured.
     return against_levels(bench, links, bench.rounds * bench.scale.short_rounds)
 
 
 def is_fast(link):
-    """Whether it carries more than two processors compress at level 1."""
+    """Whether a link is faster than two processors that compress at level 1."""
     _, rate, _ = link
     return rate is None or rate > 10**9
 
@@ -197,7 +197,8 @@ def against_levels(bench, links, rounds):
 
 
 def is_hopeful(level, case):
-    """Whether another round of a level can matter: its first one was no disaster."""
+    """Whether another round of a level is useful, because its first one was not far too
+    slow."""
     first = {name: runs[0].wall_s for name, runs in case.runs.items() if runs and name != AUTO}
     return level not in first or first[level] <= HOPELESS * min(first.values())
 
@@ -226,7 +227,7 @@ def publish(bench):
     """Publication of an image that changed, over 100 Mbit/s: all of it, and a delta"""
     rate, whole = 10**8, Case()
     first, second = bench.image(bench.scale.publish_bytes), bench.changed()
-    # The goals are of the first one; what an upgrade changes nobody chose.
+    # The goals are for the first one, because nobody controls what an upgrade changes.
     pairs = {"1 % of the blocks": (first, second), "files of an upgrade": bench.upgrade()}
     if debian := bench.debian():
         pairs["apt-get upgrade in place"] = debian

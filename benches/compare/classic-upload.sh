@@ -10,7 +10,7 @@ image=$1
 chunk=${2:-5242880}
 size=$(stat -L -c %s -- "$image")
 
-# call CONTENT-TYPE PATH [CURL-OPTION...]: posts stdin. The key is in no argument.
+# call CONTENT-TYPE PATH [CURL-OPTION...]: posts stdin. No argument contains the key.
 call() {
     local type=$1 path=$2
     shift 2

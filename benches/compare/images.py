@@ -1,4 +1,4 @@
-"""Images to measure with, made of the files of this machine.
+"""Images for the measurements, made from files of this machine.
 
     python3 -m compare.images SIZE_MIB DATA_MIB OUTPUT [upgraded]
 
@@ -22,14 +22,14 @@ from pathlib import Path
 MIB = 1 << 20
 SEED = 4
 ROOTS = ("/usr/bin", "/usr/lib", "/usr/share")
-# One file is not to be most of an image.
+# No file may be most of an image.
 FILE_BYTES_MAX = 64 * MIB
 CHUNK = 5 * MIB
 UUID = "0012e24a-6eae-4279-9912-3432f698cec8"
 
 
 def choose_files(data_bytes):
-    """Regular files of about data_bytes, as blocks of 4 KiB count them."""
+    """Regular files with about data_bytes in total, counted in blocks of 4 KiB."""
     found = []
     for root in ROOTS:
         for directory, _, names in os.walk(root):
@@ -51,8 +51,8 @@ def choose_files(data_bytes):
 
 
 def make_ext4(output, size_bytes, data_bytes, is_upgraded=False):
-    """An ext4 file system with real files in it, in a sparse file. Upgraded, one file in
-    thirty is another version: longer by some, and other from its middle on."""
+    """An ext4 file system with real files, in a sparse file. If upgraded, one file in thirty
+    is replaced by another version, which is a bit longer and differs from its middle on."""
     output = Path(output)
     files, total = choose_files(data_bytes)
     if total < data_bytes * 9 // 10:
@@ -71,7 +71,7 @@ def make_ext4(output, size_bytes, data_bytes, is_upgraded=False):
         part.unlink(missing_ok=True)
         with open(part, "wb") as file:
             file.truncate(size_bytes)
-        # Debian keeps mke2fs out of an ordinary user's path.
+        # In Debian, mke2fs is not in the PATH of ordinary users.
         path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
         command = [
             "mke2fs",
@@ -92,16 +92,16 @@ def make_ext4(output, size_bytes, data_bytes, is_upgraded=False):
 
 
 def upgrade(path):
-    """Makes a file what another version of it might be."""
+    """Changes a file like a new version of it."""
     held = path.read_bytes()
     half = len(held) // 2
-    # As compressible as it was: its own bytes, elsewhere.
+    # Its own bytes at another place, so that it is as compressible as before.
     path.write_bytes(held[:half] + held[half // 2 : half // 2 + 1000] + held[half:][::-1])
 
 
 def make_changed(output, image):
-    """The image with one block of 64 KiB in a hundred changed, each by bytes of another
-    block that holds something, at places chosen by a seed."""
+    """The image with one in a hundred blocks of 64 KiB changed to the bytes of another block
+    with data, at places that depend on a seed."""
     block, chosen = 64 * 1024, random.Random(SEED)
     size_bytes = os.stat(image).st_size
     make_larger(output, image, size_bytes)
@@ -131,14 +131,14 @@ def extents(file):
 
 
 def data_bytes(path):
-    """Bytes of a file that are no hole."""
+    """The number of bytes of a file outside of holes."""
     with open(path, "rb") as file:
         return sum(end - start for start, end in extents(file))
 
 
 def make_dense(output, image, size_bytes):
-    """An image without holes: chunks of another one that hold data, at even distances
-    over all of it."""
+    """An image without holes: chunks with data of another image, evenly spaced over all of
+    it."""
     with open(image, "rb") as source, open(output, "wb") as target:
         last = os.fstat(source.fileno()).st_size // CHUNK
         touched = {
@@ -153,8 +153,8 @@ def make_dense(output, image, size_bytes):
 
 
 def make_sparse(output, data, size_bytes, places, at):
-    """A sparse file with the bytes of another, cut into so many places; at(i) is the
-    byte where the i-th of them goes."""
+    """A sparse file with the bytes of another one, divided into this many parts; at(i) is
+    the offset of the i-th part."""
     with open(data, "rb") as source, open(output, "wb") as target:
         piece = -(-os.fstat(source.fileno()).st_size // places)
         for i in range(places):
@@ -174,7 +174,7 @@ def make_larger(output, image, size_bytes):
 
 
 def make_noise(output, size_bytes):
-    """Bytes that no compressor makes smaller, by a seed."""
+    """Random bytes, which cannot be compressed, from a seed."""
     noise = random.Random(SEED)
     with open(output, "wb") as target:
         for _ in range(size_bytes // MIB):
@@ -182,7 +182,7 @@ def make_noise(output, size_bytes):
 
 
 def copy(source, target, length):
-    """Copies bytes in pieces: the process is to stay small, see processes.py."""
+    """Copies bytes in pieces, because the process must remain small: see processes.py."""
     while length > 0:
         piece = source.read(min(MIB, length))
         if not piece:
@@ -200,8 +200,8 @@ def warm(path):
 
 
 def differ(left, right, length):
-    """The first MiB in which two files differ within length bytes, looking only where
-    one of them has data; None if they are the same."""
+    """The first MiB in which two files differ within length bytes, or None. Only places
+    where one of them has data are compared."""
     with open(left, "rb", buffering=0) as one, open(right, "rb", buffering=0) as other:
         for start, end in [*extents(one), *extents(other)]:
             for offset in range(start, min(end, length), MIB):

@@ -1,11 +1,11 @@
-"""What the machine allows: the data of an image moved by the simplest means.
+"""The limits of the machine: the data of an image is moved by the simplest means.
 
     python3 -m compare.limits memcpy | read | loopback IMAGE
     python3 -m compare.limits write | sync IMAGE OUTPUT
     python3 -m compare.limits http IMAGE URI
 
-Prints seconds of wall and CPU and the peak memory as JSON, those of starting Python left
-out. Run in benches/, as run.py does for the case `limits`.
+Prints wall time and CPU time in seconds and the peak memory as JSON, not counting the
+start of Python. Run in benches/, as run.py does for the case `limits`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ CONNECTIONS = 4
 
 
 def chunks(image):
-    """Spans of data of a file, none longer than a chunk, as (offset, length)."""
+    """The spans of data in a file as (offset, length), none longer than a chunk."""
     with open(image, "rb") as file:
         for start, end in extents(file):
             for offset in range(start, end, CHUNK):
@@ -33,7 +33,7 @@ def chunks(image):
 
 
 def memcpy(image):
-    """Copies as much memory, from more of it than any cache holds."""
+    """Copies the same amount of memory, from an area larger than any cache."""
     spans, target = list(chunks(image)), bytearray(CHUNK)
     source = memoryview(bytearray(os.urandom(CHUNK) * 64))
     with timed():
@@ -51,7 +51,7 @@ def read(image):
 
 
 def write(image, output, is_synced=False):
-    """Writes as much to a new file, at the same places."""
+    """Writes the same amount to a new file, at the same offsets."""
     spans, buffer = list(chunks(image)), memoryview(os.urandom(CHUNK))
     with open(output, "wb", buffering=0) as file, timed():
         for offset, length in spans:
@@ -67,7 +67,7 @@ def sync(image, output):
 
 @contextlib.contextmanager
 def timed():
-    """Prints what it took to do what is inside."""
+    """Prints the time and CPU time that the body of the `with` took."""
     os.sync()
     before, begin = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
     yield
@@ -77,7 +77,7 @@ def timed():
 
 
 def receive(listener):
-    """Reads what comes and does nothing with it, as `nc -l >/dev/null`."""
+    """Reads from connections and ignores the bytes, like `nc -l >/dev/null`."""
     connection, _ = listener.accept()
     buffer = bytearray(256 * 1024)
     while connection.recv_into(buffer):
@@ -133,7 +133,7 @@ def loopback(image):
 
 
 def http(image, uri):
-    """The same as requests, to the sink: the least that HTTP can cost."""
+    """The same as requests to the sink, which is the minimal cost of HTTP."""
     spans, address = list(chunks(image)), urlsplit(uri)
     path = "/drives/00000000-0000-4000-8000-000000000051/write"
     with open(image, "rb") as file:
@@ -154,7 +154,7 @@ def http(image, uri):
 
 
 def file_of(file):
-    """A file of its own for a thread: socket.sendfile moves the position."""
+    """Opens the file again for a thread, because socket.sendfile changes the position."""
     return open(f"/proc/self/fd/{file.fileno()}", "rb")
 
 

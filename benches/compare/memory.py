@@ -1,9 +1,10 @@
-"""Free memory that is really there.
+"""Free memory that the host has really provided.
 
-A guest may give its free pages back to its host (free page reporting of the balloon).
-Whoever takes them next waits for the host, some GiB/s at best and 0.5 GiB/s where this
-was written, and who that is depends on what ran before. So free pages are touched
-before each round that takes many, and given back later where the kernel lets us.
+A virtual machine may return its free pages to the host (free page reporting of the
+balloon device). The next program that needs them must wait for the host, which provides
+a few GiB/s at best, and 0.5 GiB/s where this was written. Which program that is depends
+on what ran before, so results would be unfair. Therefore free pages are touched before
+each round that needs many, and their return is delayed if the kernel permits that.
 """
 
 import contextlib
@@ -13,24 +14,24 @@ import sys
 from pathlib import Path
 
 REPORTING = Path("/sys/module/page_reporting/parameters")
-# How long a page has to be free before it is given back: the most that there can be.
+# How long a page must be free before it is returned to the host: the highest value.
 WAIT_MS = REPORTING / "min_free_ms"
 LONGEST_MS = "120000"
-# Left alone: what others need meanwhile.
+# Not touched, because other processes need it meanwhile.
 SPARED_BYTES = 1 << 30
-# No round takes more.
+# No round uses more.
 TOUCHED_BYTES_MAX = 6 << 30
 
 
 @contextlib.contextmanager
 def kept():
-    """Free pages are given back late for the length of a `with`; gives whether they are
-    given back at all, and so have to be touched."""
+    """Delays the return of free pages to the host during a `with`. The value says whether
+    pages are returned at all, so that they must be touched."""
     try:
         before = WAIT_MS.read_text()
         WAIT_MS.write_text(LONGEST_MS)
     except OSError:
-        # Another kernel, or nobody may.
+        # A different kernel, or no permission.
         yield REPORTING.exists()
         return
     try:
@@ -40,7 +41,7 @@ def kept():
 
 
 def touch():
-    """Touches the free memory, in a process of its own, whose end frees it again."""
+    """Touches the free memory in a separate process, whose end frees it again."""
     subprocess.run([sys.executable, __file__], check=True)
 
 

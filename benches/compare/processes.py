@@ -1,10 +1,11 @@
-"""Runs a program and tells what it took; starts what it talks to.
+"""Runs a program and measures it; starts the server that it uses.
 
-CPU is user and system time. Of the program measured it is what the kernel counted for
-it and its descendants at their end (wait4); of what it talks to, the difference of
-/proc/PID/stat before and after. Memory is the peak resident set of the program
-(ru_maxrss). The kernel counts towards it what this very process had when it started
-the program, so this one stays small, and no peak below its own is told.
+CPU time is user and system time. For the program it is the time that the kernel counted
+for it and its descendants when they ended (wait4). For the server it is the difference
+in /proc/PID/stat between begin and end. Memory is the peak resident set of the program
+(ru_maxrss). The kernel includes in that the memory of this process at the time when it
+started the program. So this process remains small, and peaks below its own are not
+reported.
 """
 
 import json
@@ -26,25 +27,25 @@ class Failed(Exception):
 
 @dataclass
 class Run:
-    """What one run of a program took."""
+    """The measurements of one run of a program."""
 
     wall_s: float
     cpu_s: float
     peak_bytes: int
     other_cpu_s: float = 0.0
-    # What the sink counted.
+    # The counters of the sink.
     counted: dict = field(default_factory=dict)
 
 
 def clean_environment(**more):
-    """The environment without what an OpenHosting user has set."""
+    """The environment without variables for OpenHosting."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OH", "EH"))}
     return {**kept, **more}
 
 
 def measure(command, log, other=None, **environment):
-    """Runs a command to its end. What it says goes to the file log; other is the server
-    it talks to."""
+    """Runs a command to its end. Its output is written to the file log; other is the server
+    that it uses."""
     os.sync()  # What was written before is not to be written now.
     with open(log, "ab") as said:
         other_before = other.cpu_s() if other else 0.0
@@ -72,7 +73,7 @@ def measure(command, log, other=None, **environment):
 
 
 class Server:
-    """A process that others talk to, for the length of a `with`."""
+    """A server process, which runs during a `with`."""
 
     def __init__(self, command, log, **how):
         self.log = open(log, "ab")
@@ -85,13 +86,13 @@ class Server:
         )
 
     def cpu_s(self):
-        """User and system time until now, of all its threads."""
+        """User and system time of all its threads so far."""
         stat = Path(f"/proc/{self.process.pid}/stat").read_text()
         user, system = stat.rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / TICKS_PER_S
 
     def stop(self):
-        """Asks it to end, and gives what it said last."""
+        """Stops it, and returns the end of its output."""
         self.process.send_signal(signal.SIGTERM)
         said, _ = self.process.communicate(timeout=60)
         self.log.close()
@@ -108,7 +109,7 @@ class Server:
 
 
 class Endpoint(Server):
-    """One of our servers: it says on stdout where it is and for whom."""
+    """One of our servers, which prints its address and credentials on stdout."""
 
     def __init__(self, command, log):
         super().__init__(command, log, stdout=subprocess.PIPE, text=True)
@@ -122,7 +123,7 @@ class Endpoint(Server):
             raise Failed(f"{command[0]} did not start: see {log}")
 
     def counted(self):
-        """Stops a sink and gives what it counted."""
+        """Stops a sink, and returns its counters."""
         return json.loads(self.stop())
 
 
@@ -152,7 +153,7 @@ class Nbdkit(Server):
         raise Failed(f"nbdkit did not start: see {log}")
 
 
-# The programs of the peers, and the Debian packages they are in.
+# The programs of the peers, and their Debian packages.
 PACKAGES = {
     "nbdkit": "nbdkit",
     "nbdcopy": "libnbd-bin",
@@ -164,6 +165,6 @@ PACKAGES = {
 
 
 def missing(*programs):
-    """Those that are not installed."""
+    """The packages that are not installed."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     return [program for program in programs if not shutil.which(program, path=path)]

@@ -1,4 +1,4 @@
-"""Figures as JSON, as tables in Markdown, and as charts."""
+"""The results as JSON, as tables in Markdown, and as charts."""
 
 import json
 import os
@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 
 def said_by(*command):
-    """The first line that a program says; nothing if it is not there."""
+    """The first line of a program's output, or nothing if it is not installed."""
     if missing(command[0]):
         return "not installed"
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -23,7 +23,7 @@ def said_by(*command):
 
 
 def machine():
-    """What it was measured on."""
+    """The machine on which it was measured."""
     here = Path(__file__).parent
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", Path("/proc/meminfo").read_text())
@@ -45,7 +45,7 @@ def machine():
 
 
 class Results:
-    """The figures of all cases; of those not measured again, the earlier ones."""
+    """The results of all cases, with the earlier ones of cases that did not run now."""
 
     def __init__(self, directory, is_docs):
         self.directory = directory / "performance" if is_docs else directory
@@ -63,7 +63,7 @@ class Results:
                 "other_cpu_s": [run.other_cpu_s for run in of],
                 "peak_bytes": [run.peak_bytes for run in of],
                 "sent_bytes": [run.counted.get("write_bytes") for run in of],
-                # What a peak is at least, whatever the program: see processes.py.
+                # The lowest peak that can be measured for any program: see processes.py.
                 "floor_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             }
             for what, of in case.runs.items()
@@ -152,7 +152,7 @@ def goal_row(goal):
 
 
 def put(text, name, table):
-    """The text with a table between the marks of this name."""
+    """Replaces the table between the marks with this name in a text."""
     begin, end = f"<!-- measured: {name} -->", "<!-- end -->"
     before, found, rest = text.partition(begin)
     _, ended, after = rest.partition(end)
