@@ -211,11 +211,11 @@ bug 'digests of an earlier change are verified' \
     src/journal.rs 'digests.insert(index, digest);' \
     'digests.entry(index).or_insert(digest);'
 bug 'a journal that never began is believed' \
-    'it download::a_journal_that_never_began_is_forgotten' \
+    'it download::a_journal_that_does_not_name_its_drive_is_discarded' \
     src/download/begin.rs 'if session.is_resumed && session.state.drive.is_none() {' \
     'if session.is_damaged && session.state.drive.is_none() {'
 bug 'an image that has its name is not known again' \
-    'it download::one_that_was_named_but_not_tidied_up_is_done' \
+    'it download::a_download_that_was_named_but_not_cleaned_up_is_complete' \
     src/download/begin.rs 'if !is_recorded && whole.is_none() {' \
     'if session.is_resumed {'
 bug 'a resume that never resumes' \
@@ -233,7 +233,7 @@ bug 'a failed sync of the image is made again and trusted' \
     'it disks::what_was_not_synced_counts_as_not_there' \
     src/journal/keeper.rs 'sync_data(data)' 'sync_data(data).or_else(|_| sync_data(data))'
 bug 'a failed sync of the journal is made again and trusted' \
-    'it disks::a_journal_that_was_not_synced_says_nothing_false' \
+    'it disks::a_journal_that_was_not_synced_contains_nothing_false' \
     src/journal/log.rs 'let synced = sync_data(&self.file);' \
     'let synced = sync_data(&self.file).or_else(|_| sync_data(&self.file));'
 bug 'a journal that could not be made stays' \
@@ -256,7 +256,7 @@ bug 'what an earlier run left is trusted by its length' \
     'it download::bytes_that_changed_on_the_disk_are_found_and_fetched_again' \
     src/download/check_earlier.rs '!session.is_resumed || sampler.is_off()' 'session.is_resumed || sampler.is_off()'
 bug 'who starts over takes the file from who writes to it' \
-    'it download::a_file_that_is_written_to_is_not_taken_away' \
+    'it download::a_file_that_is_being_written_to_is_not_taken_away' \
     crates/image/src/target.rs 'Ok(file) => lock(&file, &part, Lock::Exclusive).map(|_| Some(file))?,' 'Ok(file) => Some(file),'
 bug 'damage is mended and still claimed' \
     'it download::damage_that_was_found_once_is_not_believed_by_a_later_run' \
@@ -265,14 +265,14 @@ bug 'verification of earlier runs is left out' \
     'it download::a_full_verification_covers_what_earlier_runs_fetched' \
     src/upload/run.rs 'digests.filter(|(index, _)| earlier.done.contains(index))' 'digests.filter(|_| false)'
 bug 'no sample of what earlier runs sent' \
-    'it resume::with_nothing_left_to_send_a_sample_is_read_back_all_the_same' \
+    'it resume::a_sample_is_read_back_even_if_nothing_is_left_to_send' \
     src/upload/run.rs 'sampler.look_back(disk, &plan, &settled)?;' 'let _ = (disk, &plan, &settled, &sampler);'
 bug 'a drive gets its name before it is verified' \
     'it publish::what_was_not_verified_gets_no_name_and_the_next_run_mends_it' \
     src/publish.rs $'        let verified = self.verify(drive, all, written).await?;\n        self.name(drive).await?;' \
     $'        self.name(drive).await?;\n        let verified = self.verify(drive, all, written).await?;'
 bug 'a base is trusted without a look at its copy' \
-    'it publish::a_base_that_is_not_what_its_receipt_says_is_not_trusted' \
+    'it publish::a_base_that_differs_from_its_receipt_is_not_trusted' \
     src/publish/base.rs '!self.inspect(drive, content, sample).await?.is_empty()' \
     'self.inspect(drive, content, sample).await?.first() == Some(&(0..0))'
 bug 'a published drive is trusted though it was written to' \
@@ -325,7 +325,7 @@ bug 'a tunnel passes for this machine' \
     'engine level::tests::to_this_machine_all_goes_raw_unless_it_is_a_tunnel' \
     crates/engine/src/level.rs 'LOCAL_PART * self.machine.cost.value' 'f64::MAX'
 bug 'the end of a stream is not looked for' \
-    'it streams::a_size_that_is_not_so_is_an_error' \
+    'it streams::a_declared_size_that_is_wrong_is_an_error' \
     crates/image/src/reader.rs 'offset == plan.size() && !stream.is_at_end(offset)?' 'false && !stream.is_at_end(offset)?'
 bug 'a digest that is not the one that was told is taken' \
     'it streams::the_digest_of_what_was_given_is_demanded' \

@@ -96,7 +96,7 @@ fn the_config_may_be_elsewhere() {
 }
 
 #[test]
-fn flags_go_before_the_environment_and_that_before_the_config() {
+fn flags_have_priority_over_the_environment_and_that_over_the_config() {
     let desk = Desk::new();
     let server = with_profile(&desk);
     let drive = create(&server, 5);

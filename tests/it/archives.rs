@@ -106,7 +106,7 @@ fn options_of(hint: &str) -> Vec<String> {
 }
 
 #[test]
-fn companions_of_other_systems_never_count() {
+fn files_that_accompany_a_disk_on_other_systems_are_ignored() {
     let bench = Bench::new();
     let disk = disk(&bench, "disk.img", 1);
     let double = b"\0\x05\x16\x07\0\x02\0\0Mac OS X        ";

@@ -450,7 +450,7 @@ fn what_was_not_synced_counts_as_not_there() {
 /// The journal's own sync fails. Its records are correct nevertheless, because the endpoint
 /// confirmed them.
 #[test]
-fn a_journal_that_was_not_synced_says_nothing_false() {
+fn a_journal_that_was_not_synced_contains_nothing_false() {
     let Some(library) = failing::library() else {
         return;
     };

@@ -271,7 +271,7 @@ fn an_offset_is_taken_as_it_is() {
 // ---- What it refuses ----
 
 #[test]
-fn a_longer_file_is_no_beginning() {
+fn a_longer_file_is_refused_as_a_beginning() {
     let scene = Scene::new();
     let old = vec![1; SIZE + 1];
     scene.desk.file("out", &old);
@@ -280,7 +280,7 @@ fn a_longer_file_is_no_beginning() {
 }
 
 #[test]
-fn what_is_there_is_overwritten_by_force_only() {
+fn an_existing_file_is_overwritten_with_force_only() {
     let scene = Scene::new();
     scene.desk.file("out", b"precious");
     let _ = scene.run("out").code(1).says("--force");
@@ -372,7 +372,7 @@ fn a_download_to_another_file_says_which_one_is_unfinished_and_how_to_continue_i
 }
 
 #[test]
-fn a_drive_that_is_not_there() {
+fn a_missing_drive_is_an_error() {
     let scene = Scene::new();
     let drive = uuid::Uuid::new_v4().to_string();
     let tool = scene.desk.download(&scene.proxy.uri()).arg(&drive);
@@ -382,7 +382,7 @@ fn a_drive_that_is_not_there() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_to() {
+fn a_directory_that_is_not_writable_is_reported() {
     let scene = Scene::new();
     if rustix::process::geteuid().is_root() {
         // Root may write anywhere, but not there.
@@ -433,7 +433,7 @@ fn is_third(request: &Request) -> bool {
 }
 
 #[test]
-fn what_fails_for_a_moment_is_asked_for_again() {
+fn requests_that_fail_for_a_moment_are_repeated() {
     let short = |_: &Request, _: Vec<u8>| answer(200, &[], &[7; 100]);
     let long = |_: &Request, _: Vec<u8>| answer(200, &[], &[7; C + 1]);
     let faults = [
@@ -461,7 +461,7 @@ fn what_fails_for_a_moment_is_asked_for_again() {
 }
 
 #[test]
-fn what_never_gets_better_is_never_called_done() {
+fn a_lasting_failure_is_never_reported_as_success() {
     let short = |_: &Request, _: Vec<u8>| answer(200, &[], &[7; C - 1]);
     let faults = [
         Fault::rewrite(short),
@@ -612,7 +612,7 @@ fn after_kill_9_nothing_written_is_fetched_again() {
 }
 
 #[test]
-fn an_image_without_its_journal_or_the_other_way_round() {
+fn an_image_without_its_journal_or_a_journal_without_its_image() {
     let scene = Scene::new();
     let _ = scene.interrupted();
     std::fs::remove_file(scene.path("out.ohj")).unwrap();
@@ -689,7 +689,7 @@ fn two_drives_are_never_mixed() {
 
 /// A run that was killed before its journal recorded the drive says nothing about it.
 #[test]
-fn a_journal_that_never_began_is_forgotten() {
+fn a_journal_that_does_not_name_its_drive_is_discarded() {
     let scene = Scene::new();
     let _ = scene.interrupted();
     let journal = File::options().write(true).open(scene.path("out.ohj"));
@@ -708,7 +708,7 @@ fn a_journal_that_never_began_is_forgotten() {
 }
 
 #[test]
-fn one_that_was_named_but_not_tidied_up_is_done() {
+fn a_download_that_was_named_but_not_cleaned_up_is_complete() {
     let scene = Scene::new();
     let _ = scene.run("out").code(0);
     // As a crash between the two leaves it: all chunks are recorded, and the image has its name.
@@ -754,7 +754,7 @@ fn two_processes_never_write_to_one_image() {
 /// file away from the process that is writing it, and that process would then rename another's
 /// file.
 #[test]
-fn a_file_that_is_written_to_is_not_taken_away() {
+fn a_file_that_is_being_written_to_is_not_taken_away() {
     let scene = Scene::new();
     let _ = scene.stopped("out", |running, gate| {
         for flags in ["--journal other.ohj", "--gzip"] {
@@ -817,7 +817,7 @@ fn bytes_that_changed_on_the_disk_are_found_and_fetched_again() {
 /// The test above would also pass if only a checksum at the end found the damage; and without
 /// verification nothing is found.
 #[test]
-fn control_with_no_verification_they_are_not_found() {
+fn control_without_verification_they_are_not_found() {
     let scene = Scene::new();
     let _ = scene.interrupted();
     spoil(&scene, 3, b"spoilt");
@@ -874,7 +874,7 @@ fn a_full_verification_covers_what_earlier_runs_fetched() {
 }
 
 #[test]
-fn so_much_of_a_resumed_download_is_read_back() {
+fn the_requested_share_of_a_resumed_download_is_read_back() {
     let scene = Scene::new();
     let _ = scene.interrupted();
     scene.proxy.forget();

@@ -18,7 +18,7 @@ fn own<'a>(desk: &'a Desk, uri: &str, words: &str) -> Tool<'a> {
 }
 
 #[test]
-fn ls_and_show_tell_of_drives_and_what_was_published() {
+fn ls_and_show_describe_drives_and_publications() {
     let desk = Desk::new();
     let server = desk.server();
     let uri = &server.uri;
@@ -262,7 +262,7 @@ fn a_drive_in_use_stays_and_the_others_go() {
 }
 
 #[test]
-fn a_removal_whose_answer_is_lost_is_done() {
+fn a_removal_whose_answer_is_lost_succeeds() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let a = make(&server, "name a\nsize 1000\n");

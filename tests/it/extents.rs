@@ -297,7 +297,7 @@ fn a_stream_holds_the_zeros_too() {
 }
 
 #[test]
-fn a_checksum_is_of_the_holes_too() {
+fn a_checksum_covers_the_holes() {
     let scene = Scene::new();
     let _ = scene.run("--checksum", "out").code(0);
     scene.check("out");
@@ -335,7 +335,7 @@ fn old_bytes_do_not_show_in_holes() {
 }
 
 #[test]
-fn a_device_gets_its_zeros() {
+fn zeros_are_written_to_a_device() {
     let scene = Scene::new();
     let old = scene.desk.file("disk", &vec![7; 1 << 25]);
     let Some(device) = LoopDevice::over(&old, &[]) else {
@@ -442,7 +442,7 @@ impl Scene {
 // ---- What is not believed ----
 
 #[test]
-fn extents_that_cannot_be_are_no_extents() {
+fn impossible_extents_are_refused() {
     let scene = Scene::new();
     let bodies = [
         String::new(),
@@ -484,7 +484,7 @@ fn extents_that_cannot_be_are_no_extents() {
 }
 
 #[test]
-fn what_does_not_work_is_given_up() {
+fn requests_for_extents_that_keep_failing_are_given_up() {
     let scene = Scene::new();
     for made_up in [page(), refusal(500, "system"), refusal(409, "busy")] {
         scene.again();
@@ -506,7 +506,7 @@ fn what_does_not_work_is_given_up() {
 }
 
 #[test]
-fn answers_that_tell_little_cost_no_more_than_reading() {
+fn answers_with_little_information_cost_no_more_than_reading() {
     let scene = Scene::new();
     // One byte more each time, all of it data, or none.
     for [start, data] in [[0, 0], [0, 1]] {

@@ -72,7 +72,7 @@ fn the_writer_above_the_limit_is_busy() {
 }
 
 #[test]
-fn counters_are_absent_full_only_or_late() {
+fn counters_can_be_missing_or_only_in_info_full_or_late() {
     let server = TestServer::with_plan(&json!({"counters": "absent"}));
     let drive = create(&server, 100);
     for full in ["", "/full"] {

@@ -93,7 +93,7 @@ fn json_of_a_stop_says_where_to_continue() {
 }
 
 #[test]
-fn a_failure_before_the_transfer_has_an_end_too() {
+fn a_failure_before_the_transfer_also_prints_an_end() {
     let desk = Desk::new();
     let tool = desk.upload("http://127.0.0.1:9/").args("--progress json");
     let outcome = tool.arg("nosuch.img").run().code(1);

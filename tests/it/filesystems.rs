@@ -173,7 +173,7 @@ fn bindfs(scene: &Scene, mode: &str) -> Option<(PathBuf, Mounted)> {
 // ---- Files of other users, no permissions ----
 
 #[test]
-fn files_that_belong_to_somebody_else_are_finished() {
+fn files_of_another_owner_are_completed() {
     if !needs(&[Need::Command("bindfs")]) {
         return;
     }
@@ -188,7 +188,7 @@ fn files_that_belong_to_somebody_else_are_finished() {
 }
 
 #[test]
-fn exfat_holds_images_and_journals() {
+fn images_and_journals_can_be_stored_on_exfat() {
     if !needs(&["mkfs.exfat", "mount.exfat-fuse"].map(Need::Command)) {
         return;
     }
@@ -229,7 +229,7 @@ fn transfers(directory: &Path, scene: &Scene, calls: &[&str], warning: Option<&s
 }
 
 #[test]
-fn a_call_that_a_file_system_does_not_have_is_done_without() {
+fn the_tools_work_without_calls_that_a_file_system_lacks() {
     if !needs(&[Need::Command("strace")]) {
         return;
     }

@@ -187,7 +187,7 @@ fn content_that_is_no_disk_is_refused_before_a_drive_is_made() {
 }
 
 #[test]
-fn a_device_is_what_it_holds() {
+fn a_device_is_treated_by_its_content() {
     let scene = Scene::new();
     let image = sparse(&disk(1));
     let image = [
@@ -503,7 +503,7 @@ fn sectors_that_a_dynamic_vhd_calls_not_written_are_zeros() {
 }
 
 #[test]
-fn a_stream_that_ends_as_no_disk_does_is_not_called_good() {
+fn a_stream_that_ends_unlike_a_disk_is_not_called_complete() {
     let scene = Scene::new();
     let disk = disk(5);
     let len = disk.len();
@@ -572,7 +572,7 @@ const CUT: &str = "beyond the end of the image: was it cut off?";
 const MOVED: &str = "not at the end of the drive";
 
 #[test]
-fn what_is_strange_about_a_disk_is_said_once() {
+fn peculiarities_of_a_disk_are_reported_once() {
     let scene = Scene::new();
     let size = 2 * MIB;
     let last = |sector| size - sector;

@@ -128,7 +128,7 @@ fn what_endpoints_of_this_family_send_is_taken() {
 }
 
 #[test]
-fn an_answer_about_another_drive_is_none() {
+fn an_answer_about_another_drive_is_ignored() {
     refuses(info(answer(200, &[], &info_of(OTHER, "5"))), OTHER);
     let runtime = runtime();
     let other = answer(200, &[], &info_of(OTHER, "5"));
@@ -143,7 +143,7 @@ fn an_answer_about_another_drive_is_none() {
 }
 
 #[test]
-fn a_body_of_another_type_or_encoding_is_no_answer() {
+fn an_answer_with_another_content_type_or_encoding_is_refused() {
     let page = &["Content-Type: text/html; charset=utf-8"][..];
     refuses(info(answer(200, page, &info_of(DRIVE, "5"))), "HTML");
     refuses(read(answer(200, page, b"abcd")), "HTML");
@@ -213,7 +213,7 @@ fn no_number_of_an_answer_is_added_up_before_it_is_bounded() {
 }
 
 #[test]
-fn a_head_that_drips_is_given_up() {
+fn an_answer_head_that_arrives_too_slowly_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

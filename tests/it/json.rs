@@ -41,7 +41,7 @@ fn failed(schema: &str, tool: Tool<'_>, code: i32, kind: &str) -> (Value, Outcom
 }
 
 #[test]
-fn transfers_tell_how_they_ended() {
+fn transfers_report_how_they_ended() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = noise(1, 300_000);

@@ -76,7 +76,7 @@ fn a_login_that_is_refused_stores_nothing() {
 }
 
 #[test]
-fn a_config_that_is_there_is_kept() {
+fn login_keeps_an_existing_config() {
     let desk = Desk::new();
     let server = desk.server();
     let path = config(&desk);

@@ -744,7 +744,7 @@ fn every_mistake_is_said_in_one_line_and_another_one_says_what_to_do() {
 /// Files that this user may not read or write. Root may, so for root these tests run as another
 /// user.
 #[test]
-fn a_permission_that_is_missing_is_said_of_the_file_that_lacks_it() {
+fn a_missing_permission_is_reported_with_the_file() {
     let desk = Desk::new();
     let server = desk.server();
     let scene = scene(desk, server.uri.clone());

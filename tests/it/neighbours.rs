@@ -73,7 +73,7 @@ impl Scene {
 }
 
 #[test]
-fn bodies_that_do_not_come_leave_memory_for_those_of_others() {
+fn bodies_that_never_arrive_leave_memory_for_those_of_others() {
     let scene = Scene::new(&[]);
     let drive = scene.create(HOSTILE, 64 << 20);
     let own = scene.create(HONEST, 64 << 20);

@@ -142,7 +142,7 @@ fn a_create_that_fails_in_an_outage_makes_one_drive() {
 // ---- The end ----
 
 #[test]
-fn an_outage_after_the_last_byte_is_borne_as_well() {
+fn an_outage_after_the_last_byte_does_not_fail_a_transfer() {
     let scene = Scene::new();
     let drive = scene.drive();
     // The first query is the one at the beginning.
@@ -220,7 +220,7 @@ fn a_wait_that_is_too_long_ends_it_at_once() {
 }
 
 #[test]
-fn a_wait_is_said_with_its_reason_and_its_length() {
+fn a_wait_is_reported_with_its_reason_and_its_length() {
     let scene = Scene::new();
     scene.proxy.fault(|_| true, 1, later(429, 4));
     let list = scene
@@ -296,7 +296,7 @@ fn a_captive_portal_that_stays_can_be_resumed_from() {
 // ---- A slow trickle ----
 
 #[test]
-fn an_answer_that_drips_is_a_stall() {
+fn an_answer_that_arrives_too_slowly_is_a_stall() {
     let scene = Scene::new();
     let drive = scene.drive();
     let drip = Fault::Drip(Duration::from_millis(100));

@@ -127,7 +127,7 @@ fn what_came_of_a_chunk_outlives_a_failed_attempt() {
 }
 
 #[test]
-fn chunks_that_take_each_other_s_buffers_make_no_progress_for_ever() {
+fn chunks_that_take_each_other_s_buffers_do_not_count_as_progress_for_ever() {
     const CHUNK: usize = 24_576;
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
@@ -169,7 +169,7 @@ fn reads_get_smaller_where_whole_ones_never_get_through() {
 }
 
 #[test]
-fn all_is_read_back_over_connections_that_break() {
+fn everything_is_read_back_over_connections_that_break() {
     let desk = Desk::new();
     // A cloud without extensions: verification must read the bytes.
     let plan = desk.file("plan.json", br#"{"counters": "absent"}"#);

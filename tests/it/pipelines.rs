@@ -235,7 +235,7 @@ fn an_error_is_one_annotation_after_the_group() {
 }
 
 #[test]
-fn what_there_is_to_know_is_a_warning() {
+fn notices_are_printed_as_warnings() {
     let desk = Desk::new();
     let server = desk.server();
     let step = Step::new(&desk);
@@ -266,7 +266,7 @@ fn what_there_is_to_know_is_a_warning() {
 }
 
 #[test]
-fn files_that_are_missing_are_reported_and_fail_nothing() {
+fn missing_files_are_reported_without_failing_the_transfer() {
     let desk = Desk::new();
     let server = desk.server();
     let image = noise(5, C);

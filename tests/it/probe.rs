@@ -163,7 +163,7 @@ fn a_server_without_faults_is_described_as_it_is() {
 }
 
 #[test]
-fn the_other_answer_of_everything() {
+fn each_question_of_a_probe_can_have_the_other_answer() {
     let server = TestServer::with_plan(&json!({
         "writers_max": 1,
         "counters": "absent",
@@ -211,7 +211,7 @@ fn the_other_answer_of_everything() {
 }
 
 #[test]
-fn what_lies_between() {
+fn a_probe_finds_limits_between_the_extremes() {
     let server = TestServer::with_plan(&json!({
         "writers_max": 3,
         "counters": "lagging",
@@ -275,7 +275,7 @@ fn one_question_that_fails_leaves_the_others_alone() {
 }
 
 #[test]
-fn faults_all_the_way_and_the_drive_is_gone() {
+fn a_probe_with_many_faults_still_removes_its_drive() {
     let server = TestServer::with_plan(&json!({
         "writers_max": 1,
         "every": {"requests": 7, "status": 503, "retry_after_s": 1},
@@ -461,7 +461,7 @@ fn a_download_reads_as_much_at_a_time_as_was_answered() {
 }
 
 #[test]
-fn only_the_first_word_is_ours() {
+fn only_the_first_word_selects_an_own_command() {
     let server = TestServer::start();
     let user = User::of(&server);
     let drive = create(&server, 1);

@@ -361,7 +361,7 @@ fn where_the_cloud_does_not_copy_everything_is_sent() {
 }
 
 #[test]
-fn a_base_that_is_not_what_its_receipt_says_is_not_trusted() {
+fn a_base_that_differs_from_its_receipt_is_not_trusted() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     desk.file("a.img", &image());
@@ -440,7 +440,7 @@ fn what_was_not_verified_gets_no_name_and_the_next_run_mends_it() {
 }
 
 #[test]
-fn a_drive_that_reads_as_something_else_gets_its_zeros() {
+fn zeros_are_written_to_a_new_drive_that_is_not_zero() {
     let desk = Desk::new();
     let plan = desk.file("plan.json", br#"{"fresh_reads": "pattern"}"#);
     let server = desk.server_with(&["--fault-plan", plan.to_str().unwrap()]);
@@ -464,7 +464,7 @@ fn a_cloud_that_drops_user_keys_is_left_as_it_was() {
 }
 
 #[test]
-fn older_ones_go_when_the_new_one_is_good_and_never_one_in_use() {
+fn older_publications_are_removed_after_the_new_one_unless_in_use() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let mut all = Vec::new();
@@ -542,7 +542,7 @@ fn cleanup_removes_what_is_unfinished_and_nothing_else() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_before_anything_is_made() {
+fn impossible_publications_are_refused_before_anything_is_created() {
     let desk = Desk::new();
     let server = desk.server();
     desk.file("a.img", &image());

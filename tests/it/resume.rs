@@ -321,7 +321,7 @@ fn after_the_death_of_the_server_nothing_confirmed_is_sent_again() {
 }
 
 #[test]
-fn killed_when_the_drive_was_made_and_nobody_knew() {
+fn killed_after_the_drive_was_created_but_before_the_answer() {
     let scene = Scene::new();
     let gate = Gate::default();
     let wait = gate.clone();
@@ -349,7 +349,7 @@ fn killed_when_the_drive_was_made_and_nobody_knew() {
 /// The create was in flight when its sender was killed, and arrives after the next run has looked
 /// for its drive once.
 #[test]
-fn killed_while_the_create_was_on_its_way() {
+fn killed_while_the_creation_was_in_flight() {
     let scene = Scene::new();
     let gate = Gate::default();
     let hold = Fault::Hold(gate.clone());
@@ -692,7 +692,7 @@ fn a_journal_is_for_its_owner_only() {
 // ---- Reading back ----
 
 #[test]
-fn so_much_is_read_back() {
+fn the_requested_share_is_read_back() {
     for (how, least, most) in [("none", 0, 0), ("sample", 2, 60), ("full", CHUNKS, CHUNKS)] {
         let scene = Scene::new();
         // One request at a time: nothing is read back before the end, or twice.
@@ -713,7 +713,7 @@ fn a_full_verification_reads_what_earlier_runs_wrote() {
 }
 
 #[test]
-fn with_nothing_left_to_send_a_sample_is_read_back_all_the_same() {
+fn a_sample_is_read_back_even_if_nothing_is_left_to_send() {
     let scene = Scene::new();
     let full = Fault::Answer(refusal(507, "full"));
     scene.proxy.fault(Request::reads_back, usize::MAX, full);

@@ -156,7 +156,7 @@ fn refused(args: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn it_refuses_to_start_where_it_should() {
+fn the_server_refuses_to_start_with_bad_settings() {
     let server = TestServer::start();
     let (code, message) = refused(&["--data", server.data.to_str().unwrap()]);
     assert_eq!(code, 1);

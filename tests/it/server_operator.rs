@@ -113,7 +113,7 @@ fn the_log_holds_nothing_that_turns_text_around() {
 }
 
 #[test]
-fn drives_made_at_once_do_not_slip_past_the_limit() {
+fn drives_created_at_the_same_time_do_not_exceed_the_limit() {
     let server = TestServer::with_args(&["--max-drives", "5"]);
     let made: usize = std::thread::scope(|scope| {
         let tries: Vec<_> = (0..16)
@@ -145,7 +145,7 @@ fn a_user_with_too_many_requests_learns_when_to_try_again() {
 }
 
 #[test]
-fn an_upload_bears_the_limits_of_a_server() {
+fn an_upload_adapts_to_the_limits_of_a_server() {
     let desk = Desk::new();
     let server = desk.server_with(&["--rate-limit", "10/s", "--max-bytes", "2M"]);
     let image = noise(1, 1 << 20);
@@ -195,7 +195,7 @@ fn an_address_with_too_many_wrong_keys_waits() {
 }
 
 #[test]
-fn whether_it_is_well_anybody_may_ask() {
+fn the_health_check_needs_no_key() {
     let server = TestServer::start();
     let ask = |head: &str| raw(server.address(), head.as_bytes()).unwrap();
     let get = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -247,7 +247,7 @@ fn samples(exposition: &str) -> Option<Vec<String>> {
 }
 
 #[test]
-fn the_figures_are_what_happened() {
+fn the_metrics_agree_with_what_happened() {
     let args = ["--user", A, "--metrics", "127.0.0.1:0"];
     let server = TestServer::with_args(&args);
     let address = metrics_address(&server);
@@ -429,7 +429,7 @@ fn the_log_has_one_object_for_each_request_and_no_secret() {
 }
 
 #[test]
-fn what_goes_wrong_is_told_with_its_request() {
+fn an_error_is_reported_with_its_request() {
     let server = TestServer::with_args(&["--log-format", "json"]);
     let staging = server.data.join("staging");
     std::fs::remove_dir(&staging).unwrap();

@@ -56,7 +56,7 @@ fn create_info_list_and_destroy_in_text() {
 }
 
 #[test]
-fn json_in_and_out_are_told_by_their_own_headers() {
+fn json_input_and_output_are_selected_by_separate_headers() {
     let server = TestServer::start();
     let json_in = "Content-Type: application/json; charset=utf-8";
     let json_out = "Accept: application/json";
@@ -181,7 +181,7 @@ fn a_changing_command_takes_post_only() {
 }
 
 #[test]
-fn errors_by_the_table() {
+fn errors_agree_with_the_table() {
     let server = TestServer::start();
     let drive = create(&server, 10);
     let cases: [(&str, &str, (u16, &str)); 18] = [

@@ -53,7 +53,7 @@ fn raw_and_gzip_land_at_their_offset() {
 }
 
 #[test]
-fn a_bad_body_changes_nothing() {
+fn a_bad_body_does_not_change_the_drive() {
     let server = TestServer::start();
     let len = 20_000;
     let drive = create(&server, len as u64);

@@ -734,7 +734,7 @@ fn without_qemu_only_a_start_fails() {
 }
 
 #[test]
-fn a_stopped_server_is_told_in_both_formats_and_kept() {
+fn a_stopped_server_is_shown_in_both_formats_and_kept() {
     let mut server = TestServer::start();
     let boot = drive(&server, b'i', "");
     let body = json!({

@@ -83,7 +83,7 @@ fn figure(outcome: &Outcome, key: &str) -> u64 {
 }
 
 #[test]
-fn a_black_hole_of_some_seconds_is_waited_out() {
+fn a_link_that_drops_everything_for_seconds_does_not_fail_a_transfer() {
     let Some(mut link) = link() else { return };
     let scene = Scene::new(&link);
     let mut running = scene.tool(UPLOAD).arg("a.img").spawn();

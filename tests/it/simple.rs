@@ -239,7 +239,7 @@ fn nobody_reads_stdout() {
 }
 
 #[test]
-fn a_drive_s_bytes_come_out_whole() {
+fn a_drive_is_printed_byte_for_byte() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = noise(1, 9_000_000);

@@ -219,7 +219,7 @@ fn a_packed_image_is_told_by_its_content_and_unpacked() {
 }
 
 #[test]
-fn a_size_that_is_told_makes_the_drive_at_once() {
+fn a_declared_size_creates_the_drive_at_once() {
     let scene = Scene::new();
     let content = content();
     // The xz index, the members of lzip and a Zstandard frame contain the size of the image.
@@ -362,7 +362,7 @@ fn a_drive_that_was_there_is_neither_grown_nor_cut() {
 }
 
 #[test]
-fn what_is_cut_off_or_damaged_is_an_error_that_does_not_advise_the_same_again() {
+fn a_damaged_stream_is_an_error_that_does_not_advise_to_repeat_the_command() {
     let scene = Scene::new();
     let content = noise(1, 20 * C);
     for (i, (format, pack)) in PACKS.into_iter().enumerate() {
@@ -671,7 +671,7 @@ fn an_image_over_the_limit_of_memory_is_read_by_the_pipe_that_the_error_names() 
 }
 
 #[test]
-fn a_size_that_is_not_so_is_an_error() {
+fn a_declared_size_that_is_wrong_is_an_error() {
     let scene = Scene::new();
     let content = content();
     for (_, pack) in PACKS {
@@ -807,7 +807,7 @@ fn a_full_verification_of_a_stream_reads_all_of_it_back() {
 }
 
 #[test]
-fn info_tells_what_can_be_told_of_a_packed_image() {
+fn info_shows_what_is_known_about_a_compressed_image() {
     let scene = Scene::new();
     let content = content();
     let info = |name: &str, args: &str| {
@@ -1169,7 +1169,7 @@ fn info_of_a_stream_shows_what_its_start_shows() {
 }
 
 #[test]
-fn info_of_what_a_web_server_does_not_have_is_one_line() {
+fn info_about_a_missing_url_is_an_error_on_one_line() {
     let scene = Scene::new();
     let web = FaultProxy::stub(move |_| answer(404, &[], b"no"));
     let url = format!("{}a?sig=secret", web.uri()).replace("http://", "http://u:secret@");

@@ -248,7 +248,7 @@ fn a_run_that_is_killed_between_pieces_goes_on() {
 }
 
 #[test]
-fn a_drive_that_takes_one_writer_is_left_with_one() {
+fn a_drive_that_allows_one_writer_gets_one_at_a_time() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = image(7);

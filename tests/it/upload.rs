@@ -157,7 +157,7 @@ fn zeros_within_a_chunk_are_left_out_of_a_new_drive_only() {
 }
 
 #[test]
-fn a_trace_tells_of_each_chunk() {
+fn a_trace_has_a_line_for_each_chunk() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = [ramp(0, 4 * C as usize), noise(2, 8 * C as usize)].concat();
@@ -356,7 +356,7 @@ fn name_tier_and_sharing_reach_the_drive() {
 }
 
 #[test]
-fn a_name_cannot_smuggle_keys_in() {
+fn a_name_cannot_add_keys_to_a_request() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let name = "a\nsize 1\nreaders ffffffff-ffff-ffff-ffff-ffffffffffff";
@@ -501,7 +501,7 @@ fn the_environment_of_the_ancestor_works_and_its_leaks_do_not() {
 /// A command that is refused before any request: arguments, environment, exit code, and a part of
 /// the message.
 #[test]
-fn what_is_wrong_is_said_before_anything_is_asked() {
+fn errors_are_reported_before_any_request() {
     let desk = Desk::new();
     let (_server, proxy) = desk.pair();
     desk.file("a.img", b"abc");
@@ -579,7 +579,7 @@ fn of_an_option_given_twice_the_later_one_counts() {
 }
 
 #[test]
-fn help_and_version_need_nothing() {
+fn help_and_version_need_no_configuration() {
     let desk = Desk::new();
     for (flag, says) in [
         ("--help", "Exit codes:"),

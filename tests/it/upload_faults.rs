@@ -101,7 +101,7 @@ fn is_first_write(request: &Request) -> bool {
 // ---- The network ----
 
 #[test]
-fn nobody_listens() {
+fn an_endpoint_that_does_not_listen_is_reported() {
     let desk = Desk::new();
     desk.file("a.img", b"abc");
     let port = {
@@ -457,7 +457,7 @@ fn a_lost_answer_to_create_makes_no_second_drive() {
 }
 
 #[test]
-fn a_create_that_hangs_is_looked_for() {
+fn a_drive_whose_creation_hangs_is_found() {
     let scene = Scene::new();
     // The drive was created, though the answer never arrives.
     let gate = Gate::default();
@@ -520,7 +520,7 @@ fn a_create_refused_for_now_is_repeated() {
 }
 
 #[test]
-fn a_wrong_key_is_told_at_once() {
+fn a_wrong_key_is_reported_at_once() {
     let scene = Scene::new();
     let drive = create(&scene.server, SIZE as u64);
     for args in ["".to_owned(), format!("-d {drive}")] {
@@ -891,7 +891,7 @@ fn a_resumed_upload_may_use_another_chunk() {
 }
 
 #[test]
-fn a_chunk_with_zeros_at_both_ends_is_no_hole() {
+fn a_chunk_with_zeros_at_both_ends_is_not_taken_for_a_hole() {
     let scene = Scene::new();
     let mut image = vec![0; 3 * C as usize];
     image[C as usize + 100..2 * C as usize - 100].copy_from_slice(&ramp(1, C as usize - 200));

@@ -219,7 +219,7 @@ fn less_than_was_asked_for_is_progress() {
 }
 
 #[test]
-fn a_range_need_not_tell_the_size() {
+fn a_range_may_lack_the_size_of_the_file() {
     let scene = Scene::new();
     let file = File {
         states_size: false,
@@ -277,7 +277,7 @@ fn an_encoding_is_the_packing_of_the_file_or_an_error() {
 }
 
 #[test]
-fn a_file_of_other_digests_says_which_there_are() {
+fn a_file_of_digests_without_the_right_one_lists_what_it_has() {
     let scene = Scene::new();
     scene.desk.file("a.img", &scene.image);
     for (text, says) in [
