@@ -57,6 +57,7 @@ type Waiting = Arc<Mutex<VecDeque<(Instant, AnyOpening)>>>;
 pub(super) struct Ahead {
     connect: Duration,
     waiting: Waiting,
+    quickest: Arc<Mutex<Option<Duration>>>,
 }
 
 impl Ahead {
@@ -65,7 +66,24 @@ impl Ahead {
         Self {
             connect,
             waiting: Arc::default(),
+            quickest: Arc::default(),
         }
+    }
+
+    /// The shortest time in which a connection was made, TLS included. No server has work to do
+    /// for that, so it depends on the round trip alone. `None` before the first one.
+    pub(super) fn quickest(&self) -> Option<Duration> {
+        *lock(&self.quickest)
+    }
+
+    /// The connection, and how long it took to make it counts.
+    async fn timed<T, E>(self, connecting: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let began = Instant::now();
+        let connection = connecting.await?;
+        let took = began.elapsed();
+        let mut quickest = lock(&self.quickest);
+        *quickest = Some(quickest.map_or(took, |quickest| quickest.min(took)));
+        Ok(connection)
     }
 
     /// Opens a connection as `request` would, and sets it aside. The request is not sent.
@@ -142,12 +160,14 @@ where
         let next = self.connector.clone();
         let mut connector = std::mem::replace(&mut self.connector, next);
         if OPENING.try_with(|()| ()).is_ok() {
-            let connecting = timeout(self.ahead.connect, connector.call(to));
+            let connecting = self.ahead.clone().timed(connector.call(to));
+            let connecting = timeout(self.ahead.connect, connecting);
             let opening = tokio::spawn(async move { connecting.await.ok()?.ok() });
             self.ahead.set_aside(Opening(opening));
             return Box::pin(std::future::pending());
         }
         let opened = self.ahead.take::<S::Response>();
+        let ahead = self.ahead.clone();
         Box::pin(async move {
             if let Some(opened) = opened
                 && let Some(connection) = opened.connection().await
@@ -156,7 +176,7 @@ where
             }
             // The time limit began before the wait for the other connection, and the error that
             // ends it is that of this request's own connection.
-            connector.call(to).await
+            ahead.timed(connector.call(to)).await
         })
     }
 }
@@ -270,6 +290,19 @@ mod tests {
         assert_eq!(number(scene.connects().await), (0, 0));
         assert_eq!(number(scene.connects().await), (1, 0));
         assert_eq!(number(scene.connects().await), (2, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_the_quickest_connection_is_known() {
+        let mut scene = Scene::new(0..1, 0..0);
+        assert_eq!(scene.connector.ahead.quickest(), None);
+        assert!(scene.connects().await.0.is_err());
+        assert_eq!(scene.connector.ahead.quickest(), None);
+        assert_eq!(number(scene.connects().await), (1, 1));
+        assert_eq!(
+            scene.connector.ahead.quickest(),
+            Some(Duration::from_secs(1))
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +12,6 @@ use reqwest::header::{
     HeaderValue,
 };
 use reqwest::{Method, Response, Url};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::ahead::Ahead;
@@ -102,8 +101,8 @@ pub struct Client {
     extensions: Arc<Extensions>,
     /// Whether the endpoint has given an answer of the API.
     has_answered: Arc<AtomicBool>,
-    /// How long the first answer took.
-    first_answer: Arc<OnceLock<Duration>>,
+    /// How both make connections.
+    ahead: Ahead,
 }
 
 /// The extensions that the endpoint announced.
@@ -192,7 +191,7 @@ impl Client {
             traffic: Traffic::new(config.meter.clone()),
             extensions: Arc::default(),
             has_answered: Arc::default(),
-            first_answer: Arc::default(),
+            ahead,
         })
     }
 
@@ -254,11 +253,11 @@ impl Client {
         &self.traffic.buffers
     }
 
-    /// About how long a round trip to the endpoint takes: a third of the time of the first answer,
-    /// because its connection and TLS need one round trip each. Zero before that answer.
+    /// About how long a round trip to the endpoint takes: half of the time of the quickest
+    /// connection, because TLS needs a round trip too. Zero before the first connection. The time
+    /// of an answer would be no measure: an endpoint may work on it for seconds.
     pub(crate) fn round_trip(&self) -> Duration {
-        let first = self.first_answer.get().copied().unwrap_or_default();
-        first.checked_div(3).unwrap_or_default()
+        self.ahead.quickest().unwrap_or_default() / 2
     }
 
     /// Whether the endpoint has given an answer of the API to this client or one of its clones:
@@ -679,16 +678,12 @@ impl Client {
         }
         for _ in 0..UNSENT_ATTEMPTS {
             let again = request.try_clone();
-            let began = Instant::now();
             let answer =
                 patience::answer(request.send(), &progress, self.stall, self.answer).await?;
             match (answer, again) {
                 (Err(error), Some(again)) if was_not_sent(&error) => request = again,
                 (Err(error), _) => return Err(no_answer(error, &self.route)),
-                (Ok(answer), _) => {
-                    self.first_answer.get_or_init(|| began.elapsed());
-                    return Ok(answer);
-                }
+                (Ok(answer), _) => return Ok(answer),
             }
         }
         Err(Failure::Broken(
