@@ -7,6 +7,7 @@
 
 mod map;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,6 +28,7 @@ use super::shared::Api;
 use super::tasks::blocking;
 use super::work::in_turns;
 use openhosting_base::drive::DriveId;
+use openhosting_base::wire::Properties;
 use openhosting_tenancy::Refusal;
 use openhosting_vm::{Machine, MachineId};
 
@@ -198,9 +200,20 @@ async fn state(api: &Arc<Api>, user: Arc<str>) -> Result<Answer, Refusal> {
     let api = Arc::clone(api);
     // Asks the kernel about each file.
     blocking(move || {
-        let drives = api.store.select(|metadata| *metadata.user == *user);
-        let shown: Vec<Value> = drives.iter().take(DRIVES_MAX).map(|d| drive(d)).collect();
         let machines = api.machines.of_user(&user);
+        let names = machines.iter().filter_map(|machine| {
+            let name = api.machines.info_as_known(machine).get("name")?.to_owned();
+            Some((machine.id.to_string(), name))
+        });
+        let names: BTreeMap<_, _> = names.collect();
+        let drives = api.store.select(|metadata| *metadata.user == *user);
+        let mut shown: Vec<Value> = drives.iter().map(|d| drive(d, &names)).collect();
+        // Before the list is cut, so that what is shown is the beginning of the whole list.
+        shown.sort_by_cached_key(|drive| {
+            let name = drive["name"].as_str().unwrap_or_default();
+            (name.to_lowercase(), drive["id"].to_string())
+        });
+        shown.truncate(DRIVES_MAX);
         let servers = machines.iter().take(SERVERS_MAX);
         let servers: Vec<Value> = servers.map(|m| server(&api, &user, m)).collect();
         let active = machines.iter().filter(|m| m.status() == "active");
@@ -218,7 +231,8 @@ async fn state(api: &Arc<Api>, user: Arc<str>) -> Result<Answer, Refusal> {
     .await
 }
 
-fn drive(drive: &Hosted) -> Value {
+/// A drive for the page. `servers` are the names of the user's servers.
+fn drive(drive: &Hosted, servers: &BTreeMap<String, String>) -> Value {
     let info = drive.info(true);
     let (received, sent, in_flight) = drive.traffic.look();
     json!({
@@ -226,12 +240,37 @@ fn drive(drive: &Hosted) -> Value {
         "name": clipped(info.get("name")),
         "size": drive.size(),
         "allocated": drive.allocated_bytes(),
-        "status": info.get("status"),
+        "state": words(&info, servers),
         "imaging": info.get("imaging"),
         "received": received,
         "sent": sent,
         "in_flight": in_flight,
     })
+}
+
+/// What state a drive is in, in the words of `openhosting ls`.
+fn words(info: &Properties, servers: &BTreeMap<String, String>) -> String {
+    let key = |key| info.get(key).filter(|value| !value.is_empty());
+    // As in `UUID:guest:UUID:ide:0:0`, several with spaces between.
+    let server = |claim: &str| servers.get(claim.split(':').nth(2)?).cloned();
+    match (
+        key("imaging"),
+        key("claimed"),
+        key("user:oh-state"),
+        key("status"),
+    ) {
+        (Some(progress), _, _, _) => format!("copying {progress}"),
+        (_, Some(claims), _, _) => match claims.split(' ').find_map(server) {
+            Some(name) => format!("in use by {}", clipped(Some(&name)).unwrap_or_default()),
+            None => "in use".to_owned(),
+        },
+        (_, _, Some("published"), _) => "published".to_owned(),
+        (_, _, Some(_), _) => "unfinished".to_owned(),
+        (_, _, None, None | Some("active")) => "ready".to_owned(),
+        // A copy into it failed.
+        (_, _, None, Some("inactive")) => "do not use: inactive".to_owned(),
+        (_, _, None, Some(status)) => status.to_owned(),
+    }
 }
 
 /// A name for the page, shortened: users choose names, and an answer has hundreds of them.

@@ -108,11 +108,13 @@ class Row {
   }
 
   update(drive, now) {
+    this.newIn = this.drive === undefined ? 0 : Math.max(0, drive.received - this.drive.received);
+    this.newOut = this.drive === undefined ? 0 : Math.max(0, drive.sent - this.drive.sent);
     this.drive = drive;
     tell(this.name, drive.name || "(no name)");
     tell(this.size, bytes(drive.size));
     tell(this.allocated, bytes(drive.allocated));
-    tell(this.state, drive.imaging === null ? drive.status : `imaging ${drive.imaging}`);
+    tell(this.state, drive.state);
     this.rateIn = this.received.add(now, drive.received);
     this.rateOut = this.sent.add(now, drive.sent);
     this.isMoving = drive.in_flight > 0 || this.rateIn > 0 || this.rateOut > 0;
@@ -126,13 +128,19 @@ class Row {
       this.rates.length = 0;
       return;
     }
-    this.transfer ??= newTransfer();
+    // The counts of when it began, as far as this page has seen it.
+    const { received, sent } = this.drive;
+    this.transfer ??= { ...newTransfer(), received: received - this.newIn, sent: sent - this.newOut };
     const { element, name, rate, line } = this.transfer;
     tell(name, this.drive.name || this.id);
     const said = [];
     if (this.rateIn > 0) said.push(`receiving ${bytes(this.rateIn)}/s`);
     if (this.rateOut > 0) said.push(`sending ${bytes(this.rateOut)}/s`);
-    tell(rate, said.join(", ") || "waiting");
+    const [came, went] = [received - this.transfer.received, sent - this.transfer.sent];
+    const amounts = [];
+    if (came > 0) amounts.push(`${bytes(came)} received`);
+    if (went > 0) amounts.push(`${bytes(went)} sent`);
+    tell(rate, [said.join(", ") || "waiting", ...amounts].join("; "));
     this.rates.push(this.rateIn + this.rateOut);
     if (this.rates.length > DRAWN) this.rates.shift();
     line.setAttribute("points", points(this.rates));
@@ -402,13 +410,14 @@ async function refresh() {
   clearTimeout(timer);
   turn += 1;
   const mine = turn;
-  let goesOn = true;
   try {
     const answer = await ask("state");
     if (mine !== turn) return;
     if (answer.status === 401) {
+      const wasIn = !$("overview").hidden;
       enter(false);
-      goesOn = false;
+      notice(wasIn ? "Your session ended, or the server was restarted. Log in again." : "");
+      return;
     } else if (answer.ok) {
       const state = await answer.json();
       if (mine !== turn) return;
@@ -425,7 +434,7 @@ async function refresh() {
     console.warn(error);
     notice("The server does not answer. Trying again.");
   }
-  if (goesOn && mine === turn && !document.hidden) timer = setTimeout(refresh, PERIOD_MS);
+  if (mine === turn && !document.hidden) timer = setTimeout(refresh, PERIOD_MS);
 }
 
 document.addEventListener("visibilitychange", () => {
