@@ -5,6 +5,8 @@ mod access;
 mod again;
 mod amounts;
 mod arguments;
+#[cfg(all(target_os = "linux", feature = "server"))]
+mod banner;
 mod bar;
 mod call;
 mod candidates;
@@ -26,7 +28,7 @@ mod image;
 mod image_notices;
 mod json_list;
 mod limits;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "server"))]
 mod local;
 mod login;
 mod manual;
@@ -40,7 +42,9 @@ mod proxies;
 mod publish;
 mod screen;
 mod secret_files;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "server"))]
+mod self_signed;
+#[cfg(all(target_os = "linux", feature = "server"))]
 mod server;
 mod shown_run;
 mod signals;
@@ -54,10 +58,10 @@ mod usage;
 mod verify;
 mod version;
 mod wait_lines;
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", feature = "server")))]
 mod without_server;
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", feature = "server")))]
 use without_server::{local, server};
 
 pub use download::main as download_main;

@@ -53,6 +53,7 @@
 //! compiled as a test of this documentation.
 
 pub mod api;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod commands;
 pub mod findings;
@@ -75,12 +76,14 @@ pub use openhosting_base::{
     buffer, chunk, codec, content, credentials, digest, drive, error, failure, plan, wire,
 };
 use openhosting_base::{locks, quoting};
-use openhosting_filesystem::{self as filesystem, nonblocking};
+use openhosting_filesystem as filesystem;
+#[cfg(feature = "cli")]
+use openhosting_filesystem::nonblocking;
 use openhosting_system as system;
 
 pub use openhosting_engine as policy;
 pub use openhosting_image as image;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "server"))]
 pub use openhosting_server as server;
 
 pub use builder::{Download, Upload};
@@ -88,6 +91,6 @@ pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};
 
 /// The examples of the README compile.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../README.md")]
 struct ReadmeExamples;

@@ -19,6 +19,9 @@ case $target in
 esac
 # The same sources make the same programs, wherever they are.
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
+# `openhosting version --verbose` prints it.
+OPENHOSTING_COMMIT=${OPENHOSTING_COMMIT:-$(git rev-parse HEAD)}
+export OPENHOSTING_COMMIT
 export CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=$PWD=openhosting"$'\x1f'"--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
 if [[ $target == *-freebsd ]]; then
     # The headers of FreeBSD hide a clock that liblzma falls back to without these.

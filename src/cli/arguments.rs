@@ -1,7 +1,6 @@
 //! Arguments that several tools take.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::num::{IntErrorKind, NonZeroU32, NonZeroU64, ParseIntError};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -133,15 +132,6 @@ pub(super) fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, S
             _ => "is not a whole number",
         };
         format!("{text:?} {rule}. Use digits, for example 3")
-    })
-}
-
-/// Reads an address and a port to listen on.
-pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        format!(
-            "{text:?} is not an address and a port. Use numbers, for example 127.0.0.1:8463 or [::1]:8463"
-        )
     })
 }
 

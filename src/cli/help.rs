@@ -15,9 +15,6 @@ pub(super) const SPEED: &str = "Speed and outages";
 pub(super) const MACHINES: &str = "Several machines";
 pub(super) const ENDPOINT: &str = "Endpoint and credentials";
 pub(super) const OUTPUT: &str = "Output";
-pub(super) const LIMITS: &str = "Limits for each user";
-pub(super) const SERVERS: &str = "Virtual servers";
-pub(super) const TESTING: &str = "Testing clients";
 
 /// A term and its explanation, or what an example does and its command.
 pub(super) type Entry = (&'static str, &'static str);

@@ -1,8 +1,8 @@
 //! `openhosting-server`: flags to [`Config`], two lines on stdout, signals.
 
 use std::ffi::OsString;
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, IsTerminal};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,9 +18,10 @@ use tokio::sync::oneshot;
 use tracing::Level;
 
 use super::arguments;
+use super::banner::Banner;
 use super::output::OutputForm;
 use super::signals::Heard;
-use super::{complete, environment, exit, help, limits, printable, quote, tool};
+use super::{complete, environment, exit, help, limits, printable, quote, self_signed, tool};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
@@ -29,9 +30,16 @@ use crate::system::BASE_OF_DATA;
 use crate::wire::READ_BYTES_MAX;
 
 const PROGRAM: &str = "openhosting-server";
+/// Where it listens by default: always at the same port, so that a client that was stopped finds
+/// it again after a restart.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8463);
 /// Threads for work that blocks: more than requests and steps of reads can take
 /// (`crates/server/src/budget.rs`).
 const BLOCKING_THREADS_MAX: usize = 1024;
+/// Headings of flags that no other command has.
+const LIMITS: &str = "Limits for each user";
+const SERVERS: &str = "Virtual servers";
+const TESTING: &str = "Testing clients";
 const FORM: OutputForm = OutputForm {
     program: PROGRAM,
     schema: "server/1",
@@ -48,8 +56,10 @@ const FORM: OutputForm = OutputForm {
 #[command(name = PROGRAM, version, after_long_help = help::after("server"))]
 pub(super) struct ServerArguments {
     /// Listen on this address and port; port 0 is any free one
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0", value_parser = arguments::socket)]
-    listen: SocketAddr,
+    ///
+    /// By default it is 127.0.0.1:8463, or a free port if another program uses that one.
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket)]
+    listen: Option<SocketAddr>,
 
     /// Store the drives in DIR
     ///
@@ -78,6 +88,12 @@ pub(super) struct ServerArguments {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
+    /// Make a certificate for TLS, and store it beside the drives
+    ///
+    /// It is for localhost and the address of --listen. Clients need it: --cacert FILE.
+    #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"])]
+    tls_self_signed: bool,
+
     /// Serve plain HTTP to other machines
     ///
     /// Everybody on the way can read it.
@@ -87,17 +103,17 @@ pub(super) struct ServerArguments {
     /// Refuse a second write to a drive at the same time with 409
     ///
     /// Some clouds do.
-    #[arg(long, hide_short_help = true, help_heading = help::TESTING)]
+    #[arg(long, hide_short_help = true, help_heading = TESTING)]
     one_writer: bool,
 
     /// Round sizes of drives up to a multiple of 4 MiB
     ///
     /// Some clouds do.
-    #[arg(long, hide_short_help = true, help_heading = help::TESTING)]
+    #[arg(long, hide_short_help = true, help_heading = TESTING)]
     round_size: bool,
 
     /// Refuse reads of more than this many bytes
-    #[arg(long, value_name = "BYTES", default_value_t = READ_BYTES_MAX, value_parser = arguments::bytes, hide_short_help = true, help_heading = help::TESTING)]
+    #[arg(long, value_name = "BYTES", default_value_t = READ_BYTES_MAX, value_parser = arguments::bytes, hide_short_help = true, help_heading = TESTING)]
     read_max: u64,
 
     /// Serve no web page at /ui/
@@ -108,69 +124,69 @@ pub(super) struct ServerArguments {
     ///
     /// By default 1000, or a quarter of the files that this process may open if that is less,
     /// since each drive is one.
-    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = help::LIMITS)]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_drives: Option<MostOrNone>,
 
     /// Limit the bytes of all drives, by their sizes
     ///
     /// k, M, G and T are powers of 1024.
-    #[arg(long, value_name = "SIZE", value_parser = arguments::bytes, hide_short_help = true, help_heading = help::LIMITS)]
+    #[arg(long, value_name = "SIZE", value_parser = arguments::bytes, hide_short_help = true, help_heading = LIMITS)]
     max_bytes: Option<u64>,
 
     /// Limit the servers; none for no limit [default: 100]
-    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = help::LIMITS)]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_servers: Option<MostOrNone>,
 
     /// Limit the addresses; none for no limit [default: 100]
-    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = help::LIMITS)]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_addresses: Option<MostOrNone>,
 
     /// Limit the private networks; none for no limit [default: 100]
-    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = help::LIMITS)]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_vlans: Option<MostOrNone>,
 
     /// Limit the memory of active servers; none for no limit
     ///
     /// k, M, G and T are powers of 1024. By default it is half of this machine's memory.
-    #[arg(long, value_name = "SIZE", value_parser = size_or_none, hide_short_help = true, help_heading = help::LIMITS)]
+    #[arg(long, value_name = "SIZE", value_parser = size_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_memory: Option<MostOrNone>,
 
     /// Limit the cores of active servers; none for no limit [default: 64]
-    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = help::LIMITS)]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_cores: Option<MostOrNone>,
 
     /// Limit the requests: 20/s, 600/m or 10000/h
-    #[arg(long, value_name = "RATE", hide_short_help = true, help_heading = help::LIMITS)]
+    #[arg(long, value_name = "RATE", hide_short_help = true, help_heading = LIMITS)]
     rate_limit: Option<Rate>,
 
     /// Limit the connections
-    #[arg(long, value_name = "NUMBER", default_value = "256", value_parser = arguments::number::<NonZeroUsize>, hide_short_help = true, help_heading = help::LIMITS)]
+    #[arg(long, value_name = "NUMBER", default_value = "256", value_parser = arguments::number::<NonZeroUsize>, hide_short_help = true, help_heading = LIMITS)]
     max_connections: NonZeroUsize,
 
     /// Limit the wrong keys from one address; none for no limit
     ///
     /// After that many, every request from there is answered with 429. By default it is 60/m.
-    #[arg(long, value_name = "RATE", value_parser = rate_or_none, hide_short_help = true, help_heading = help::LIMITS)]
+    #[arg(long, value_name = "RATE", value_parser = rate_or_none, hide_short_help = true, help_heading = LIMITS)]
     wrong_key_limit: Option<RateOrNone>,
 
     /// Serve /metrics to everybody at this address, without TLS
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = arguments::socket, hide_short_help = true, help_heading = help::OUTPUT)]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket, hide_short_help = true, help_heading = help::OUTPUT)]
     metrics: Option<SocketAddr>,
 
     /// Cause the faults that FILE lists, or behave as other clouds do
     ///
     /// FILE is TOML.
-    #[arg(long = "faults", alias = "fault-plan", value_name = "FILE", hide_short_help = true, help_heading = help::TESTING)]
+    #[arg(long = "faults", alias = "fault-plan", value_name = "FILE", hide_short_help = true, help_heading = TESTING)]
     fault_plan: Option<PathBuf>,
 
     /// Run servers with this program
-    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64", hide_short_help = true, help_heading = help::SERVERS)]
+    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64", hide_short_help = true, help_heading = SERVERS)]
     qemu: PathBuf,
 
     /// Forward this TCP port of a server's address to its guest
     ///
     /// May be given several times.
-    #[arg(long, value_name = "PORT", value_parser = arguments::number::<u16>, hide_short_help = true, help_heading = help::SERVERS)]
+    #[arg(long, value_name = "PORT", value_parser = arguments::number::<u16>, hide_short_help = true, help_heading = SERVERS)]
     forward: Vec<u16>,
 
     /// Let guests reach none, internet or host
@@ -179,18 +195,18 @@ pub(super) struct ServerArguments {
     /// public IPv4 addresses and DNS, and nothing of this machine or its network. With host they
     /// reach everything that this machine reaches, its loopback interface too: only for guests
     /// that you trust.
-    #[arg(long, value_name = "NETWORK", default_value = "none", hide_possible_values = true, hide_short_help = true, help_heading = help::SERVERS)]
+    #[arg(long, value_name = "NETWORK", default_value = "none", hide_possible_values = true, hide_short_help = true, help_heading = SERVERS)]
     guest_network: GuestNetwork,
 
     /// Do not listen for VNC on port 5900 of the addresses of servers
-    #[arg(long, hide_short_help = true, help_heading = help::SERVERS)]
+    #[arg(long, hide_short_help = true, help_heading = SERVERS)]
     no_vnc_port: bool,
 
     /// Give servers their shares of the processors in this cgroup
     ///
     /// DIR is a directory of cgroup version 2 with the controller cpu. By default all servers
     /// share alike.
-    #[arg(long, value_name = "DIR", hide_short_help = true, help_heading = help::SERVERS)]
+    #[arg(long, value_name = "DIR", hide_short_help = true, help_heading = SERVERS)]
     cgroup: Option<PathBuf>,
 
     /// Log every request
@@ -233,6 +249,15 @@ impl From<GuestNetwork> for Reach {
             GuestNetwork::Host => Self::Host,
         }
     }
+}
+
+/// Reads an address and a port to listen on.
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{text:?} is not an address and a port. Use numbers, for example 127.0.0.1:8463 or [::1]:8463"
+        )
+    })
 }
 
 /// A rate, or that there is none.
@@ -365,14 +390,30 @@ impl<W: io::Write> io::Write for Printable<W> {
 }
 
 fn start(args: ServerArguments, is_announced: &AtomicBool) -> Result<()> {
-    let (listen, metrics, is_json) = (args.listen, args.metrics, args.json);
+    let addresses = Addresses {
+        listen: args.listen,
+        metrics: args.metrics,
+    };
+    let (is_json, is_self_signed) = (args.json, args.tls_self_signed);
     let shows_key = args.users_file.is_none() && !is_journal();
     let files = allow_many_files();
     // Whatever is made, by programs that run servers too, is for this user only.
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    let server = Server::open(config(args, files)?)?;
-    server.check_address(listen)?;
-    if let Some(address) = metrics {
+    let config = config(args, files)?;
+    let greeting = Greeting {
+        is_json,
+        shows_key,
+        data: config.directory.clone(),
+        has_page: config.has_page,
+        certificate: config
+            .tls
+            .as_ref()
+            .filter(|_| is_self_signed)
+            .map(|tls| tls.0.clone()),
+    };
+    let server = Server::open(config)?;
+    server.check_address(addresses.listen.unwrap_or(LISTEN))?;
+    if let Some(address) = addresses.metrics {
         server.check_metrics_address(address)?;
     }
     limits::check()?;
@@ -382,7 +423,7 @@ fn start(args: ServerArguments, is_announced: &AtomicBool) -> Result<()> {
         .build()
         .map_err(|error| Error::new(ErrorKind::Local, "Cannot start the runtime").because(error))?;
     let result = runtime.block_on(async {
-        let listening = listen_on(server, listen, metrics, (is_json, shows_key)).await?;
+        let listening = listen_on(server, addresses, &greeting).await?;
         is_announced.store(true, Ordering::Relaxed);
         serve(listening).await
     });
@@ -434,6 +475,13 @@ fn config(args: ServerArguments, files: u64) -> Result<Config> {
         users.extend(users::read_file(path)?);
     }
     let faults = args.fault_plan.as_deref().map(fault_plan).transpose()?;
+    let tls = match args.tls_self_signed {
+        true => Some(self_signed::files(
+            &directory,
+            args.listen.unwrap_or(LISTEN),
+        )?),
+        false => args.tls_cert.zip(args.tls_key),
+    };
     let usual = Config::new(directory);
     let drives_max = usual.drives_max.map(|most| most.min(files / 4));
     let wrong_keys = args.wrong_key_limit.map(|RateOrNone(rate)| rate);
@@ -441,7 +489,7 @@ fn config(args: ServerArguments, files: u64) -> Result<Config> {
         wrong_keys_max: wrong_keys.unwrap_or(usual.wrong_keys_max),
         faults: faults.unwrap_or_default(),
         users,
-        tls: args.tls_cert.zip(args.tls_key),
+        tls,
         insecure_listen: args.insecure_listen,
         one_writer: args.one_writer,
         round_size: args.round_size,
@@ -498,32 +546,68 @@ struct ListeningServer {
     signals: Signals,
 }
 
+/// Where to listen.
+#[derive(Clone, Copy, Debug)]
+struct Addresses {
+    /// `None` of the usual address.
+    listen: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
+}
+
+/// What to print once the server accepts connections.
+struct Greeting {
+    is_json: bool,
+    shows_key: bool,
+    data: PathBuf,
+    has_page: bool,
+    /// The certificate that it made for itself.
+    certificate: Option<PathBuf>,
+}
+
+async fn bind(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
+    let listener = TcpListener::bind(address).await?;
+    Ok((listener.local_addr()?, listener))
+}
+
+/// At the usual port, or at any free one if another program uses that.
+async fn bind_usual() -> io::Result<(SocketAddr, TcpListener)> {
+    match bind(LISTEN).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            tracing::warn!("Port {} is in use: listening on another one", LISTEN.port());
+            bind(SocketAddr::new(LISTEN.ip(), 0)).await
+        }
+        bound => bound,
+    }
+}
+
 async fn listen_on(
     mut server: Server,
-    listen: SocketAddr,
-    metrics: Option<SocketAddr>,
-    (is_json, shows_key): (bool, bool),
+    addresses: Addresses,
+    greeting: &Greeting,
 ) -> Result<ListeningServer> {
     let failed = |what: String, error: io::Error| Error::new(ErrorKind::Local, what).because(error);
-    let bind = async |address: SocketAddr| {
-        let listener = TcpListener::bind(address).await;
-        let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
-        bound.map_err(|error| failed(format!("Cannot listen on {address}"), error))
+    let cannot_listen = |address| move |error| failed(format!("Cannot listen on {address}"), error);
+    let (address, listener) = match addresses.listen {
+        Some(address) => bind(address).await.map_err(cannot_listen(address))?,
+        None => bind_usual().await.map_err(cannot_listen(LISTEN))?,
     };
-    let (address, listener) = bind(listen).await?;
-    if let Some(metrics) = metrics {
-        let (address, listener) = bind(metrics).await?;
-        tracing::info!(%address, "Telling metrics");
+    if let Some(metrics) = addresses.metrics {
+        let (address, listener) = bind(metrics).await.map_err(cannot_listen(metrics))?;
+        tracing::info!(%address, "Serving metrics");
         server = server.with_metrics(listener);
     }
     let signals = Signals::hear().map_err(|error| failed("Cannot hear signals".into(), error))?;
-    exit::print(&announcement(&server, address, is_json, shows_key))?;
-    if !shows_key {
+    announce(&server, address, greeting)?;
+    if !greeting.shows_key {
         let user = server.credentials().user();
         tracing::info!(
             user,
             "Did not print the key of the first user, which is in a file"
         );
+    }
+    if let Some(certificate) = &greeting.certificate {
+        let certificate = certificate.display();
+        tracing::info!(%certificate, "Clients need this certificate: --cacert FILE");
     }
     tracing::info!(%address, "Serving");
     Ok(ListeningServer {
@@ -592,19 +676,39 @@ fn is_journal() -> bool {
     }
 }
 
-/// The two lines, or the object. The kernel takes connections already.
-fn announcement(server: &Server, address: SocketAddr, is_json: bool, shows_key: bool) -> String {
+/// Prints the two lines, or the object; on a terminal with a banner around the lines, on stderr.
+/// The kernel accepts connections already.
+fn announce(server: &Server, address: SocketAddr, greeting: &Greeting) -> Result<()> {
     let uri = format!("{}://{address}/", server.scheme());
+    let lines = announcement(server, &uri, greeting);
+    if greeting.is_json || !io::stdout().is_terminal() || !io::stderr().is_terminal() {
+        return exit::print(&lines);
+    }
+    let banner = Banner {
+        data: &greeting.data,
+        uri: &uri,
+        has_page: greeting.has_page,
+        certificate: greeting.certificate.as_deref(),
+    };
+    banner.above().lines().for_each(exit::say);
+    exit::print(&lines)?;
+    banner.below().lines().for_each(exit::say);
+    Ok(())
+}
+
+/// The two lines, or the object.
+fn announcement(server: &Server, uri: &str, greeting: &Greeting) -> String {
     let credentials = server.credentials();
-    let auth = shows_key.then(|| format!("{}:{}", credentials.user(), credentials.expose_key()));
-    if is_json {
+    let auth = || format!("{}:{}", credentials.user(), credentials.expose_key());
+    let auth = greeting.shows_key.then(auth);
+    if greeting.is_json {
         let mut object = json!({ "endpoint": uri });
         if let Some(auth) = auth {
             object["auth"] = auth.into();
         }
         return FORM.print(object, None);
     }
-    let mut lines = format!("export OHURI={}\n", quote(&uri));
+    let mut lines = format!("export OHURI={}\n", quote(uri));
     if let Some(auth) = auth {
         lines += &format!("export OHAUTH={}\n", quote(&auth));
     }

@@ -30,6 +30,13 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
             "no, it needs Linux"
         };
         for (name, value) in [
+            // ci/release/build.sh sets it.
+            (
+                "commit",
+                option_env!("OPENHOSTING_COMMIT")
+                    .unwrap_or("unknown: not built by the release scripts")
+                    .to_owned(),
+            ),
             (
                 "system",
                 format!("{} {}", std::env::consts::ARCH, std::env::consts::OS),

@@ -1,9 +1,10 @@
-//! Replacements for the server and `--local` on systems other than Linux.
+//! Replacements for the server and `--local` on systems other than Linux, and in a program that was
+//! built without the feature `server`.
 
 use crate::error::{Error, ErrorKind};
 
 fn needs_linux(what: &str) -> Error {
-    Error::new(ErrorKind::Usage, format!("{what} runs on Linux only"))
+    Error::new(ErrorKind::Usage, format!("{what} runs on Linux only, in a program with the feature \"server\""))
         .hint_to("Run openhosting-server on a Linux machine, or in WSL, and name its address with --endpoint or OHURI")
 }
 

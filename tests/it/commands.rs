@@ -1,9 +1,11 @@
 //! The commands of `openhosting`, and words that are not commands.
 
-use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, UPLOAD};
+use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, UPLOAD, has_terminals};
 use crate::support::http::assert_drive;
 use crate::support::noise;
 use crate::support::proxy::{FaultProxy, answer};
+
+const SERVER: &str = env!("CARGO_BIN_EXE_openhosting-server");
 
 #[test]
 fn what_is_no_command_is_refused_here_and_sends_nothing() {
@@ -95,6 +97,7 @@ fn one_program_does_what_the_others_do() {
     }
     let outcome = desk.tool(SIMPLE).args("version --verbose").run().code(0);
     assert!(outcome.text().contains("\nstate    /"), "{outcome:?}");
+    assert!(outcome.text().contains("\ncommit   "), "{outcome:?}");
 }
 
 #[test]
@@ -160,4 +163,66 @@ fn a_command_in_a_pipe_prints_plain_lines_and_no_dots() {
         let done = desk.simple(&server.uri).args(&words).run().code(0);
         let _: serde_json::Value = serde_json::from_str(done.text()).unwrap();
     }
+}
+
+#[test]
+fn a_server_on_a_terminal_says_what_to_do_next() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = Desk::new();
+    let server = desk.on_a_screen(80, "Serving address", SERVER);
+    let outcome = server.args("--data drives --listen 127.0.0.1:0").run();
+    let shown = outcome.text();
+    for line in [
+        "Drives:       drives",
+        "Web page:     http://127.0.0.1:",
+        "export OHURI=http://127.0.0.1:",
+        "export OHAUTH=",
+        "Ctrl-C stops the server",
+    ] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+    // The key of a made-up user is for whoever started it.
+    desk.own(&desk.path("drives"));
+}
+
+#[test]
+fn without_an_address_a_server_has_its_own_port_or_a_free_one() {
+    let desk = Desk::new();
+    let start = |data: &str| {
+        let server = desk.tool(SERVER).args("--json --data").arg(data).spawn();
+        server.wait_stderr("Serving");
+        server
+    };
+    let servers = [start("a"), start("b")];
+    let ports = servers.map(|server| {
+        server.signal("TERM");
+        let outcome = server.wait().code(0);
+        let value: serde_json::Value = serde_json::from_slice(&outcome.stdout).unwrap();
+        value["endpoint"].as_str().unwrap().to_owned()
+    });
+    assert_ne!(ports[0], ports[1]);
+    // Another program of this machine may use it.
+    let is_free = std::net::TcpListener::bind("127.0.0.1:8463").is_ok();
+    assert!(
+        !is_free || ports[0] == "http://127.0.0.1:8463/",
+        "{ports:?}"
+    );
+}
+
+#[test]
+fn a_server_with_a_certificate_of_its_own_serves_those_who_have_it() {
+    let desk = Desk::new();
+    let server = desk.server_with(&["--tls-self-signed"]);
+    assert!(
+        server.uri.starts_with("https://127.0.0.1:"),
+        "{}",
+        server.uri
+    );
+    let certificate = server.data.join("self-signed-127.0.0.1.pem");
+    let ls = || desk.simple(&server.uri).arg("ls");
+    let _ = ls().arg("--cacert").arg(&certificate).run().code(0);
+    let outcome = ls().run();
+    assert_ne!(outcome.status.code(), Some(0));
 }

@@ -13,6 +13,7 @@ mod commands;
 mod disks;
 mod download;
 mod drives;
+mod examples;
 mod extents;
 mod faults;
 mod features;

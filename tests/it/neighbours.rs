@@ -38,7 +38,7 @@ impl Scene {
     /// The value of a metric; `None` while it has none.
     pub(crate) fn metric(&self, sample: &str) -> Option<f64> {
         let log = self.server.log();
-        let line = log.lines().find(|line| line.contains("Telling metrics"));
+        let line = log.lines().find(|line| line.contains("Serving metrics"));
         let (_, address) = line.unwrap().split_once("address=").unwrap();
         let get = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
         let reply = raw(address.trim().parse().unwrap(), get).unwrap();

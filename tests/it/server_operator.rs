@@ -217,7 +217,7 @@ fn the_health_check_needs_no_key() {
 /// The address of the metrics, from the server's log.
 fn metrics_address(server: &TestServer) -> SocketAddr {
     let log = server.log();
-    let line = log.lines().find(|line| line.contains("Telling metrics"));
+    let line = log.lines().find(|line| line.contains("Serving metrics"));
     let (_, address) = line.unwrap().split_once("address=").unwrap();
     address.trim().parse().unwrap()
 }

@@ -212,11 +212,19 @@ fn spawn(
     let stderr = File::options().create(true).append(true).open(log).unwrap();
     let server = [OsString::from(env!("CARGO_BIN_EXE_openhosting-server"))];
     let mut words = within.iter().chain(&server);
+    // Tests run side by side, and a port that is free now is another one's soon.
+    let has_address = args.iter().any(|arg| arg == "--listen");
+    let listen: &[&str] = if has_address {
+        &[]
+    } else {
+        &["--listen", "127.0.0.1:0"]
+    };
     let mut child = Command::new(words.next().unwrap())
         .args(words)
         .arg("--data")
         .arg(data)
         .arg("--verbose")
+        .args(listen)
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
