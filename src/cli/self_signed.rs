@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, create_whole, private_directory, replace};
 
 /// The files of the certificate and its key, for a server that listens on this address. They are
-/// made once and stay the same, so that clients need not be told of a new one at each start. The
+/// made once and stay the same, so that clients can keep the certificate that they have. The
 /// certificate is for localhost, the addresses of the loopback interface and the one of `listen`.
 ///
 /// # Errors
