@@ -257,7 +257,8 @@ impl Client {
     /// connection, because TLS needs a round trip too. Zero before the first connection. The time
     /// of an answer would be no measure: an endpoint may work on it for seconds.
     pub(crate) fn round_trip(&self) -> Duration {
-        self.ahead.quickest().unwrap_or_default() / 2
+        let quickest = self.ahead.quickest().unwrap_or_default();
+        quickest.checked_div(2).unwrap_or_default()
     }
 
     /// Whether the endpoint has given an answer of the API to this client or one of its clones:
