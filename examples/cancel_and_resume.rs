@@ -5,6 +5,8 @@
 //! cargo run --example cancel_and_resume
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use std::error::Error;
 use std::num::NonZeroU64;
 

@@ -5,6 +5,8 @@
 //! cargo run --example embedded_server
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use std::error::Error;
 
 use openhosting::api::{Client, ClientConfig};

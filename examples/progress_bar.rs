@@ -5,6 +5,8 @@
 //! cargo run --example progress_bar -- disk.img
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use std::error::Error;
 
 use indicatif::{ProgressBar, ProgressStyle};

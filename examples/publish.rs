@@ -6,6 +6,8 @@
 //! cargo run --example publish -- nightly disk.img
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use std::error::Error;
 use std::num::NonZeroU32;
 

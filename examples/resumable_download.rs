@@ -6,6 +6,8 @@
 //! cargo run --example resumable_download -- DRIVE-UUID copy.img
 //! ```
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 use std::error::Error;
 use std::process::ExitCode;
 
