@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
 use super::config::ConfigFile;
-use super::environment;
+use super::{environment, printable};
 
 /// Completes profiles of the config file.
 pub(super) fn profiles() -> ArgValueCompleter {
@@ -16,6 +16,12 @@ pub(super) fn profiles() -> ArgValueCompleter {
     })
 }
 
+/// Whether no shell would have to quote a word.
+pub(super) fn is_plain(word: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._+@-".contains(c);
+    word.starts_with(|c: char| c.is_ascii_alphanumeric()) && word.chars().all(is_plain)
+}
+
 /// Those of these words that begin with what was typed.
 pub(super) fn candidates(
     words: impl IntoIterator<Item = (String, Option<String>)>,
@@ -24,9 +30,10 @@ pub(super) fn candidates(
     let current = current.to_string_lossy();
     let begins = words
         .into_iter()
-        .filter(|(word, _)| word.starts_with(&*current));
+        .filter(|(word, _)| is_plain(word) && word.starts_with(&*current));
     let candidate = |(word, what): (String, Option<String>)| {
-        CompletionCandidate::new(OsString::from(word)).help(what.map(Into::into))
+        let what = what.map(|what| printable::line(&what).into());
+        CompletionCandidate::new(OsString::from(word)).help(what)
     };
     begins.map(candidate).collect()
 }

@@ -16,10 +16,9 @@ use clap_complete::env::{Bash, EnvCompleter, Fish, Powershell, Zsh};
 
 use super::access::Access;
 use super::amounts::size;
-use super::candidates::candidates;
+use super::candidates::{candidates, is_plain};
 use crate::api::ClientConfig;
 use crate::drive::DriveInfo;
-use crate::transfer::{Patience, drives_that};
 
 /// A shell sets this variable to its name when it asks for completions.
 const VARIABLE: &str = "OPENHOSTING_COMPLETE";
@@ -102,11 +101,10 @@ fn list(access: &Access) -> Option<Vec<DriveInfo>> {
         .enable_all()
         .build()
         .ok()?;
-    let patience = Patience::new(DRIVES_MAX_TIME);
     let listed = runtime.block_on(async {
         let listed = async {
             let client = access.quiet_client(ClientConfig::default()).await?;
-            drives_that(&client, &patience, |_| true).await.ok()
+            client.drives().await.ok()
         };
         tokio::time::timeout(DRIVES_MAX_TIME, listed).await.ok()?
     });
@@ -117,10 +115,8 @@ fn list(access: &Access) -> Option<Vec<DriveInfo>> {
 /// The words that complete a drive: its name, unless a shell would have to quote it, and its UUID
 /// if the user began to type that or the name cannot be used.
 fn words(drive: &DriveInfo, current: &OsStr) -> Vec<(String, Option<String>)> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._+@-".contains(c);
     let name = drive.properties.get("name").unwrap_or_default();
-    let is_usable =
-        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_plain);
+    let is_usable = is_plain(name);
     let what = |word: &str| Some(format!("{word}, {}", size(drive.size)));
     let id = drive.id.to_string();
     let mut words = Vec::new();

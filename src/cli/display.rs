@@ -203,6 +203,8 @@ pub(super) struct Display {
     dots_printed: u64,
     /// Text to print on stdout at the end.
     held: String,
+    /// Whether stdout gets nothing before the end.
+    is_held: bool,
     bar: Option<Arc<Mutex<Bar>>>,
     /// Bytes to transfer, if known.
     bytes: Option<u64>,
@@ -264,6 +266,7 @@ impl Display {
             dots,
             dots_printed: 0,
             held: String::new(),
+            is_held: dots == Dots::AtTheEnd,
             bar: bar.map(|bar| Arc::new(Mutex::new(bar))),
             bytes: None,
             earlier_bytes: 0,
@@ -594,7 +597,7 @@ impl Display {
     fn print(&mut self, part: Part, text: &str) {
         match self.way {
             Way::Up | Way::Down if self.is_stdout_left => {}
-            Way::Up | Way::Down if self.dots == Dots::AtTheEnd => self.held += text,
+            Way::Up | Way::Down if self.is_held => self.held += text,
             Way::Up | Way::Down => {
                 let write = || write_out(&mut Waiting(std::io::stdout()), text);
                 match part {

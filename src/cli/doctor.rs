@@ -47,7 +47,7 @@ const HOLE_BYTES: u64 = 8 << 20;
 #[command(name = "openhosting-doctor", bin_name = "openhosting doctor", version, after_long_help = help::after("doctor"))]
 pub(super) struct DoctorArguments {
     /// Print one JSON object instead of lines
-    #[arg(short, long)]
+    #[arg(short = 'J', short_alias = 'j', long)]
     json: bool,
 
     #[command(flatten)]

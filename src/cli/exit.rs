@@ -31,14 +31,15 @@ pub(super) fn code_of(kind: ErrorKind) -> u8 {
 /// Prints an error on one line, followed by its hint.
 pub(super) fn tell(program: &str, error: &Error) {
     say(&format!("{program}: {}", error.chain()));
-    let advice = advice(error).unwrap_or_default();
-    for line in error.hint().unwrap_or(&advice).lines() {
-        say(line);
-    }
+    let hint = hint_of(error).unwrap_or_default();
+    hint.lines().for_each(say);
 }
 
-/// What to do about an error of the operating system that has no hint of its own.
-fn advice(error: &Error) -> Option<String> {
+/// What to do about an error: its own hint, or what helps against an error of the operating system.
+pub(super) fn hint_of(error: &Error) -> Option<String> {
+    if let Some(hint) = error.hint() {
+        return Some(hint.to_owned());
+    }
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<std::io::Error>() {

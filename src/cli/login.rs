@@ -65,7 +65,10 @@ fn profile_name(text: &str) -> Result<String, String> {
     let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     match !text.is_empty() && text.bytes().all(is_fine) {
         true => Ok(text.to_owned()),
-        false => Err("a profile's name has letters, digits, - and _ only".to_owned()),
+        false => Err(
+            "a profile's name has letters, digits, - and _ only. Use another one, for example work"
+                .to_owned(),
+        ),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -138,7 +139,10 @@ fn add(command: Command, pages: &mut Vec<(String, String)>) -> Result<()> {
     let name = name.to_owned();
     let own: Vec<_> = command.get_subcommands().cloned().collect();
     let mut page = Vec::new();
-    let man = Man::new(command)
+    let usage = command.clone().render_usage().to_string();
+    let usage = roff(usage.trim_start_matches("Usage: "));
+    // A page has the help of all flags, those that `-h` leaves out as well.
+    let man = Man::new(command.mut_args(|flag| flag.hide_short_help(false)))
         .title(name.to_uppercase())
         // Without a word in its place the others would move up.
         .date(" ")
@@ -147,7 +151,7 @@ fn add(command: Command, pages: &mut Vec<(String, String)>) -> Result<()> {
     let rendered = [
         man.render_title(&mut page),
         man.render_name_section(&mut page),
-        man.render_synopsis_section(&mut page),
+        writeln!(page, ".SH SYNOPSIS\n\\fB{usage}\\fR"),
         man.render_description_section(&mut page),
         man.render_options_section(&mut page),
         match own.is_empty() {
@@ -251,6 +255,10 @@ mod tests {
                     _ => flag,
                 };
                 assert!(page.contains(&place), "{name}: no {place}");
+                let help = argument.get_help().map(ToString::to_string);
+                let help = help.unwrap_or_default();
+                let help = help.split(['\'', '"']).next().unwrap();
+                assert!(page.contains(help), "{name}: no help of {place}");
             }
         }
         // The tools and every command of ours are among them.

@@ -164,7 +164,7 @@ pub(super) fn error_object(error: &Error, exit_code: u8) -> Value {
     json!({
         "kind": kind_name(error.kind()),
         "message": error.chain(),
-        "hint": error.hint(),
+        "hint": exit::hint_of(error),
         "exit_code": exit_code,
     })
 }

@@ -195,6 +195,15 @@ pub(super) fn root() -> clap::Command {
         .disable_help_subcommand(true)
 }
 
+/// `help`, which completions know as a command.
+fn help_command() -> clap::Command {
+    let words = COMMANDS.iter().map(|own| own.word);
+    let command = clap::Arg::new("command").value_parser(words.collect::<Vec<_>>());
+    clap::Command::new("help")
+        .about("Describe a command")
+        .arg(command)
+}
+
 const LONG_ABOUT: &str = "Moves disk images in and out of an OpenHosting cloud: the API that \
 ElasticHosts, Serverlove, SkaliCloud and others run. The first word is a command. The calls of the \
 API itself (drives, servers, resources, profile) are made as with the providers' script of this \
@@ -202,7 +211,7 @@ name: openhosting drives list";
 
 /// The program `openhosting`.
 pub fn main() -> ExitCode {
-    if complete::answered(root) {
+    if complete::answered(|| root().subcommand(help_command())) {
         return ExitCode::SUCCESS;
     }
     let words: Vec<OsString> = env::args_os().skip(1).collect();

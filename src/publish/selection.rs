@@ -90,7 +90,12 @@ pub fn select<'d>(drives: &'d [DriveInfo], word: &str, several: Several) -> Resu
 }
 
 fn none(word: &str) -> Error {
+    let digits = word.bytes().filter(|byte| *byte != b'-').count();
     let what = match is_prefix(word) {
+        // It was meant to be a whole one.
+        true if digits >= 28 => format!(
+            "No drive has the name {word:?}: as a UUID it has {digits} digits, and a UUID has 32"
+        ),
         true => format!("No drive has the name {word:?}, nor a UUID that begins so"),
         false => format!("No drive has the name {word:?}"),
     };

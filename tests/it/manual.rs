@@ -78,6 +78,7 @@ fn things_to_complete(desk: &Desk) -> TestServer {
 /// What is typed, and its only completion.
 const UNIQUE: &[(&str, &str)] = &[
     ("openhosting pub", "openhosting publish"),
+    ("openhosting help verif", "openhosting help verify"),
     (
         "openhosting upload --verify fu",
         "openhosting upload --verify full",

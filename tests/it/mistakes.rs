@@ -92,6 +92,15 @@ const COMMANDS: &[Mistake] = &[
     ),
     ("api -f nosuch drives list", 2, "nosuch", "path"),
     ("api -f dir drives list", 2, "dir", "Name a file"),
+    ("doctor now", 2, "\"now\"", "Usage: openhosting doctor"),
+    ("login a/b", 2, "\"a/b\"", "for example work"),
+    ("login a b", 2, "\"b\"", "Usage: openhosting login"),
+    (
+        "login --endpoint",
+        2,
+        "--endpoint needs a value",
+        "Write --endpoint URI",
+    ),
     ("probe now", 2, "\"now\"", "Usage: openhosting probe"),
     ("probe --no-sav", 2, "--no-sav", "Did you mean --no-save?"),
 ];
