@@ -39,7 +39,9 @@ if pid == 0:
 shown, answers, answered = b"", sys.argv[1].encode().splitlines(True), 0
 while True:
     asks_for_key = b":" in shown and not termios.tcgetattr(fd)[3] & termios.ECHO
-    asks = asks_for_key or shown.endswith(b": ") or b"[y/N]" in shown
+    # The question for a key is shown a moment before the terminal hides what is typed.
+    asks_for_text = shown.endswith(b": ") and not shown.endswith(b"key: ")
+    asks = asks_for_key or asks_for_text or b"[y/N]" in shown
     if answers and asks and len(shown) > answered:
         answered = len(shown)
         os.write(fd, answers.pop(0))
