@@ -28,7 +28,7 @@ use crate::transfer::{Ended, JOBS_DEFAULT, Patience, RateLimit, Stop, Verify, We
 /// The flags that mean the same to both, whichever way the bytes go.
 #[derive(Debug, clap::Args, PartialEq, Eq)]
 pub(super) struct CommonArguments {
-    /// Maximum concurrent requests. Starts at 4 and adapts
+    /// Maximum concurrent requests; the number adapts
     ///
     /// The default is 64.
     #[arg(hide_default_value = true, short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]

@@ -69,7 +69,7 @@ pub(super) struct VerifyArguments {
     #[command(flatten)]
     access: Access,
 
-    /// Maximum concurrent requests. Starts at 4 and adapts
+    /// Maximum concurrent requests; the number adapts
     ///
     /// The default is 64.
     #[arg(hide_default_value = true, short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
