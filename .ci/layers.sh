@@ -96,13 +96,13 @@ deny 'all but cli and bin' 'clap, indicatif and rpassword belong to cli' \
     '\b(?:clap|indicatif|rpassword)\s*::' "${list[@]}"
 
 # What differs between operating systems. The server and what runs virtual servers are for
-# Linux only, and two files of the root crate leave the server out elsewhere.
+# Linux only, and two files of the root crate leave the server out elsewhere, or without its feature.
 mapfile -t list < <(find "$src" "$crates"/*/src -name '*.rs' ! -path "$crates/system/*" \
     ! -path "$crates/server/*" ! -path "$crates/vm/*" ! -path "$src/cli/server.rs" | sort)
 CODE=1 deny 'all but system and the server' 'calls of one operating system belong to crates/system' \
     '\bstd::os::|\brustix\s*::|\btokio::signal\b|\bwinapi_util\b' "${list[@]}"
 CODE=1 deny 'all but system and the server' 'only crates/system asks for the operating system' \
-    '\bcfg(?:_attr)?!?\s*\((?:not\()?\s*(?:unix|windows|target_(?!os = "linux"\)))|\b(?:all|any)\([^)]*\b(?:unix|windows|target_\w+)\b' "${list[@]}"
+    '\bcfg(?:_attr)?!?\s*\((?:not\()?\s*(?:unix|windows|target_(?!os = "linux"\)))|\b(?:all|any)\((?!target_os = "linux", feature = "server"\))[^)]*\b(?:unix|windows|target_\w+)\b' "${list[@]}"
 mapfile -t list < <(printf '%s\n' "${list[@]}" | grep -vxF -e "$src/lib.rs" -e "$src/cli.rs")
 CODE=1 deny 'all but system and the server' 'only crates/system asks for the operating system' \
     '\btarget_os\b' "${list[@]}"

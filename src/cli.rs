@@ -5,8 +5,6 @@ mod access;
 mod again;
 mod amounts;
 mod arguments;
-#[cfg(all(target_os = "linux", feature = "server"))]
-mod banner;
 mod bar;
 mod call;
 mod candidates;
@@ -42,8 +40,6 @@ mod proxies;
 mod publish;
 mod screen;
 mod secret_files;
-#[cfg(all(target_os = "linux", feature = "server"))]
-mod self_signed;
 #[cfg(all(target_os = "linux", feature = "server"))]
 mod server;
 mod shown_run;

@@ -1,5 +1,8 @@
 //! `openhosting-server`: flags to [`Config`], two lines on stdout, signals.
 
+mod banner;
+mod self_signed;
+
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,11 +20,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::Level;
 
+use self::banner::Banner;
 use super::arguments;
-use super::banner::Banner;
 use super::output::OutputForm;
 use super::signals::Heard;
-use super::{complete, environment, exit, help, limits, printable, quote, self_signed, tool};
+use super::{complete, environment, exit, help, limits, printable, quote, tool};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
