@@ -12,7 +12,7 @@ use super::display::{Display, Way};
 use super::named::Named;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::unfinished::Continuation;
-use super::{again, arguments, checksum_line, complete, help, quote};
+use super::{again, arguments, checksum_line, complete, drive_state, help, quote};
 use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
@@ -297,6 +297,10 @@ async fn run(
         ..options(arguments, drive, &client, &findings)
     };
     display.notices(suffix_notice(&arguments.file, format, packing));
+    let halves = blocking(|| Ok(drive_state::unfinished_uploads())).await?;
+    display.notices(halves.contains(&drive).then(|| {
+        format!("An upload from this machine to drive {drive} has not ended: parts of the disk may be missing")
+    }));
     display.notices(unfinished(arguments, &options, &client).await?);
     let done = match arguments.join {
         Some(count) => {

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use serde_json::{Value, json};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::access;
@@ -227,13 +228,18 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
         Some(endpoint) => endpoint,
         None => ask("Endpoint URI", "--endpoint URI", is_asking, &mut stop).await?,
     };
-    let endpoint: Endpoint = endpoint.parse()?;
+    let endpoint = endpoint_of(&endpoint)?;
     // Checked before the user is asked for anything else.
     let (config, is_default) = plan.extended(&arguments.name, &endpoint, arguments.default)?;
     let user = match &arguments.user {
         Some(user) => user.clone(),
         None => ask("User UUID", "--user UUID", is_asking, &mut stop).await?,
     };
+    if user.parse::<Uuid>().is_err() {
+        let what = format!("{user:?} is not the UUID of a user");
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("The provider shows it beside the secret API key"));
+    }
     let key = match is_asking {
         true => {
             stop.unless_asked(prompt::secret("Secret API key: ".to_owned()))
@@ -241,7 +247,16 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
         }
         false => stop.unless_asked(blocking(read_line)).await?,
     };
-    let key = Zeroizing::new(key.trim().to_owned());
+    let key = key.trim();
+    // Servers and profiles show both together.
+    let key = key.strip_prefix(&format!("{user}:")).unwrap_or(key);
+    if key.is_empty() {
+        return Err(
+            Error::new(ErrorKind::Usage, "The secret API key is missing")
+                .hint_to("Type it when it is asked for, or give it as the first line of stdin"),
+        );
+    }
+    let key = Zeroizing::new(key.to_owned());
     let credentials = Credentials::new(&user, &**key)?;
     let drives = check(&plan, &endpoint, &credentials, &mut stop).await?;
     plan.write(&config, &user, &key)?;
@@ -263,6 +278,18 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
         }
     }
     Ok(CommandOutput::new(text, json!(Value::Null)))
+}
+
+/// The endpoint of this text; a scheme that is missing is named.
+fn endpoint_of(text: &str) -> Result<Endpoint> {
+    let text = text.trim();
+    if text.contains("://") || text.contains('@') {
+        return text.parse();
+    }
+    let what = format!("The endpoint {text:?} has no scheme");
+    Err(Error::new(ErrorKind::Usage, what).hint_to(format!(
+        "Use https://{text}, or http://{text} for a server on this machine"
+    )))
 }
 
 /// Lists the drives of the user with these credentials, and returns their number.

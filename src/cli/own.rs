@@ -23,6 +23,18 @@ const PROGRAM: &str = "openhosting";
 /// The first words of the API's calls (docs/dev/reference.md, 1.1).
 const API_OBJECTS: [&str; 4] = ["drives", "servers", "resources", "profile"];
 
+/// What other tools call our commands.
+const OTHER_WORDS: [(&str, &str); 8] = [
+    ("delete", "rm"),
+    ("destroy", "rm"),
+    ("export", "download"),
+    ("get", "download"),
+    ("import", "upload"),
+    ("info", "show"),
+    ("put", "upload"),
+    ("remove", "rm"),
+];
+
 /// If the similarity of an unknown word to a command is above this value, between 0 and 1, the
 /// command is suggested.
 const LIKE: f64 = 0.75;
@@ -289,8 +301,12 @@ fn unknown(word: &str) -> Error {
         .map(|own| (likeness(own), own.word))
         .filter(|(likeness, _)| *likeness > LIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0));
-    let hint = match like {
-        Some((_, command)) => format!("Did you mean \"{command}\"?"),
+    let other_tools = OTHER_WORDS.iter().find(|(other, _)| *other == word);
+    let command = other_tools
+        .map(|(_, command)| *command)
+        .or_else(|| like.map(|(_, command)| command));
+    let hint = match command {
+        Some(command) => format!("Did you mean \"{command}\"?"),
         None => {
             format!("\"{PROGRAM} help\" lists the commands, and \"{PROGRAM} api\" makes raw calls")
         }
@@ -334,6 +350,8 @@ mod tests {
             ("donwload", "download"),
             ("pubish", "publish"),
             ("verison", "version"),
+            ("delete", "rm"),
+            ("info", "show"),
         ] {
             let hint = unknown(word).hint().unwrap_or_default().to_owned();
             assert_eq!(hint, format!("Did you mean {command:?}?"), "{word}");

@@ -1,7 +1,7 @@
 //! The commands of `openhosting`, and words that are not commands.
 
 use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, UPLOAD, has_terminals};
-use crate::support::http::assert_drive;
+use crate::support::http::{assert_drive, drives};
 use crate::support::noise;
 use crate::support::proxy::{FaultProxy, answer};
 
@@ -225,4 +225,29 @@ fn a_server_with_a_certificate_of_its_own_serves_those_who_have_it() {
     let _ = ls().arg("--cacert").arg(&certificate).run().code(0);
     let outcome = ls().run();
     assert_ne!(outcome.status.code(), Some(0));
+}
+
+#[test]
+fn a_download_of_an_upload_that_has_not_ended_says_so() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.file("a.img", &noise(7, 1 << 20));
+    let upload = desk.upload(&server.uri).args("-c 65536 --limit-rate 100k");
+    let _ = upload.args("--deadline 1s a.img").run().code(75);
+    let drive = drives(&server)[0].clone();
+    let download = || desk.simple(&server.uri).args("download --force");
+    let outcome = download().arg(&drive).arg("b.img").run().code(0);
+    let _ = outcome.says("parts of the disk may be missing");
+    let _ = desk.upload(&server.uri).args("-c 65536 a.img").run().code(0);
+    let outcome = download().arg(&drive).arg("b.img").run().code(0);
+    assert!(!outcome.stderr.contains("may be missing"), "{outcome:?}");
+}
+
+#[test]
+fn a_page_of_the_manual_is_found_by_its_command() {
+    let desk = Desk::new();
+    let outcome = desk.tool(SIMPLE).args("man upload").run().code(0);
+    assert!(outcome.text().contains("OPENHOSTING-UPLOAD"), "{outcome:?}");
+    assert!(!desk.path("upload").exists());
+    let _ = desk.tool(SIMPLE).args("man --page login").run().code(0);
 }

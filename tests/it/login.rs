@@ -68,6 +68,11 @@ fn a_login_that_is_refused_stores_nothing() {
         ("login", "--endpoint URI"),
         ("login --endpoint http://127.0.0.1:1/", "--user UUID"),
         ("login ../x", "letters, digits"),
+        ("login --endpoint 127.0.0.1:1", "Use https://127.0.0.1:1"),
+        (
+            "login --endpoint http://127.0.0.1:1/ --user admin",
+            "not the UUID of a user",
+        ),
         ("login --endpoint http://example.com/", "https"),
     ] {
         let _ = bare(&desk, words).run().code(2).says(what);

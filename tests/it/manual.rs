@@ -380,6 +380,6 @@ fn the_manual_has_a_page_for_each_command_with_all_its_flags() {
         .run()
         .code(0);
     assert!(page.text().contains(".TH OPENHOSTING-RM 1"), "{page:?}");
-    let none = desk.tool(SIMPLE).args("man --page rm").run().code(2);
-    let _ = none.says("There is no page \"rm\"").says("openhosting-rm");
+    let none = desk.tool(SIMPLE).args("man --page rn").run().code(2);
+    let _ = none.says("There is no page \"rn\"").says("openhosting-rm");
 }

@@ -63,7 +63,7 @@ const COMMANDS: &[Mistake] = &[
         "Usage: openhosting completions",
     ),
     ("completions bash a.img/x", 1, "a.img/x", "directory"),
-    ("man --page rm", 2, "\"rm\"", "openhosting-rm"),
+    ("man --page rn", 2, "\"rn\"", "openhosting-rm"),
     ("man d --page openhosting", 2, "--page", "Leave out"),
     ("version --verbos", 2, "--verbos", "Did you mean --verbose?"),
     ("version now", 2, "\"now\"", "Usage: openhosting version"),

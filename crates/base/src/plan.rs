@@ -3,8 +3,8 @@
 use std::num::NonZeroU64;
 use std::ops::Range;
 
-/// Default bytes of a chunk: 5 MiB, as in the documentation of the service (docs/dev/reference.md,
-/// 2.6).
+/// Default bytes of a chunk: 5 MiB, as in the documentation of the service
+/// (docs/dev/reference.md, 2.6).
 pub const CHUNK_BYTES_DEFAULT: u64 = 5 * 1024 * 1024;
 
 /// The value for an unknown size. No disk is that large, because an offset is a signed number.

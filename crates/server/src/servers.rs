@@ -1,5 +1,5 @@
-//! The commands about servers (docs/dev/reference.md, 1.9) and resources (docs/dev/reference.md,
-//! 1.12): one arm for each.
+//! One arm for each command about servers (docs/dev/reference.md, 1.9) and about resources
+//! (docs/dev/reference.md, 1.12).
 
 use std::sync::Arc;
 

@@ -1,12 +1,13 @@
 //! A certificate that `openhosting-server --tls-self-signed` makes for itself, so that TLS can be
 //! tried without a certificate authority. Clients accept it with `--cacert`.
 
-use std::io::{ErrorKind as IoErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, create_whole, private_directory, replace};
+use crate::filesystem::{Access, private_directory, replace};
 
 /// The files of the certificate and its key, for a server that listens on this address. They are
 /// made once and stay the same, so that clients can keep the certificate that they have. The
@@ -40,16 +41,8 @@ pub(super) fn files(directory: &Path, listen: SocketAddr) -> Result<(PathBuf, Pa
         Error::new(ErrorKind::Local, "Cannot make a certificate").because(cause)
     })?;
     // The key first: a certificate that is there has its key.
-    let text = made.signing_key.serialize_pem();
-    match create_whole(&key, |mut file| file.write_all(text.as_bytes())) {
-        // Another server of this user made it just now, or a run that was killed. Its
-        // certificate may be missing, so both are replaced.
-        Err(cause) if cause.kind() == IoErrorKind::AlreadyExists => {
-            replace(&key, Access::Private, text.as_bytes())
-        }
-        written => written.map(drop),
-    }
-    .map_err(cannot(&key))?;
+    let text = Zeroizing::new(made.signing_key.serialize_pem());
+    replace(&key, Access::Private, text.as_bytes()).map_err(cannot(&key))?;
     let text = made.cert.pem();
     replace(&certificate, Access::Usual, text.as_bytes()).map_err(cannot(&certificate))?;
     Ok((certificate, key))
