@@ -238,7 +238,11 @@ fn a_download_of_an_upload_that_has_not_ended_says_so() {
     let download = || desk.simple(&server.uri).args("download --force");
     let outcome = download().arg(&drive).arg("b.img").run().code(0);
     let _ = outcome.says("parts of the disk may be missing");
-    let _ = desk.upload(&server.uri).args("-c 65536 a.img").run().code(0);
+    let _ = desk
+        .upload(&server.uri)
+        .args("-c 65536 a.img")
+        .run()
+        .code(0);
     let outcome = download().arg(&drive).arg("b.img").run().code(0);
     assert!(!outcome.stderr.contains("may be missing"), "{outcome:?}");
 }
