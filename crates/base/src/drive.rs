@@ -116,9 +116,7 @@ impl DriveInfo {
 
     /// The server whose claim that is, as in `USER:guest:SERVER:ide:0:0`.
     pub fn claiming_server(&self) -> Option<Uuid> {
-        let claim = self.claimed()?.split_whitespace().next()?;
-        let mut parts = claim.split(':').skip_while(|part| *part != "guest").skip(1);
-        parse_uuid(parts.next()?)
+        claiming_server(self.claimed()?)
     }
 
     /// The progress of an imaging of this drive, if one is running (docs/dev/reference.md, 5.2).
@@ -128,6 +126,13 @@ impl DriveInfo {
             .get("imaging")
             .filter(|v| !v.is_empty() && *v != "false")
     }
+}
+
+/// The server that a value of the key `claimed` names, as in `USER:guest:SERVER:ide:0:0`.
+pub fn claiming_server(claimed: &str) -> Option<Uuid> {
+    let claim = claimed.split_whitespace().next()?;
+    let mut parts = claim.split(':').skip_while(|part| *part != "guest").skip(1);
+    parse_uuid(parts.next()?)
 }
 
 /// The drives with this name.

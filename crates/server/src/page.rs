@@ -7,13 +7,13 @@
 
 mod map;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::header::{ACCEPT, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use self::map::Map;
@@ -27,7 +27,7 @@ use super::sessions::Sessions;
 use super::shared::Api;
 use super::tasks::blocking;
 use super::work::in_turns;
-use openhosting_base::drive::DriveId;
+use openhosting_base::drive::{DriveId, claiming_server};
 use openhosting_base::wire::Properties;
 use openhosting_tenancy::Refusal;
 use openhosting_vm::{Machine, MachineId};
@@ -201,19 +201,11 @@ async fn state(api: &Arc<Api>, user: Arc<str>) -> Result<Answer, Refusal> {
     // Asks the kernel about each file.
     blocking(move || {
         let machines = api.machines.of_user(&user);
-        let names = machines.iter().filter_map(|machine| {
-            let name = api.machines.info_as_known(machine).get("name")?.to_owned();
-            Some((machine.id.to_string(), name))
-        });
-        let names: BTreeMap<_, _> = names.collect();
-        let drives = api.store.select(|metadata| *metadata.user == *user);
-        let mut shown: Vec<Value> = drives.iter().map(|d| drive(d, &names)).collect();
-        // Before the list is cut, so that what is shown is the beginning of the whole list.
-        shown.sort_by_cached_key(|drive| {
-            let name = drive["name"].as_str().unwrap_or_default();
-            (name.to_lowercase(), drive["id"].to_string())
-        });
-        shown.truncate(DRIVES_MAX);
+        let mut drives = api.store.select(|metadata| *metadata.user == *user);
+        drives.sort_by_cached_key(|drive| (sort_key(drive), drive.id.to_string()));
+        // The kernel is asked only about those that are shown.
+        let shown = drives.iter().take(DRIVES_MAX);
+        let shown: Vec<Value> = shown.map(|shown| drive(&api, &user, shown)).collect();
         let servers = machines.iter().take(SERVERS_MAX);
         let servers: Vec<Value> = servers.map(|m| server(&api, &user, m)).collect();
         let active = machines.iter().filter(|m| m.status() == "active");
@@ -231,8 +223,14 @@ async fn state(api: &Arc<Api>, user: Arc<str>) -> Result<Answer, Refusal> {
     .await
 }
 
-/// A drive for the page. `servers` are the names of the user's servers.
-fn drive(drive: &Hosted, servers: &BTreeMap<String, String>) -> Value {
+/// The order of drives on the page: by name, whatever its case.
+fn sort_key(drive: &Hosted) -> String {
+    let name = drive.with_metadata(|metadata| clipped(metadata.settings.get("name")));
+    name.unwrap_or_default().to_lowercase()
+}
+
+/// A drive for the page.
+fn drive(api: &Api, user: &str, drive: &Hosted) -> Value {
     let info = drive.info(true);
     let (received, sent, in_flight) = drive.traffic.look();
     json!({
@@ -240,7 +238,7 @@ fn drive(drive: &Hosted, servers: &BTreeMap<String, String>) -> Value {
         "name": clipped(info.get("name")),
         "size": drive.size(),
         "allocated": drive.allocated_bytes(),
-        "state": words(&info, servers),
+        "state": words(api, user, &info),
         "imaging": info.get("imaging"),
         "received": received,
         "sent": sent,
@@ -249,10 +247,13 @@ fn drive(drive: &Hosted, servers: &BTreeMap<String, String>) -> Value {
 }
 
 /// What state a drive is in, in the words of `openhosting ls`.
-fn words(info: &Properties, servers: &BTreeMap<String, String>) -> String {
+fn words(api: &Api, user: &str, info: &Properties) -> String {
     let key = |key| info.get(key).filter(|value| !value.is_empty());
-    // As in `UUID:guest:UUID:ide:0:0`, several with spaces between.
-    let server = |claim: &str| servers.get(claim.split(':').nth(2)?).cloned();
+    let name_of = |server: Uuid| {
+        let server = MachineId::parse(&server.to_string())?;
+        let machine = api.machines.own(user, server).ok()?;
+        clipped(api.machines.info_as_known(&machine).get("name"))
+    };
     match (
         key("imaging"),
         key("claimed"),
@@ -260,10 +261,13 @@ fn words(info: &Properties, servers: &BTreeMap<String, String>) -> String {
         key("status"),
     ) {
         (Some(progress), _, _, _) => format!("copying {progress}"),
-        (_, Some(claims), _, _) => match claims.split(' ').find_map(server) {
-            Some(name) => format!("in use by {}", clipped(Some(&name)).unwrap_or_default()),
-            None => "in use".to_owned(),
-        },
+        (_, Some(claims), _, _) => {
+            let mut servers = claims.split(' ').filter_map(claiming_server);
+            match servers.find_map(name_of) {
+                Some(name) => format!("in use by {name}"),
+                None => "in use".to_owned(),
+            }
+        }
         (_, _, Some("published"), _) => "published".to_owned(),
         (_, _, Some(_), _) => "unfinished".to_owned(),
         (_, _, None, None | Some("active")) => "ready".to_owned(),
