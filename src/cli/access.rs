@@ -314,17 +314,12 @@ fn identity(cert: &Path, key: Option<&Path>) -> Result<Identity> {
     let key_file = key.unwrap_or(cert);
     let key = secret_files::read_secret("key of the client certificate", key_file)?;
     Identity::from_pem(&certificates, key.as_bytes()).map_err(|cause| {
-        let hint = cause.hint().map(str::to_owned);
         let what = format!(
             "Cannot use the client certificate {} with the key {}",
             cert.display(),
             key_file.display()
         );
-        let error = Error::new(ErrorKind::Usage, what).because(cause);
-        match hint {
-            Some(hint) => error.hint_to(hint),
-            None => error,
-        }
+        Error::new(ErrorKind::Usage, what).because_of(cause)
     })
 }
 

@@ -297,8 +297,8 @@ async fn run(
         ..options(arguments, drive, &client, &findings)
     };
     display.notices(suffix_notice(&arguments.file, format, packing));
-    let halves = blocking(|| Ok(drive_state::unfinished_uploads())).await?;
-    display.notices(halves.contains(&drive).then(|| {
+    let unfinished_uploads = blocking(|| Ok(drive_state::unfinished_uploads())).await?;
+    display.notices(unfinished_uploads.contains(&drive).then(|| {
         format!("An upload from this machine to drive {drive} has not ended: parts of the disk may be missing")
     }));
     display.notices(unfinished(arguments, &options, &client).await?);

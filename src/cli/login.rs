@@ -111,27 +111,23 @@ impl Plan {
             old: None,
         };
         if let Some(profile) = known {
+            let (name, config) = (&arguments.name, plan.config.display().to_string());
+            let unusable = |what: String| {
+                Error::new(ErrorKind::Usage, what)
+                    .hint_to("Choose another name, or edit the profile")
+            };
             let Some(Reference::File(path)) = &profile.credentials else {
-                let what = format!(
-                    "The profile {:?} in {} has no key file",
-                    arguments.name,
-                    plan.config.display()
-                );
-                return Err(Error::new(ErrorKind::Usage, what)
-                    .hint_to("Choose another name, or edit the profile"));
+                let what = format!("The profile {name:?} in {config} has no key file");
+                return Err(unusable(what));
             };
             plan.key_file = path.clone();
             plan.endpoint = profile.endpoint.clone();
             plan.cacert = plan.cacert.or_else(|| profile.files.cacert.clone());
             let is_other = arguments.endpoint.is_some() && arguments.endpoint != plan.endpoint;
             if is_other || plan.endpoint.is_none() {
-                let what = format!(
-                    "The profile {:?} is in {} already, and names another endpoint or none",
-                    arguments.name,
-                    plan.config.display()
-                );
-                return Err(Error::new(ErrorKind::Usage, what)
-                    .hint_to("Choose another name, or edit the profile"));
+                return Err(unusable(format!(
+                    "The profile {name:?} is in {config} already, and names another endpoint or none"
+                )));
             }
         }
         plan.old = old;
@@ -321,14 +317,11 @@ async fn check(
     let list = stop.unless_asked(list);
     let listed = patience.watching(&mut WaitLines(FORM.program), list).await;
     listed.map_err(|cause| {
-        let hint = match cause.kind() {
-            ErrorKind::Unauthenticated => Some("Check the user UUID and the key".to_owned()),
-            _ => cause.hint().map(str::to_owned),
-        };
-        let error = Error::new(cause.kind(), "Nothing was stored").because(cause);
-        match hint {
-            Some(hint) => error.hint_to(hint),
-            None => error,
+        let kind = cause.kind();
+        let error = Error::new(kind, "Nothing was stored").because_of(cause);
+        match kind {
+            ErrorKind::Unauthenticated => error.hint_to("Check the user UUID and the key"),
+            _ => error,
         }
     })?;
     Ok(drives)

@@ -535,10 +535,8 @@ fn fault_plan(path: &Path) -> Result<FaultPlan> {
     })?;
     let plan = String::from_utf8_lossy(&text).parse::<FaultPlan>();
     plan.map_err(|cause| {
-        let hint = cause.hint().unwrap_or_default().to_owned();
         let what = format!("Cannot use the fault plan {}", path.display());
-        let error = Error::new(ErrorKind::Usage, what).because(cause);
-        error.hint_to(hint)
+        Error::new(ErrorKind::Usage, what).because_of(cause)
     })
 }
 

@@ -30,10 +30,7 @@ pub fn read_receipt_if(path: &Path, check: impl FnOnce(&[u8]) -> Result<()>) -> 
     };
     let bytes = read_named(path, RECEIPT_BYTES_MAX).map_err(|cause| cannot().because(cause))?;
     check(&bytes)?;
-    Receipt::parse(&bytes).map_err(|cause| match cause.hint().map(str::to_owned) {
-        Some(hint) => cannot().because(cause).hint_to(hint),
-        None => cannot().because(cause),
-    })
+    Receipt::parse(&bytes).map_err(|cause| cannot().because_of(cause))
 }
 
 /// Writes a receipt, replacing an earlier one.

@@ -72,6 +72,13 @@ impl Error {
         self
     }
 
+    /// The same error with its cause, whose advice it takes over.
+    #[must_use]
+    pub fn because_of(mut self, cause: Self) -> Self {
+        self.hint.clone_from(&cause.hint);
+        self.because(cause)
+    }
+
     /// The same error with advice in a line of its own.
     #[must_use]
     pub fn hint_to(mut self, hint: impl Into<String>) -> Self {

@@ -30,17 +30,18 @@ use std::time::Duration;
 /// Requests in flight at the start.
 const START: u32 = 4;
 /// The same for an endpoint whose round trip takes longer than [`FAR`]. A new connection needs
-/// several round trips until it carries much, and a measurement takes longer than that, so
-/// doubling a small number would take seconds on such a link, and few connections never fill
-/// it.
+/// several round trips until it carries much, and a measurement takes longer than that. So
+/// doubling a small number would take seconds on such a link, and a few connections never fill it.
 const START_FAR: u32 = 32;
+/// An endpoint is far if a round trip to it takes longer than this.
 const FAR: Duration = Duration::from_millis(50);
 /// How long bytes are counted for one sample.
 const TICK: Duration = Duration::from_millis(250);
 /// Ticks that do not count after a change of the number.
 const SKIPPED_TICKS: u32 = 2;
 /// Minimum number of samples for a decision. In this order: while the number doubles, to see
-/// whether the goodput changed; for a trial of more requests; for a trial of fewer.
+/// whether the goodput changed; while a number is held; for a trial of more requests; for a trial
+/// of fewer.
 const GROWING_SAMPLES: usize = 2;
 const HOLDING_SAMPLES: usize = 4;
 const MORE_SAMPLES: usize = 8;
