@@ -124,7 +124,9 @@ impl Waiting {
     pub(crate) fn why(failure: &Failure) -> String {
         match failure {
             Failure::Refused(refusal) => refusal.status.to_string(),
-            Failure::Connect(_) | Failure::Broken(_) | Failure::Stalled(_) => "outage".to_owned(),
+            Failure::Connect(_) | Failure::Nobody(_) | Failure::Broken(_) | Failure::Stalled(_) => {
+                "outage".to_owned()
+            }
             Failure::Barred(_) => "barred".to_owned(),
             Failure::Certificate(_) | Failure::NotApi(_) => "foreign".to_owned(),
             Failure::WrongLength(_) => "length".to_owned(),
@@ -163,10 +165,12 @@ impl Waiting {
                     ),
                 }
             }
-            Failure::Connect(_) | Failure::Broken(_) | Failure::Stalled(_) => format!(
-                "{} does not answer, waiting; giving up in {left} ({failure})",
-                capital(who)
-            ),
+            Failure::Connect(_) | Failure::Nobody(_) | Failure::Broken(_) | Failure::Stalled(_) => {
+                format!(
+                    "{} does not answer, waiting; giving up in {left} ({failure})",
+                    capital(who)
+                )
+            }
             Failure::Certificate(_) | Failure::NotApi(_) => format!(
                 "Something answers in place of {who} ({failure}), trying again for up to {left}"
             ),

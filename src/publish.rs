@@ -53,8 +53,8 @@ pub use keys::{
 };
 use keys::{DriveState, Holds, Mark, properties};
 pub use keys::{Publication, publication};
-pub use receipts::{read_receipt, read_receipt_if, write_receipt};
-pub use selection::{Several, is_candidate, select, time};
+pub use receipts::{check_receipt, read_receipt, read_receipt_if, write_receipt};
+pub use selection::{Several, check_new_name, is_candidate, select, time};
 
 /// Blocks to read back of a whole drive: if one in a hundred is damaged, this finds it with 95 %
 /// probability.

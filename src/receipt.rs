@@ -96,7 +96,7 @@ impl Coverage {
         }
         let of_a_hundred = self.of.div_ceil(100);
         format!(
-            "{} of {} blocks were compared: a change of 1 % of the blocks would be seen with {}, of a single one with {}",
+            "{} of {} blocks were compared. If 1 % of the blocks had changed, the probability to find it would be {}; for a single changed block, {}",
             self.checked,
             self.of,
             percent(self.confidence(of_a_hundred)),
@@ -443,7 +443,8 @@ mod tests {
             of: 100_000,
         };
         assert!(
-            most.statement().ends_with("of a single one with 99.99 %"),
+            most.statement()
+                .ends_with("for a single changed block, 99.99 %"),
             "{}",
             most.statement()
         );

@@ -18,7 +18,7 @@ pub use crate::driver::jobs::JOBS_DEFAULT;
 pub use crate::driver::patience::Patience;
 pub use crate::driver::rate_limit::RateLimit;
 pub use crate::driver::session::{Ended, JournalOptions};
-pub use crate::driver::stop::{Stop, StopHandle, stop_channel};
+pub use crate::driver::stop::{GRACE, Stop, StopHandle, stop_channel};
 pub use crate::probe::questions::PROBE_NAME;
 pub use crate::probe::run::{Probed, probe};
 pub use crate::upload::options::{Interrupted, Resume, Target, UploadOptions, Uploaded};

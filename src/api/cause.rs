@@ -5,14 +5,20 @@ use std::error::Error as StdError;
 
 use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError};
 
+use super::endpoint::is_loopback;
 use super::route::Route;
 use crate::error::without_number;
 use crate::failure::{Failure, Obstacle};
 
-/// The failure of a request that got no answer at all.
-pub(super) fn no_answer(error: reqwest::Error, route: &Route) -> Failure {
+/// What is said about a port on which no program listens.
+const REFUSED: &str = "connection refused";
+
+/// The failure of a request that got no answer at all. `is_known` says whether something has
+/// answered there before.
+pub(super) fn no_answer(error: reqwest::Error, route: &Route, is_known: bool) -> Failure {
     let is_connect = error.is_connect();
     let place = error.url().map(|url| route.describe(url));
+    let is_here = error.url().is_some_and(is_loopback);
     let error = error.without_url();
     let mut why = String::new();
     let mut known = None;
@@ -30,8 +36,11 @@ pub(super) fn no_answer(error: reqwest::Error, route: &Route) -> Failure {
             why: format!("{place}: {why}"),
             hint,
         }),
+        None if is_connect && is_here && !is_known && why == REFUSED => {
+            Failure::Nobody(format!("{place}: {why}"))
+        }
         None if is_connect => Failure::Connect(format!("{place}: {why}")),
-        None => Failure::Broken(why),
+        None => Failure::Broken(format!("{place}: {why}")),
     }
 }
 
@@ -52,7 +61,7 @@ fn words_of(error: &(dyn StdError + 'static)) -> String {
     use std::io::ErrorKind as Io;
     if let Some(io) = error.downcast_ref::<std::io::Error>() {
         let words = match io.kind() {
-            Io::ConnectionRefused => "connection refused",
+            Io::ConnectionRefused => REFUSED,
             Io::ConnectionReset => "connection reset",
             Io::ConnectionAborted => "connection aborted",
             Io::HostUnreachable => "no route to the host",

@@ -683,7 +683,7 @@ impl Client {
                 patience::answer(request.send(), &progress, self.stall, self.answer).await?;
             match (answer, again) {
                 (Err(error), Some(again)) if was_not_sent(&error) => request = again,
-                (Err(error), _) => return Err(no_answer(error, &self.route)),
+                (Err(error), _) => return Err(no_answer(error, &self.route, self.has_answered())),
                 (Ok(answer), _) => return Ok(answer),
             }
         }

@@ -51,7 +51,7 @@ impl Flow {
         let left = self.stall.saturating_sub(self.waited);
         let part = match timeout(left, response.chunk()).await {
             Ok(Ok(part)) => part,
-            Ok(Err(error)) => return Err(no_answer(error, &Route::default())),
+            Ok(Err(error)) => return Err(no_answer(error, &Route::default(), true)),
             Err(_) => return Err(Failure::Stalled(self.stall)),
         };
         self.waited = self.waited.saturating_add(began.elapsed());

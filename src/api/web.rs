@@ -369,7 +369,8 @@ impl Web {
 fn failure_of(error: reqwest::Error, route: &Route) -> Failure {
     // The latter is for a redirect to something that is not an http(s) URL.
     if !error.is_redirect() && !error.is_builder() {
-        return no_answer(error, route);
+        // A web server may be restarted at any moment.
+        return no_answer(error, route, true);
     }
     let why = std::error::Error::source(&error).map(ToString::to_string);
     Failure::Refused(Refusal {

@@ -1,6 +1,6 @@
 //! Sizes and times for people.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A size in bytes with at most four digits and a binary unit, such as `2.0 GiB`.
 pub(super) fn size(bytes: u64) -> String {
@@ -30,6 +30,17 @@ pub(super) fn short_time(time: Duration) -> String {
         7200..172_800 => format!("{}h", seconds / 3600),
         _ => format!("{}d", seconds / 86_400),
     }
+}
+
+/// The present time in milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The time since `then_ms`, as [`short_time`].
+pub(super) fn age(then_ms: u64, now_ms: u64) -> String {
+    short_time(Duration::from_millis(now_ms.saturating_sub(then_ms)))
 }
 
 /// A time that counts down, such as `14m50s`.

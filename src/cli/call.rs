@@ -15,6 +15,7 @@ use reqwest::Response;
 use reqwest::header::{HeaderMap, HeaderValue};
 
 use super::access::Access;
+use super::exit::Notice;
 use super::tool::as_program;
 use super::{exit, help, signals};
 use crate::api::{Client, ClientConfig, Flow, RawCall, Upload};
@@ -157,9 +158,8 @@ async fn said<T>(answer: impl Future<Output = T>) -> T {
         () = tokio::time::sleep(SILENCE) => {}
     }
     let silence = SILENCE.as_secs();
-    exit::say(&format!(
-        "{PROGRAM}: No answer from the endpoint for {silence} s, waiting"
-    ));
+    let line = format!("No answer from the endpoint for {silence} s, waiting");
+    Notice::Warning.say(PROGRAM, &line);
     answer.await
 }
 

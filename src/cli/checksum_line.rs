@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::printable;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, replace};
+use crate::filesystem::{Access, can_replace, replace};
 use crate::nonblocking::Waiting;
 use crate::system::bytes_of;
 
@@ -49,15 +49,30 @@ pub(super) fn print(digest: Digest, path: &Path, is_on_stdout: bool) {
 
 /// Writes the line to `PATH.sha256`, completely or not at all. Nothing is written for a device.
 pub(super) fn keep(digest: Digest, path: &Path) -> Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".sha256");
-    let beside = PathBuf::from(beside);
     let Some(name) = path.file_name().filter(|_| path.is_file()) else {
         return Ok(());
     };
-    let cannot = |cause: std::io::Error| {
-        let what = format!("Cannot write {}", beside.display());
-        Error::new(ErrorKind::Local, what).because(cause)
-    };
-    replace(&beside, Access::Usual, &line(digest, &bytes_of(name))).map_err(cannot)
+    let beside = beside(path);
+    replace(&beside, Access::Usual, &line(digest, &bytes_of(name)))
+        .map_err(|cause| cannot_write(&beside, cause))
+}
+
+/// Checks before a transfer that the line can be written after it.
+pub(super) fn check(path: &Path) -> Result<()> {
+    if path.exists() && !path.is_file() {
+        return Ok(());
+    }
+    let beside = beside(path);
+    can_replace(&beside, Access::Usual).map_err(|cause| cannot_write(&beside, cause))
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".sha256");
+    beside.into()
+}
+
+fn cannot_write(path: &Path, cause: std::io::Error) -> Error {
+    let what = format!("Cannot write {}", path.display());
+    Error::new(ErrorKind::Local, what).because(cause)
 }

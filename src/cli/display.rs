@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::amounts::{size, time};
 use super::bar::{Bar, percent};
+use super::exit::Notice;
 use super::github::{BytesOutput, Github, Report, When};
 use super::{arguments, exit, findings_file, help, screen, wait_lines};
 use crate::api::Client;
 use crate::drive::DriveId;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::locks::lock;
 use crate::monitor::{Event, Monitor, Phase, Progress};
 use crate::nonblocking::Waiting;
@@ -171,6 +172,18 @@ pub(super) struct DisplayArguments {
     pub(super) github: When,
 }
 
+impl DisplayArguments {
+    /// The error if one flag asks for what another one forbids.
+    pub(super) fn contradiction(&self) -> Option<Error> {
+        use arguments::ProgressMode::{Bar, Json, Plain};
+        let is_asked = matches!(self.progress, Bar | Plain | Json);
+        (self.quiet && is_asked).then(|| {
+            let what = "--quiet shows no progress, and --progress asks for it";
+            Error::new(ErrorKind::Usage, what).hint_to("Leave out one of them")
+        })
+    }
+}
+
 /// Displays a transfer.
 #[derive(Debug)]
 pub(super) struct Display {
@@ -327,7 +340,14 @@ impl Display {
     /// Prints notices.
     pub(super) fn notices(&mut self, lines: impl IntoIterator<Item = String>) {
         for line in lines {
-            self.notice(&line, false);
+            self.notice(&line, Notice::Note);
+        }
+    }
+
+    /// Prints warnings.
+    pub(super) fn warnings(&mut self, lines: impl IntoIterator<Item = String>) {
+        for line in lines {
+            self.notice(&line, Notice::Warning);
         }
     }
 
@@ -395,10 +415,7 @@ impl Display {
             let lines = end.summary.clone();
             let lines = lines.unwrap_or_else(|| self.summary(verified));
             match self.bar {
-                Some(_) => lines
-                    .iter()
-                    .flat_map(|line| screen::wrapped(line))
-                    .for_each(|line| exit::say(&line)),
+                Some(_) => lines.iter().for_each(|line| exit::say_wrapped(line)),
                 None => exit::say(&lines.join(": ")),
             }
         }
@@ -436,10 +453,19 @@ impl Display {
     /// Prints a line about a phase without chunks, if one is due.
     fn tell_phase(&mut self, phase: Phase, done: u64, bytes: Option<u64>) {
         let elapsed = self.began.elapsed();
-        if self.lines != Some(Lines::Plain) || elapsed < self.last_line_at + PLAIN_EVERY {
+        let every = match self.lines {
+            None => return,
+            Some(Lines::Plain) => PLAIN_EVERY,
+            Some(Lines::Json) => JSON_EVERY,
+        };
+        if elapsed < self.last_line_at + every {
             return;
         }
         self.last_line_at = elapsed;
+        if self.lines == Some(Lines::Json) {
+            exit::say_object(&phase_object(verb_of(phase), done, bytes));
+            return;
+        }
         let of = bytes.map_or(String::new(), |bytes| format!(" of {}", size(bytes)));
         let verb = verb_of(phase);
         let line = format!("{verb}: {}{of} in {}", size(done), in_seconds(elapsed));
@@ -451,13 +477,7 @@ impl Display {
         if self.dots != Dots::Off && self.started && self.way == Way::DownToStdout {
             write_out(&mut Waiting(std::io::stderr()), " ");
         }
-        let line = format!("{}: {line}", self.program);
-        match self.bar {
-            Some(_) => screen::wrapped(&line)
-                .iter()
-                .for_each(|line| exit::say(line)),
-            None => exit::say(&line),
-        }
+        exit::say_wrapped(&format!("{}: {line}", self.program));
     }
 
     fn take_waiting(&mut self) -> Option<String> {
@@ -647,6 +667,9 @@ impl Display {
 
     fn begin_phase(&mut self, phase: Phase, bytes: Option<u64>) {
         self.phase = Some((phase, bytes));
+        if self.lines == Some(Lines::Json) {
+            exit::say_object(&phase_object(verb_of(phase), 0, bytes));
+        }
         if !self.started {
             self.began = Instant::now();
             self.last_line_at = Duration::ZERO;
@@ -660,7 +683,7 @@ impl Display {
     pub(super) fn remember(&mut self, client: &Client) {
         let endpoint = client.endpoint().to_string();
         if let Err(error) = findings_file::remember(&endpoint, self.refused) {
-            self.notice(&error.chain(), false);
+            self.notice(&error.chain(), Notice::Warning);
         }
     }
 
@@ -686,30 +709,35 @@ impl Display {
             return;
         }
         let is_wait = matches!(event, Event::Waiting(_));
+        let kind = wait_lines::kind(event);
         if is_wait && self.github.warn(&line) {
             return;
         }
         match (&self.bar, is_wait) {
             // The bar shows it, with the time left.
             (Some(_), true) => {}
-            (Some(_), false) => self.say(&line),
+            (Some(_), false) => self.say(&kind.labelled(self.program, &line)),
             (None, _) => {
-                let elapsed = self.began.elapsed();
-                self.say(&format!("{line} (after {})", in_seconds(elapsed)));
+                let line = format!("{line} (after {})", in_seconds(self.began.elapsed()));
+                self.say(&kind.labelled(self.program, &line));
             }
         }
     }
 
-    fn notice(&mut self, line: &str, is_warning: bool) {
+    fn notice(&mut self, line: &str, kind: Notice) {
         if self.quiet || self.notice.as_deref() == Some(line) {
             return;
         }
         self.notice = Some(line.to_owned());
         if self.lines == Some(Lines::Json) {
-            exit::say_object(&serde_json::json!({"event": "notice", "message": line}));
+            exit::say_object(&serde_json::json!({
+                "event": "notice",
+                "level": kind.name(),
+                "message": line,
+            }));
             return;
         }
-        if is_warning && self.github.warn(line) {
+        if kind == Notice::Warning && self.github.warn(line) {
             return;
         }
         let elapsed = self.began.elapsed();
@@ -718,6 +746,7 @@ impl Display {
             // It may end with a command to copy.
             false => line.to_owned(),
         };
+        let line = kind.labelled(self.program, &line);
         // Before the transfer begins, everything is printed at once.
         match self.started && self.lines.is_some() {
             true => self.notice_in_time(line, elapsed),
@@ -728,16 +757,16 @@ impl Display {
     /// Reports that this run continues an earlier one, and where.
     fn resuming(&mut self, done: u64, total: Option<u64>, line: &str) {
         let Some(share) = total.and_then(|total| percent(done, total)) else {
-            return self.notice(line, false);
+            return self.notice(line, Notice::Note);
         };
         if self.bar.is_none() {
-            return self.notice(line, false);
+            return self.notice(line, Notice::Note);
         }
         let of = total.map_or(String::new(), |total| format!(" of {}", size(total)));
         let (name, done) = (self.name.clone(), size(done));
         self.notice(
             &format!("Resuming {name} at {share} % ({done}{of} already done)"),
-            false,
+            Notice::Note,
         );
     }
 
@@ -809,6 +838,17 @@ pub(super) fn short(drive: DriveId) -> String {
     drive.to_string().chars().take(8).collect()
 }
 
+/// A line about a phase for programs: its name is the word of the bar. Its keys are a promise:
+/// docs/user/progress.md.
+fn phase_object(verb: &str, done: u64, bytes: Option<u64>) -> serde_json::Value {
+    serde_json::json!({
+        "event": "phase",
+        "phase": verb.to_lowercase(),
+        "bytes_done": done,
+        "bytes_total": bytes,
+    })
+}
+
 /// A line about a wait for programs. Its keys are a promise: docs/user/progress.md.
 fn waiting(event: &Event, line: &str) -> serde_json::Value {
     match event {
@@ -876,6 +916,8 @@ impl Monitor for Display {
                 self.last_line_at = Duration::ZERO;
                 self.print_start(*chunks, *chunk_bytes, *offset);
                 if self.lines == Some(Lines::Json) {
+                    let (done, total) = self.position();
+                    exit::say_object(&phase_object(self.way.verb(), done, total));
                     exit::say_object(&self.json("start", Duration::ZERO, None));
                 }
                 let (done, total) = self.position();
@@ -917,8 +959,8 @@ impl Monitor for Display {
                 accepted_bytes,
             } => self.refused = Some((*refused_bytes, *accepted_bytes)),
             Event::Waiting(_) | Event::WaitOver { .. } => self.wait(event),
-            Event::Notice(line) => self.notice(line, false),
-            Event::Warning(line) => self.notice(line, true),
+            Event::Notice(line) => self.notice(line, Notice::Note),
+            Event::Warning(line) => self.notice(line, Notice::Warning),
         }
     }
 }

@@ -9,10 +9,11 @@ use clap::{CommandFactory, Parser, ValueEnum};
 
 use super::again::Changes;
 use super::display::{Display, Way};
+use super::drive_state::LocalUploads;
 use super::named::Named;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::unfinished::Continuation;
-use super::{again, arguments, checksum_line, complete, drive_state, help, quote};
+use super::{again, arguments, checksum_line, complete, help, quote};
 use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
@@ -262,6 +263,9 @@ async fn run(
 ) -> Result<Downloaded, DownloadInterrupted> {
     let (format, packing) = arguments.output()?;
     check_target(arguments)?;
+    if arguments.checksum && arguments.way() == Way::Down {
+        checksum_line::check(&arguments.file)?;
+    }
     let client = arguments.common.client(&mut stop).await?;
     display.begin(arguments.common.limit_rate);
     if arguments.way() == Way::DownToStdout
@@ -297,9 +301,11 @@ async fn run(
         ..options(arguments, drive, &client, &findings)
     };
     display.notices(suffix_notice(&arguments.file, format, packing));
-    let unfinished_uploads = blocking(|| Ok(drive_state::unfinished_uploads())).await?;
-    display.notices(unfinished_uploads.contains(&drive).then(|| {
-        format!("An upload from this machine to drive {drive} has not ended: parts of the disk may be missing")
+    let uploads = blocking(|| Ok(LocalUploads::look())).await?;
+    display.warnings(uploads.incomplete(drive).map(|how| {
+        format!(
+            "An upload from this machine to drive {drive} {how}: parts of the disk may be missing"
+        )
     }));
     display.notices(unfinished(arguments, &options, &client).await?);
     let done = match arguments.join {
@@ -393,7 +399,7 @@ async fn unfinished(
                 (other.drive, &header.user, &header.endpoint) == (drive, &user, &endpoint);
             let file = other.path.with_extension("");
             let has_part = part_of(&file).symlink_metadata().is_ok();
-            (is_same && has_part).then_some(file)
+            (is_same && has_part && !other.is_running).then_some(file)
         }))
     });
     Ok(other.await?.map(|file| {

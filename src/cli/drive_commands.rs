@@ -4,15 +4,14 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
 use super::access::Access;
-use super::amounts::size;
-use super::drive_state::{self, DriveState};
+use super::amounts::{now_ms, size};
+use super::drive_state::{self, DriveState, LocalUploads};
 use super::drive_table::{self, Row};
 use super::json_list::JsonList;
 use super::named::Named;
@@ -154,9 +153,11 @@ fn ls_json(access: &Access) -> ExitCode {
     let done = signals::hearing(LS.program, None, async |mut stop| {
         let client = access.client(client_config(), &mut stop).await?;
         let patience = wait_lines::patience();
+        let uploads = blocking(|| Ok(LocalUploads::look())).await?;
         let drives = each_drive(&client, &patience, async |drive| {
             // It fails if nothing reads stdout any more, which the end of the list reports.
-            let _ = items.send((drive.id.to_bytes(), object(&drive))).await;
+            let object = object(&drive, &uploads);
+            let _ = items.send((drive.id.to_bytes(), object)).await;
         });
         let drives = stop.unless_asked(drives);
         patience.watching(&mut WaitLines(LS.program), drives).await
@@ -168,13 +169,13 @@ fn ls_json(access: &Access) -> ExitCode {
 /// `openhosting ls`, for people.
 async fn listed(client: &Client, patience: &Patience, is_long: bool) -> Result<String> {
     let mut rows = std::collections::BTreeMap::new();
-    let unfinished = blocking(|| Ok(drive_state::unfinished_uploads())).await?;
+    let uploads = blocking(|| Ok(LocalUploads::look())).await?;
     let list = each_drive(client, patience, async |drive| {
         let row = Row {
             id: drive.id,
             name: name(&drive).to_owned(),
             size: drive.size,
-            state: DriveState::of(&drive, &unfinished),
+            state: DriveState::of(&drive, &uploads),
             published_ms: publication(&drive).and_then(|publication| publication.published_ms),
             claimed: drive.claimed().map(str::to_owned),
             status: drive.properties.get("status").map(str::to_owned),
@@ -185,18 +186,11 @@ async fn listed(client: &Client, patience: &Patience, is_long: bool) -> Result<S
     let rows: Vec<Row> = rows.into_values().collect();
     let servers = rows.iter().filter_map(|row| row.state.server());
     let servers = drive_state::server_names(client, servers).await;
+    let columns = std::io::stdout().is_terminal().then(system::columns);
     Ok(match is_long {
-        true => drive_table::long(&rows, &servers),
-        false => {
-            let columns = std::io::stdout().is_terminal().then(system::columns);
-            drive_table::short(&rows, &servers, columns.flatten(), now_ms())
-        }
+        true => drive_table::long(&rows, &servers, columns.flatten()),
+        false => drive_table::short(&rows, &servers, columns.flatten(), now_ms()),
     })
-}
-
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// `openhosting show`.
@@ -208,14 +202,14 @@ pub(super) fn show(arguments: &ShowArguments) -> ExitCode {
         async |client, patience, mut stop| {
             let drive = stop.unless_asked(arguments.drive.look(client, patience));
             let drive = drive.await?;
-            let mut object = object(&drive);
+            let uploads = blocking(|| Ok(LocalUploads::look())).await?;
+            let mut object = object(&drive, &uploads);
             let properties = drive.properties.iter();
             object["properties"] = properties
                 .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
                 .collect::<serde_json::Map<_, _>>()
                 .into();
-            let unfinished = blocking(|| Ok(drive_state::unfinished_uploads())).await?;
-            let state = DriveState::of(&drive, &unfinished);
+            let state = DriveState::of(&drive, &uploads);
             let servers = drive_state::server_names(client, state.server()).await;
             let text = described(&drive, &state.words(&servers), arguments.long);
             Ok(CommandOutput::new(text, object))
@@ -282,7 +276,7 @@ fn described(drive: &DriveInfo, state: &str, is_long: bool) -> String {
 }
 
 /// A drive for programs. Its keys are a promise: docs/user/json.md.
-fn object(drive: &DriveInfo) -> Value {
+fn object(drive: &DriveInfo, uploads: &LocalUploads) -> Value {
     let text = |key| drive.properties.get(key).filter(|text| !text.is_empty());
     let list = |key| {
         let words = text(key).unwrap_or_default().split_whitespace();
@@ -292,6 +286,7 @@ fn object(drive: &DriveInfo) -> Value {
         "drive": drive.id.to_string(),
         "name": text("name"),
         "size": drive.size,
+        "state": DriveState::of(drive, uploads).name(),
         "status": text("status"),
         "claimed": drive.claimed(),
         "imaging": drive.imaging(),

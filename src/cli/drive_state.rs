@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::environment;
 use crate::api::Client;
-use crate::drive::{DriveId, DriveInfo};
+use crate::drive::{CHECK_FAILED, CHECK_KEY, DriveId, DriveInfo};
 use crate::journal::{Direction, others};
 use crate::publish::publication;
 use crate::transfer::server_name;
@@ -21,6 +21,10 @@ pub(super) enum DriveState {
     Copying(String),
     /// A server uses it, if known with its UUID.
     InUse(Option<Uuid>),
+    /// An upload of this machine writes to it now.
+    Uploading,
+    /// An upload found that it holds wrong bytes.
+    CheckFailed,
     /// An unfinished publication, or an unfinished upload of this machine.
     Unfinished,
     /// Published and verified.
@@ -33,22 +37,42 @@ pub(super) enum DriveState {
 
 impl DriveState {
     /// The state according to the endpoint and the journals.
-    pub(super) fn of(drive: &DriveInfo, unfinished: &BTreeSet<DriveId>) -> Self {
+    pub(super) fn of(drive: &DriveInfo, uploads: &LocalUploads) -> Self {
         if let Some(progress) = drive.imaging() {
             return Self::Copying(progress.to_owned());
         }
         if drive.claimed().is_some() {
             return Self::InUse(drive.claiming_server());
         }
+        if uploads.running.contains(&drive.id) {
+            return Self::Uploading;
+        }
+        if drive.properties.get(CHECK_KEY) == Some(CHECK_FAILED) {
+            return Self::CheckFailed;
+        }
         let publication = publication(drive).map(|publication| publication.state);
         match (publication, drive.properties.get("status")) {
             (Some("published"), _) => Self::Published,
             (Some(_), _) => Self::Unfinished,
-            (None, _) if unfinished.contains(&drive.id) => Self::Unfinished,
+            (None, _) if uploads.unfinished.contains(&drive.id) => Self::Unfinished,
             (None, None | Some("active" | "")) => Self::Ready,
             // A copy into it failed.
             (None, Some("inactive")) => Self::Other("do not use: inactive".to_owned()),
             (None, Some(status)) => Self::Other(status.to_owned()),
+        }
+    }
+
+    /// Its name for programs. It must not change, because docs/user/json.md documents it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Copying(_) => "copying",
+            Self::InUse(_) => "in_use",
+            Self::Uploading => "uploading",
+            Self::CheckFailed => "check_failed",
+            Self::Unfinished => "unfinished",
+            Self::Published => "published",
+            Self::Ready => "ready",
+            Self::Other(_) => "other",
         }
     }
 
@@ -69,6 +93,8 @@ impl DriveState {
                 Some(name) => format!("in use by {name}"),
                 None => format!("in use by {}", &server.to_string()[..8]),
             },
+            Self::Uploading => "uploading".to_owned(),
+            Self::CheckFailed => "do not use: check failed".to_owned(),
             Self::Unfinished => "unfinished".to_owned(),
             Self::Published => "published".to_owned(),
             Self::Ready => "ready".to_owned(),
@@ -77,13 +103,56 @@ impl DriveState {
     }
 }
 
-/// The drives of unfinished uploads that this machine knows. Blocks.
-pub(super) fn unfinished_uploads() -> BTreeSet<DriveId> {
+/// The drives of uploads that this machine has journals of.
+#[derive(Debug, Default)]
+pub(super) struct LocalUploads {
+    /// An upload writes to them now.
+    running: BTreeSet<DriveId>,
+    /// An upload of them stopped.
+    unfinished: BTreeSet<DriveId>,
+}
+
+impl LocalUploads {
+    /// What is known about an upload to this drive that has not ended, as the end of a sentence.
+    pub(super) fn incomplete(&self, drive: DriveId) -> Option<&'static str> {
+        match (
+            self.running.contains(&drive),
+            self.unfinished.contains(&drive),
+        ) {
+            (true, _) => Some("is running"),
+            (false, true) => Some("has not ended"),
+            (false, false) => None,
+        }
+    }
+
+    /// Reads the journals. Blocks.
+    pub(super) fn look() -> Self {
+        let mut uploads = Self::default();
+        let Some(directory) = environment::state_of("journals") else {
+            return uploads;
+        };
+        for other in others(&directory, Direction::Upload, environment::is_journal_name) {
+            match other.is_running {
+                true => uploads.running.insert(other.drive),
+                false => uploads.unfinished.insert(other.drive),
+            };
+        }
+        uploads
+    }
+}
+
+/// Removes the journals of other uploads to this drive, which stopped: this upload has written all
+/// of it, so they describe bytes that are no longer there. Their commands then make new drives.
+/// The journal of this upload is still locked, and stays. What cannot be removed stays too: that only
+/// costs the right state in `ls`. Blocks.
+pub(super) fn forget_other_uploads(drive: DriveId) {
     let Some(directory) = environment::state_of("journals") else {
-        return BTreeSet::new();
+        return;
     };
     let all = others(&directory, Direction::Upload, environment::is_journal_name);
-    all.map(|other| other.drive).collect()
+    for other in all.filter(|other| other.drive == drive && !other.is_running) {
+        let _ = std::fs::remove_file(&other.path);
+    }
 }
 
 /// The names of these servers, as far as the endpoint reports them.
@@ -111,30 +180,47 @@ mod tests {
     #[test]
     fn a_state_is_in_words() {
         let servers = BTreeMap::from([(ID.parse().unwrap(), "web".to_owned())]);
+        let failed = "status active\nuser:oh-check failed".to_owned();
         let publishing = "user:oh-publish t\nuser:oh-state";
-        for (keys, unfinished, words) in [
-            ("status active".to_owned(), false, "ready"),
-            ("status active".to_owned(), true, "unfinished"),
-            ("status inactive".to_owned(), false, "do not use: inactive"),
-            ("status inactive\nimaging 5%".to_owned(), true, "copying 5%"),
+        let no = LocalUploads::default;
+        let of = |is_running: bool| {
+            let mut uploads = no();
+            let set = match is_running {
+                true => &mut uploads.running,
+                false => &mut uploads.unfinished,
+            };
+            set.insert(ID.parse().unwrap());
+            uploads
+        };
+        let (running, unfinished) = (|| of(true), || of(false));
+        for (keys, uploads, words) in [
+            ("status active".to_owned(), no(), "ready"),
+            ("status active".to_owned(), unfinished(), "unfinished"),
+            ("status active".to_owned(), running(), "uploading"),
+            (failed.clone(), no(), "do not use: check failed"),
+            (failed, running(), "uploading"),
+            ("user:oh-check passed".to_owned(), no(), "ready"),
+            ("status inactive".to_owned(), no(), "do not use: inactive"),
+            (
+                "status inactive\nimaging 5%".to_owned(),
+                unfinished(),
+                "copying 5%",
+            ),
             (
                 format!("claimed {ID}:guest:{ID}:ide:0:0"),
-                false,
+                no(),
                 "in use by web",
             ),
-            ("claimed 2:guest:a:ide:0:0".to_owned(), false, "in use"),
-            (format!("{publishing} writing"), false, "unfinished"),
-            (format!("{publishing} published"), false, "published"),
+            ("claimed 2:guest:a:ide:0:0".to_owned(), no(), "in use"),
+            (format!("{publishing} writing"), no(), "unfinished"),
+            (format!("{publishing} writing"), running(), "uploading"),
+            (format!("{publishing} published"), no(), "published"),
         ] {
             let text = format!("drive {ID}\nsize 1\n{keys}\n");
             let properties = Properties::parse(Format::Text, text.as_bytes()).unwrap();
             let drive = DriveInfo::from_properties(properties).unwrap();
-            let all = BTreeSet::from_iter(unfinished.then_some(drive.id));
-            assert_eq!(
-                DriveState::of(&drive, &all).words(&servers),
-                words,
-                "{keys}"
-            );
+            let state = DriveState::of(&drive, &uploads);
+            assert_eq!(state.words(&servers), words, "{keys}");
         }
     }
 }

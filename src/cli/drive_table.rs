@@ -1,12 +1,11 @@
 //! The tables of `openhosting ls`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use unicode_width::UnicodeWidthStr;
 use uuid::Uuid;
 
-use super::amounts::{short_time, size};
+use super::amounts::{age, size};
 use super::bar::shorten;
 use super::drive_state::DriveState;
 use super::printable;
@@ -40,12 +39,6 @@ pub(super) fn short(
     now_ms: u64,
 ) -> String {
     let digits = short_ids(rows);
-    let age = |row: &Row| {
-        let published = row.published_ms?;
-        Some(short_time(Duration::from_millis(
-            now_ms.saturating_sub(published),
-        )))
-    };
     let mut cells: Vec<[String; 5]> =
         vec![["NAME", "SIZE", "STATE", "AGE", "UUID"].map(str::to_owned)];
     cells.extend(rows.iter().map(|row| {
@@ -53,7 +46,8 @@ pub(super) fn short(
             printable::line(&row.name),
             size(row.size),
             printable::line(&row.state.words(servers)),
-            age(row).unwrap_or_else(|| "-".to_owned()),
+            row.published_ms
+                .map_or_else(|| "-".to_owned(), |published| age(published, now_ms)),
             row.id.to_string()[..digits].to_owned(),
         ]
     }));
@@ -95,9 +89,14 @@ fn short_ids(rows: &[Row]) -> usize {
     (common.max().unwrap_or(0) + 1).clamp(SHORT_ID, 36)
 }
 
-/// The table with all columns, whatever its width.
-pub(super) fn long(rows: &[Row], servers: &BTreeMap<Uuid, String>) -> String {
-    let head = [
+/// The table with all columns. If it is wider than `columns`, it is a paragraph for each drive
+/// instead, because a terminal would break the lines within words.
+pub(super) fn long(
+    rows: &[Row],
+    servers: &BTreeMap<Uuid, String>,
+    columns: Option<usize>,
+) -> String {
+    const HEAD: [&str; 7] = [
         "NAME",
         "BYTES",
         "STATE",
@@ -106,7 +105,6 @@ pub(super) fn long(rows: &[Row], servers: &BTreeMap<Uuid, String>) -> String {
         "PUBLISHED",
         "UUID",
     ];
-    let head = std::iter::once(head.map(str::to_owned));
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let rows = rows.iter().map(|row| {
         [
@@ -119,7 +117,18 @@ pub(super) fn long(rows: &[Row], servers: &BTreeMap<Uuid, String>) -> String {
             row.id.to_string(),
         ]
     });
-    table(head.chain(rows), &[1])
+    let rows: Vec<[String; 7]> = rows.collect();
+    let head = std::iter::once(HEAD.map(str::to_owned));
+    let text = table(head.chain(rows.iter().cloned()), &[1]);
+    if columns.is_none_or(|columns| text.lines().all(|line| line.width() <= columns)) {
+        return text;
+    }
+    let paragraph = |row: &[String; 7]| {
+        let keys = HEAD.iter().zip(row).filter(|(_, value)| *value != "-");
+        let lines = keys.map(|(key, value)| [format!("{key}:"), value.clone()]);
+        table(lines, &[])
+    };
+    rows.iter().map(paragraph).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -158,6 +167,14 @@ mod tests {
         );
         // Nothing is shortened for a file.
         assert!(short(&rows, &servers, None, 0).contains(&long_name));
-        assert!(long(&rows, &servers).contains(&rows[1].id.to_string()));
+        let lines = |columns| long(&rows, &servers, columns).lines().count();
+        assert_eq!(lines(None), 3);
+        // Two paragraphs of five lines, with an empty line between them.
+        assert_eq!(lines(Some(80)), 11);
+        let all = long(&rows, &servers, Some(80));
+        assert!(
+            all.contains(&format!("UUID:       {}\n", rows[1].id)),
+            "{all}"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Exit codes, which are the same for all tools, and how errors are printed.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use super::{again, printable, screen, usage};
@@ -28,11 +28,62 @@ pub(super) fn code_of(kind: ErrorKind) -> u8 {
     }
 }
 
-/// Prints an error on one line, followed by its hint.
+/// Prints an error on one line, followed by its hint. On a terminal, the lines are wrapped between
+/// words.
 pub(super) fn tell(program: &str, error: &Error) {
-    say(&format!("{program}: {}", error.chain()));
+    say_wrapped(&format!("{program}: {}", error.chain()));
     let hint = hint_of(error).unwrap_or_default();
-    hint.lines().for_each(say);
+    hint.lines().for_each(say_wrapped);
+}
+
+/// Whether this run prints what the providers' script prints, because another program reads it.
+pub(super) fn is_old_script(program: &str) -> bool {
+    let is_script = matches!(
+        program,
+        "openhosting" | "openhosting-upload" | "openhosting-download"
+    );
+    is_script && !std::io::stdout().is_terminal()
+}
+
+/// A line on stderr that is no error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// Information.
+    Note,
+    /// Something that the user should check, or may have to wait for.
+    Warning,
+}
+
+impl Notice {
+    /// The word for programs.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+        }
+    }
+
+    /// The line with what kind of line it is, without the name of the program. In the place of a
+    /// script the line is the same as in earlier versions.
+    pub(super) fn labelled(self, program: &str, line: &str) -> String {
+        match is_old_script(program) {
+            true => line.to_owned(),
+            false => format!("{}: {line}", self.name()),
+        }
+    }
+
+    /// Prints the line, wrapped between words if stderr is a terminal.
+    pub(super) fn say(self, program: &str, line: &str) {
+        say_wrapped(&format!("{program}: {}", self.labelled(program, line)));
+    }
+}
+
+/// Prints one line on stderr, which is wrapped between words if that is a terminal.
+pub(super) fn say_wrapped(line: &str) {
+    match std::io::stderr().is_terminal() {
+        true => screen::wrapped(line).iter().for_each(|line| say(line)),
+        false => say(line),
+    }
 }
 
 /// What to do about an error: its own hint, or what helps against an error of the operating system.

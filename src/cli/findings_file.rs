@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::environment;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, directory_of, private_directory, read_own, replace};
+use crate::filesystem::{Access, can_replace, directory_of, private_directory, read_own, replace};
 use crate::findings::Findings;
 
 /// Maximum bytes of such a file.
@@ -58,15 +58,22 @@ pub(super) fn remember(endpoint: &str, refused: Option<(u64, u64)>) -> Result<()
 
 /// Writes `findings` to the file `path`, so that at any moment it has the old or the new content.
 pub(super) fn save(findings: &Findings, path: &Path) -> Result<()> {
-    let write = || {
-        private_directory(directory_of(path))?;
-        let text = format!("{:#}\n", findings.to_json());
-        replace(path, Access::Private, text.as_bytes())
-    };
-    write().map_err(|cause| {
-        let what = format!("Cannot keep the findings in {}", path.display());
-        Error::new(ErrorKind::Local, what).because(cause)
-    })
+    let text = format!("{:#}\n", findings.to_json());
+    let written = private_directory(directory_of(path))
+        .and_then(|_| replace(path, Access::Private, text.as_bytes()));
+    written.map_err(|cause| cannot_keep(path, cause))
+}
+
+/// Checks before a probe that its findings can be saved.
+pub(super) fn check(path: &Path) -> Result<()> {
+    let can =
+        private_directory(directory_of(path)).and_then(|_| can_replace(path, Access::Private));
+    can.map_err(|cause| cannot_keep(path, cause))
+}
+
+fn cannot_keep(path: &Path, cause: io::Error) -> Error {
+    let what = format!("Cannot keep the findings in {}", path.display());
+    Error::new(ErrorKind::Local, what).because(cause)
 }
 
 #[cfg(test)]

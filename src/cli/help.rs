@@ -6,6 +6,8 @@
 
 use std::fmt::Write as _;
 
+use super::screen;
+
 /// The headings above flags.
 pub(super) const DRIVE: &str = "Drive";
 pub(super) const IMAGE: &str = "Image";
@@ -15,6 +17,9 @@ pub(super) const SPEED: &str = "Speed and outages";
 pub(super) const MACHINES: &str = "Several machines";
 pub(super) const ENDPOINT: &str = "Endpoint and credentials";
 pub(super) const OUTPUT: &str = "Output";
+
+/// Columns of the sections after the flags: as clap takes a terminal to have, at most.
+const COLUMNS: usize = 80;
 
 /// A term and its explanation, or what an example does and its command.
 pub(super) type Entry = (&'static str, &'static str);
@@ -504,9 +509,16 @@ fn list(text: &mut String, title: &str, entries: &[Entry]) {
     let width = entries.iter().map(width).filter(|width| *width < 24).max();
     let width = width.unwrap_or_default();
     for (term, what) in entries {
+        let mut lines = screen::wrap(what, COLUMNS - width - 4).into_iter();
         match term.len() > width {
-            true => _ = writeln!(text, "  {term}\n  {:width$}  {what}", ""),
-            false => _ = writeln!(text, "  {term:width$}  {what}"),
+            true => _ = writeln!(text, "  {term}"),
+            false => {
+                let first = lines.next().unwrap_or_default();
+                let _ = writeln!(text, "  {term:width$}  {first}");
+            }
+        }
+        for line in lines {
+            let _ = writeln!(text, "  {:width$}  {line}", "");
         }
     }
 }
@@ -515,6 +527,19 @@ fn list(text: &mut String, title: &str, entries: &[Entry]) {
 mod tests {
     use super::super::own;
     use super::*;
+
+    #[test]
+    fn lists_stay_in_their_columns() {
+        let text = after("upload");
+        let (_, environment) = text.split_once("Environment:\n").unwrap();
+        let (environment, _) = environment.split_once("\n\n").unwrap();
+        for line in environment.lines() {
+            assert!(line.len() < COLUMNS, "{line}");
+            let column = line.len() - line.trim_start().len();
+            assert!(column == 2 || column == 23, "{line}");
+        }
+        assert!(environment.contains(" EHAUTH is an\n"), "{environment}");
+    }
 
     #[test]
     fn every_command_has_examples_that_begin_with_it() {

@@ -18,7 +18,7 @@ use super::{environment, help};
 use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, create_new};
+use crate::filesystem::{Access, can_replace, create_new};
 use crate::image::{Census, Disk, FalseHole, Format, Gpt, Holes, Image, StreamFormat, StreamImage};
 use crate::plan::Plan;
 use crate::transfer::{WebConfig, blocking, open_web};
@@ -71,7 +71,7 @@ struct InfoArguments {
     #[arg(short, long, value_name = "CHUNK", default_value_t = arguments::default_chunk(), value_parser = arguments::chunk)]
     chunk: NonZeroU64,
 
-    /// Trust the certificates in FILE (PEM) as well
+    /// Trust only the certificates in FILE (PEM)
     #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = help::ENDPOINT)]
     cacert: Option<PathBuf>,
 
@@ -114,6 +114,9 @@ async fn open(info: &InfoArguments) -> Result<Image> {
 }
 
 async fn run(info: &InfoArguments) -> Result<CommandOutput> {
+    if let Some(map) = &info.map {
+        check_new(map)?;
+    }
     let (image, chunk, map) = (open(info).await?, info.chunk, info.map.clone());
     let is_format_given = info.image.format.is_some();
     let holes = info.image.holes.unwrap_or_default();
@@ -209,15 +212,26 @@ impl ImageSurvey {
 fn write_new(path: &Path, text: &str) -> Result<()> {
     let file = create_new(path, Access::Usual);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|cause| {
-            let what = format!("Cannot write the map {}", path.display());
-            let is_there = cause.kind() == std::io::ErrorKind::AlreadyExists;
-            let error = Error::new(ErrorKind::Local, what).because(cause);
-            match is_there {
-                true => error.hint_to("Nothing is overwritten: choose another name"),
-                false => error,
-            }
-        })
+        .map_err(|cause| cannot_write(path, cause))
+}
+
+/// Checks before the image is read that [`write_new`] can write the file.
+fn check_new(path: &Path) -> Result<()> {
+    let can = match path.symlink_metadata() {
+        Ok(_) => Err(std::io::ErrorKind::AlreadyExists.into()),
+        Err(_) => can_replace(path, Access::Usual),
+    };
+    can.map_err(|cause| cannot_write(path, cause))
+}
+
+fn cannot_write(path: &Path, cause: std::io::Error) -> Error {
+    let what = format!("Cannot write the map {}", path.display());
+    let is_there = cause.kind() == std::io::ErrorKind::AlreadyExists;
+    let error = Error::new(ErrorKind::Local, what).because(cause);
+    match is_there {
+        true => error.hint_to("Nothing is overwritten: choose another name"),
+        false => error,
+    }
 }
 
 /// The ratio `much / of`, in percent with one decimal.

@@ -52,7 +52,7 @@ pub(super) struct LoginArguments {
     #[arg(long, value_name = "UUID")]
     user: Option<String>,
 
-    /// File of certificates (PEM), one of which the endpoint's must be signed by
+    /// Trust only the certificates in FILE (PEM)
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
 

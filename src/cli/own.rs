@@ -338,6 +338,62 @@ fn list() -> String {
 mod tests {
     use super::*;
 
+    /// The help of each flag that has the same name in several commands and means the same there.
+    #[test]
+    fn a_flag_has_the_same_help_everywhere() {
+        // What these do depends on the command.
+        const OWN: &[&str] = &[
+            "cert",
+            "checksum",
+            "chunk",
+            "disk",
+            "drive",
+            "endpoint",
+            "format",
+            "join",
+            "journal",
+            "json",
+            "key",
+            "local",
+            "long",
+            "max-outage",
+            "name",
+            "offset",
+            "shard",
+            "user",
+            "verbose",
+            "verify",
+            "yes",
+        ];
+        fn collect<'a>(
+            command: &'a clap::Command,
+            seen: &mut std::collections::BTreeMap<String, Vec<(String, String)>>,
+        ) {
+            for argument in command.get_arguments() {
+                let Some(long) = argument.get_long() else {
+                    continue;
+                };
+                let help = argument.get_help().map(ToString::to_string);
+                let all = seen.entry(long.to_owned()).or_default();
+                all.push((help.unwrap_or_default(), command.get_name().to_owned()));
+            }
+            command.get_subcommands().for_each(|sub| collect(sub, seen));
+        }
+        let commands: Vec<_> = COMMANDS.iter().map(|own| (own.command)()).collect();
+        let mut seen = std::collections::BTreeMap::new();
+        commands
+            .iter()
+            .for_each(|command| collect(command, &mut seen));
+        assert!(seen["cacert"].len() > 5);
+        let mut faults = Vec::new();
+        for (flag, all) in seen.iter().filter(|(flag, _)| !OWN.contains(&&***flag)) {
+            if all.iter().any(|(help, _)| *help != all[0].0) {
+                faults.push(format!("--{flag}: {all:#?}"));
+            }
+        }
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+    }
+
     #[test]
     fn every_command_is_in_the_list_and_a_typing_error_names_it() {
         let list = list();

@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 
 use super::access::Access;
 use super::bar::Bar;
+use super::exit::Notice;
 use super::output::{CommandOutput, OutputForm};
 use super::text_table::table;
-use super::{exit, findings_file, help, screen, wait_lines};
+use super::{findings_file, help, screen, wait_lines};
 use crate::api::ClientConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::{
@@ -70,6 +71,7 @@ async fn run(arguments: &ProbeArguments, mut stop: Stop) -> Result<CommandOutput
         true => None,
         false => Some(findings_file::path(&client.endpoint().to_string())?),
     };
+    file.as_deref().map_or(Ok(()), findings_file::check)?;
     let mut said = ProbeLines(std::io::stderr().is_terminal());
     if screen::can_draw() {
         let bar = Bar::new("Probe", &client.endpoint().to_string(), Instant::now());
@@ -110,9 +112,8 @@ impl Monitor for ProbeLines {
     fn event(&mut self, event: &Event) {
         wait_lines::WaitLines(PROGRAM).event(event);
         if let (true, Event::Drive { id, .. }) = (self.0, event) {
-            exit::say(&format!(
-                "{PROGRAM}: asking, with drive {id}, for up to two minutes"
-            ));
+            let line = format!("Asking, with drive {id}, for up to two minutes");
+            Notice::Note.say(PROGRAM, &line);
         }
     }
 }

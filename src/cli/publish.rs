@@ -17,7 +17,7 @@ use super::github::Report;
 use super::local::{Local, endpoint_name};
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
-use super::signing::Signer;
+use super::signing::{Signer, signature_of};
 use super::tool::CommonArguments;
 use super::unfinished::Continuation;
 use super::upload::{check_gzip, jobs_for};
@@ -30,7 +30,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Format, Holes, Image, ImageOptions};
 use crate::monitor::{Event, Monitor};
 use crate::publish::{
-    Base, PublishOptions, Published, Role, Unpublished, clean_up, publish, readers,
+    Base, PublishOptions, Published, Role, Unpublished, check_new_name, check_receipt, clean_up,
+    publish, readers,
 };
 use crate::receipt::How;
 use crate::shard::Shard;
@@ -54,7 +55,7 @@ pub(super) const FORM: OutputForm = OutputForm {
 #[command(name = "openhosting-publish", bin_name = PROGRAM, version, after_long_help = help::after("publish"))]
 pub(super) struct PublishArguments {
     /// Publish under this name
-    #[arg(short, long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(short, long, value_name = "NAME", value_parser = new_name)]
     name: String,
 
     /// Send the difference to auto, none, or this drive
@@ -169,6 +170,16 @@ pub(super) struct PublishArguments {
     /// The web server must support ranges.
     #[arg(value_name = "IMAGE")]
     image: Option<PathBuf>,
+}
+
+/// Reads a name for drives.
+fn new_name(text: &str) -> Result<String> {
+    if text.is_empty() {
+        let what = "a name has at least one character";
+        return Err(Error::new(ErrorKind::Usage, what).hint_to("Write --name NAME"));
+    }
+    check_new_name(text)?;
+    Ok(text.to_owned())
 }
 
 /// Tags are separated by spaces.
@@ -367,9 +378,17 @@ async fn publish_or_clean_up(
     mut stop: Stop,
 ) -> Result<PublishOutcome, Unpublished> {
     let mut options = options(arguments)?;
-    // Done before anything is sent, because the user may type a wrong password.
+    // All of this is done before anything is sent, because the path may be wrong, and the user may
+    // type a wrong password.
+    if let (Some(receipt), Some(_)) = (&arguments.receipt, &arguments.image) {
+        check_receipt(receipt)?;
+    }
     let signer = match &arguments.sign_key {
-        Some(path) => Some(stop.unless_asked(Signer::open(path)).await?),
+        Some(path) => {
+            let signature = arguments.receipt.as_deref().map(signature_of);
+            signature.as_deref().map_or(Ok(()), check_receipt)?;
+            Some(stop.unless_asked(Signer::open(path)).await?)
+        }
         None => None,
     };
     if options.journals.is_none() {

@@ -154,21 +154,32 @@ fn columns() -> usize {
     system::columns().unwrap_or(COLUMNS_DEFAULT)
 }
 
-/// Text for the terminal on stderr, wrapped between words. A line with a command stays whole, so
-/// that it can be copied.
+/// Text for the terminal on stderr, wrapped between words. A command at its end stays whole, on a
+/// line of its own if necessary, so that it can be copied.
 pub(super) fn wrapped(line: &str) -> Vec<String> {
     wrap(&printable::line(line), columns())
 }
 
-fn wrap(line: &str, columns: usize) -> Vec<String> {
-    let mut words = line.split(' ');
-    let has_command = words
-        .clone()
-        .skip(1)
-        .any(|word| word.starts_with("openhosting") || word == "rm" || word == "sgdisk");
-    if has_command {
+/// The same for a number of columns.
+pub(super) fn wrap(line: &str, columns: usize) -> Vec<String> {
+    let is_command = line.starts_with("openhosting") && !line.contains(": ");
+    if is_command || line.width() < columns {
         return vec![line.to_owned()];
     }
+    // The name of the program at the start is no command.
+    let commands = ["openhosting", "rm ", "sgdisk ", "echo "];
+    let starts = commands.iter().filter_map(|command| {
+        let before = format!(": {command}");
+        Some((line.match_indices(&before).last()?.0 + 2, *command))
+    });
+    // Of several, the first one: a pipe has more of them.
+    if let Some((start, _)) = starts.min() {
+        let (text, command) = line.split_at(start);
+        let mut lines = wrap(text.trim_end(), columns);
+        lines.push(command.to_owned());
+        return lines;
+    }
+    let mut words = line.split(' ');
     let mut lines = vec![words.next().unwrap_or_default().to_owned()];
     for word in words {
         match lines.last_mut() {
@@ -247,8 +258,21 @@ mod tests {
     fn text_is_cut_between_words_and_commands_are_not_cut() {
         assert_eq!(wrap("one two  three", 8), ["one two", " three"]);
         assert_eq!(wrap("a-very-long-word b", 5), ["a-very-long-word", "b"]);
-        let command = "tool: To continue that one instead: openhosting-upload a.img";
-        assert_eq!(wrap(command, 20), [command]);
+        let command = "openhosting-upload --journal a b.img";
+        assert_eq!(
+            wrap(&format!("tool: To continue that one: {command}"), 20),
+            ["tool: To continue", "that one:", command]
+        );
+        assert_eq!(
+            wrap(
+                "tool: Grow it first: echo 'size 1' | openhosting drives x set",
+                30
+            ),
+            [
+                "tool: Grow it first:",
+                "echo 'size 1' | openhosting drives x set"
+            ]
+        );
         let own = "openhosting publish: The cloud copies the base";
         assert_eq!(
             wrap(own, 24),

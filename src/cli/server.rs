@@ -43,11 +43,7 @@ const BLOCKING_THREADS_MAX: usize = 1024;
 const LIMITS: &str = "Limits for each user";
 const SERVERS: &str = "Virtual servers";
 const TESTING: &str = "Testing clients";
-const FORM: OutputForm = OutputForm {
-    program: PROGRAM,
-    schema: "server/1",
-    short: None,
-};
+const COMMAND: &str = "openhosting server";
 
 /// Serves the API: drives in a directory of sparse files, servers by QEMU
 ///
@@ -313,16 +309,26 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let words: Vec<_> = std::env::args_os().collect();
-    run(&words)
+    run(PROGRAM, &words)
 }
 
 /// `openhosting server`.
 pub(super) fn main_of(words: &[OsString]) -> ExitCode {
-    run(&tool::as_program(words))
+    run(COMMAND, &tool::as_program(words))
 }
 
-fn run(words: &[OsString]) -> ExitCode {
-    let args: ServerArguments = match FORM.parse(words) {
+/// The form of the output of the server, under the name by which it was started.
+fn form(program: &'static str) -> OutputForm {
+    OutputForm {
+        program,
+        schema: "server/1",
+        short: None,
+    }
+}
+
+fn run(program: &'static str, words: &[OsString]) -> ExitCode {
+    let form = form(program);
+    let args: ServerArguments = match form.parse(words) {
         Ok(args) => args,
         Err(code) => return code,
     };
@@ -349,9 +355,9 @@ fn run(words: &[OsString]) -> ExitCode {
     match start(args, &is_announced) {
         // Only one object is printed: an error after that is reported on stderr.
         Err(error) if is_json && !is_announced.into_inner() => {
-            FORM.finish(true, &Heard::default(), Err(error))
+            form.finish(true, &Heard::default(), Err(error))
         }
-        ended => exit::finish(PROGRAM, ended),
+        ended => exit::finish(program, ended),
     }
 }
 
@@ -707,7 +713,7 @@ fn announcement(server: &Server, uri: &str, greeting: &Greeting) -> String {
         if let Some(auth) = auth {
             object["auth"] = auth.into();
         }
-        return FORM.print(object, None);
+        return form(PROGRAM).print(object, None);
     }
     let mut lines = format!("export OHURI={}\n", quote(uri));
     if let Some(auth) = auth {

@@ -10,9 +10,9 @@ use serde_json::Value;
 use super::display::{Display, DisplayArguments, RunEnd, Way};
 use super::github::Report;
 use super::output::{CommandOutput, OutputForm};
-use super::screen;
 use super::signals::{self, Heard};
 use super::unfinished::{Continuation, Unfinished};
+use super::{exit, screen};
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::Stop;
@@ -77,6 +77,9 @@ impl ShownRun<'_> {
         work: impl AsyncFnOnce(&mut Display, Stop) -> RunOutcome<'a>,
     ) -> ExitCode {
         let (form, is_json) = (self.form, self.is_json);
+        if let Some(error) = self.showing.contradiction() {
+            return form.finish(is_json, &Heard::default(), Err(error));
+        }
         let mut display =
             Display::new(form.program, self.way, self.drive, self.showing, self.about);
         if self.is_plain {
@@ -112,32 +115,13 @@ impl ShownRun<'_> {
         if let Some(at_end) = outcome.at_end {
             error = at_end().err().or(error);
         }
-        let is_terminal = std::io::stderr().is_terminal();
-        let mut lines = match is_terminal && outcome.continuation.is_some() {
-            true => Vec::new(),
-            false => outcome.original,
-        };
-        lines.extend(outcome.advice);
-        if let Some(kind) = kind {
-            let unfinished = Unfinished {
-                kind,
-                exit_code: end.exit_code,
-                position: shown.position,
-            };
-            let continuation = outcome.continuation.or_else(|| {
-                // The same command starts over.
-                let command = || Continuation::again(form.program);
-                unfinished.is_resumable().then(command)
-            });
-            if let Some(next) = continuation {
-                let [how_far, command] = unfinished.lines(&next);
-                match is_terminal {
-                    true => lines.extend(screen::wrapped(&how_far)),
-                    false => lines.push(how_far),
-                }
-                lines.push(command);
-            }
-        }
+        let unfinished = kind.map(|kind| Unfinished {
+            kind,
+            exit_code: end.exit_code,
+            position: shown.position,
+        });
+        let said = (outcome.original, outcome.advice);
+        let lines = last_lines(form.program, said, outcome.continuation, unfinished);
         let go_on = lines.iter().map(|line| ("To go on", line.clone()));
         report.rows.extend(go_on);
         shown.github.leave(&report, error.as_ref());
@@ -147,9 +131,45 @@ impl ShownRun<'_> {
             error,
         };
         form.finish_telling(is_json, &heard, Ok(answer), |error| {
-            // On a terminal, the line about the progress already says that it stopped.
-            let is_told = is_terminal && error.kind() == ErrorKind::Cancelled;
+            // The line about the progress already says that it stopped.
+            let is_told =
+                !exit::is_old_script(form.program) && error.kind() == ErrorKind::Cancelled;
             shown.github.tell(error, is_told, &lines);
         })
     }
+}
+
+/// The last lines of a run: those of the original script or ours, which say the same, the advice,
+/// and the command that continues.
+fn last_lines(
+    program: &str,
+    (original, advice): (Vec<String>, Vec<String>),
+    continuation: Option<Continuation>,
+    unfinished: Option<Unfinished>,
+) -> Vec<String> {
+    let has_original =
+        !original.is_empty() && (continuation.is_none() || exit::is_old_script(program));
+    let mut lines = match has_original {
+        true => original,
+        false => Vec::new(),
+    };
+    lines.extend(advice);
+    let Some(unfinished) = unfinished else {
+        return lines;
+    };
+    let continuation = continuation.or_else(|| {
+        // The same command starts over.
+        let command = || Continuation::again(program);
+        unfinished.is_resumable().then(command)
+    });
+    if let Some(next) = continuation {
+        let [how_far, command] = unfinished.lines(&next);
+        match std::io::stderr().is_terminal() {
+            _ if has_original && next.needs.is_none() => {}
+            true => lines.extend(screen::wrapped(&how_far)),
+            false => lines.push(how_far),
+        }
+        lines.push(command);
+    }
+    lines
 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use super::{block_on, exit, screen};
+use super::exit::Notice;
+use super::{block_on, exit};
 use crate::error::{Error, ErrorKind, Result};
+use crate::monitor::span;
 use crate::system::{Signal, Signals};
-use crate::transfer::{Stop, stop_channel};
+use crate::transfer::{GRACE, Stop, stop_channel};
 
 /// The signal that was received first, or the deadline.
 #[derive(Clone, Debug, Default)]
@@ -60,10 +62,14 @@ fn announcement(program: &str, is_deadline: bool) -> String {
         (true, false) => "the deadline is reached, ",
         (false, _) => "",
     };
-    match std::io::stderr().is_terminal() {
-        true => format!("{why}Stopping after the current requests. Press Ctrl-C again to stop now"),
-        false => format!("{program}: {why}finishing what is in flight; again to stop at once"),
+    if !std::io::stderr().is_terminal() {
+        let line = format!("{why}finishing what is in flight; again to stop at once");
+        return format!("{program}: {}", Notice::Note.labelled(program, &line));
     }
+    format!(
+        "{why}Stopping after the current requests, in {} at the latest. Press Ctrl-C again to stop now",
+        span(GRACE)
+    )
 }
 
 /// Listens from now on, and starts the time until the deadline. Needs a runtime. A clean stop is
@@ -96,12 +102,7 @@ fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(
                 handle.drain();
                 if let Some(program) = program {
                     let line = announcement(program, code == exit::DEADLINE);
-                    match std::io::stderr().is_terminal() {
-                        true => screen::wrapped(&line)
-                            .iter()
-                            .for_each(|line| exit::say(line)),
-                        false => exit::say(&line),
-                    }
+                    exit::say_wrapped(&line);
                 }
             } else if code != exit::DEADLINE {
                 handle.abort();

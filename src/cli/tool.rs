@@ -12,6 +12,7 @@ use clap::Parser;
 
 use super::access::Access;
 use super::display::{Display, DisplayArguments, Way};
+use super::exit::Notice;
 use super::github::Report;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
@@ -157,7 +158,7 @@ pub(super) trait Tool: Parser {
     /// Prints a line if a person reads it at a terminal.
     fn notice(&self, line: &str) {
         if !self.common().showing.quiet && std::io::stderr().is_terminal() {
-            exit::say(&format!("{}: {line}", Self::name()));
+            Notice::Note.say(Self::name(), line);
         }
     }
 

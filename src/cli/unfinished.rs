@@ -67,6 +67,11 @@ impl Unfinished {
         let done = match self.position.filter(|(done, _)| *done > 0) {
             None if is_stopped => format!("Stopped{deadline} before any data was transferred. "),
             None => String::new(),
+            Some((done, Some(total))) if is_stopped && done >= total => {
+                let place = continuation.place.as_ref();
+                let place = place.map_or(String::new(), |place| format!(" is {place}"));
+                format!("Stopped{deadline} during the final check: all of the disk{place}. ")
+            }
             Some((done, total)) => {
                 let of = total.map_or(String::new(), |total| format!(" of {}", size(total)));
                 let place = continuation.place.as_ref();
@@ -124,6 +129,13 @@ mod tests {
                 at,
                 on,
                 "Stopped at 8 % (165 MiB of 2.0 GiB are on drive 31a9bd80). Continue with:",
+            ),
+            (
+                Cancelled,
+                130,
+                Some((1 << 31, Some(1 << 31))),
+                on,
+                "Stopped during the final check: all of the disk is on drive 31a9bd80. Continue with:",
             ),
             (
                 Cancelled,

@@ -8,25 +8,27 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use super::again::Changes;
+use super::amounts::{age, now_ms, size};
 use super::arguments::ImageArguments;
 use super::display::{Display, Way, short};
+use super::drive_state::forget_other_uploads;
 use super::local::{LOCAL, Local, endpoint_name};
 use super::named::Named;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::trace::Traced;
 use super::unfinished::Continuation;
-use super::{again, arguments, complete, environment, help, image_notices, quote};
+use super::{again, arguments, complete, environment, exit, help, image_notices, quote};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::commands::Commands;
 use crate::digest::{Digest, digest_for};
-use crate::drive::{DriveId, DriveSpec};
+use crate::drive::{DriveId, DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
 use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
 use crate::journal::{Direction, others};
-use crate::publish::Several;
+use crate::publish::{Several, check_new_name, publication};
 use crate::shard::Shard;
 use crate::transfer::{
     Interrupted, JournalOptions, Patience, Stop, Target, UploadOptions, Uploaded, WebConfig,
@@ -34,6 +36,8 @@ use crate::transfer::{
 };
 
 const PROGRAM: &str = "openhosting-upload";
+/// The storage tier of a new drive, unless the user chooses another one.
+const TIER: &str = "disk";
 
 /// Uploads a disk image to a new or an existing drive
 ///
@@ -69,9 +73,11 @@ pub(super) struct UploadArguments {
     #[arg(long, value_name = "SIZE", value_parser = arguments::grow, conflicts_with_all = ["drive", "resume_from_drive"], hide_short_help = true, help_heading = help::DRIVE)]
     grow: Option<arguments::Grow>,
 
-    /// Create the new drive on this storage tier
-    #[arg(short, long, value_name = "TIER", default_value = "disk", hide_short_help = true, help_heading = help::DRIVE)]
-    tier: String,
+    /// Create the drive on this storage tier
+    ///
+    /// The default is disk.
+    #[arg(short, long, value_name = "TIER", hide_short_help = true, help_heading = help::DRIVE)]
+    tier: Option<String>,
 
     /// Let several servers claim the new drive at once
     #[arg(short, long, hide_short_help = true, help_heading = help::DRIVE)]
@@ -221,11 +227,22 @@ impl Tool for UploadArguments {
         stop: Stop,
     ) -> Result<CompleteTransfer, UnfinishedTransfer> {
         match run(self, display, stop).await {
-            Ok(uploaded) => Ok(CompleteTransfer {
-                verified_bytes: uploaded.verified.bytes,
-                checksum: uploaded.checksum,
-                journal: uploaded.journal,
-            }),
+            Ok(uploaded) => {
+                if self.shard.is_none() && self.offset == 0 {
+                    let drive = uploaded.drive;
+                    let forget = move || {
+                        forget_other_uploads(drive);
+                        Ok(())
+                    };
+                    // A thread that panics costs nothing else.
+                    let _ = blocking(forget).await;
+                }
+                Ok(CompleteTransfer {
+                    verified_bytes: uploaded.verified.bytes,
+                    checksum: uploaded.checksum,
+                    journal: uploaded.journal,
+                })
+            }
             Err(interrupted) => {
                 let resume = interrupted.resume;
                 let resume = resume.filter(|_| !interrupted.error.is_permanent());
@@ -343,6 +360,10 @@ async fn send(
     }
     options.sha256 = sha256;
     options.journal = journal(arguments, drive, &client)?;
+    display.notices(without_effect(arguments));
+    if !exit::is_old_script(<UploadArguments as Tool>::name()) && !arguments.common.showing.quiet {
+        display.notices(stop.unless_asked(same_name(&client, &options)).await?);
+    }
     display.notices(unfinished(arguments, &options, &image, client.user()).await?);
     let Some(file) = &arguments.trace else {
         return upload(&client, image, &options, display, stop).await;
@@ -467,12 +488,11 @@ fn check_name(arguments: &UploadArguments, target: &Target) -> Result<()> {
     let Target::New(spec) = target else {
         return Ok(());
     };
-    let checked = spec.to_properties().map(|_| ());
+    let checked = check_new_name(&spec.name).and_then(|()| spec.to_properties().map(|_| ()));
     checked.map_err(|error| {
         let image = quote(&arguments.image.path.to_string_lossy());
-        error.hint_to(format!(
-            "Name the drive with -n: openhosting-upload -n NAME {image}"
-        ))
+        let program = <UploadArguments as Tool>::name();
+        error.hint_to(format!("Name the drive with -n: {program} -n NAME {image}"))
     })
 }
 
@@ -488,7 +508,7 @@ fn options(
         None => Target::New(DriveSpec {
             name: name(arguments),
             size,
-            tier: arguments.tier.clone(),
+            tier: arguments.tier.clone().unwrap_or_else(|| TIER.to_owned()),
             shared: arguments.shared,
         }),
     };
@@ -549,6 +569,62 @@ fn journal(
     })
 }
 
+/// The lines about flags that have no effect beside other flags. The original script ignores them
+/// too, so they are no errors.
+fn without_effect(arguments: &UploadArguments) -> Vec<String> {
+    let mut lines = Vec::new();
+    if arguments.existing().is_some() {
+        let of_new_drives = [
+            ("-n", arguments.name.is_some()),
+            ("-t", arguments.tier.is_some()),
+            ("-s", arguments.shared),
+        ];
+        let given = of_new_drives.iter().filter(|(_, is_given)| *is_given);
+        lines.extend(given.map(|(flag, _)| {
+            format!("{flag} has no effect here: it is for a new drive, and this one exists")
+        }));
+    }
+    if arguments.no_journal && arguments.common.restart {
+        lines.push("--restart has no effect beside --no-journal".to_owned());
+    }
+    if arguments.no_journal && arguments.changed_ok {
+        lines.push("--changed-ok has no effect beside --no-journal".to_owned());
+    }
+    lines
+}
+
+/// A line about drives that have the name of the new one, unless an earlier run has created the
+/// drive already. It is information only, so it is left out if the endpoint does not answer.
+async fn same_name(client: &Client, options: &UploadOptions) -> Result<Option<String>> {
+    let Target::New(spec) = &options.target else {
+        return Ok(None);
+    };
+    let path = options.journal.path.as_deref();
+    if path.is_some_and(|path| path.symlink_metadata().is_ok()) {
+        return Ok(None);
+    }
+    let has_name = |drive: &DriveInfo| drive.properties.get("name") == Some(&*spec.name);
+    let Ok(drives) = client.drives_that(has_name).await else {
+        return Ok(None);
+    };
+    let published = |drive: &DriveInfo| publication(drive).and_then(|it| it.published_ms);
+    let Some(drive) = drives.iter().max_by_key(|drive| published(drive)) else {
+        return Ok(None);
+    };
+    let name = &spec.name;
+    let described = match published(drive) {
+        Some(ms) => format!("{}, published {} ago", drive.id, age(ms, now_ms())),
+        None => format!("{}, {}", drive.id, size(drive.size)),
+    };
+    let others = match drives.len() {
+        1 => format!("Drive {described}, already has the name {name:?}"),
+        many => format!("{many} drives already have the name {name:?}, such as {described}"),
+    };
+    Ok(Some(format!(
+        "{others}. This upload creates another drive; -d writes to an existing one"
+    )))
+}
+
 /// A line about an unfinished upload of the same image, with another name of the image, of the
 /// drive or of the endpoint. Without the line the user might not notice that this upload creates a
 /// second drive.
@@ -577,7 +653,7 @@ async fn unfinished(
         Ok(all.find(|other| {
             let header = &other.header;
             let is_near = header.user == of_user || header.endpoint == endpoint;
-            other.is_ours && is_near && header.source.as_ref() == Some(&source)
+            other.is_ours && !other.is_running && is_near && header.source.as_ref() == Some(&source)
         }))
     });
     let Some(other) = other.await? else {

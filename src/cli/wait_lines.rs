@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::exit;
+use super::exit::Notice;
 use crate::monitor::{Event, Monitor, capital, span};
 use crate::transfer::Patience;
 
@@ -21,8 +21,16 @@ pub(super) struct WaitLines(pub(super) &'static str);
 impl Monitor for WaitLines {
     fn event(&mut self, event: &Event) {
         if let Some(line) = line(event) {
-            exit::say(&format!("{}: {line}", self.0));
+            kind(event).say(self.0, &line);
         }
+    }
+}
+
+/// The kind of the line for an event about waiting.
+pub(super) fn kind(event: &Event) -> Notice {
+    match event {
+        Event::Waiting(_) => Notice::Warning,
+        _ => Notice::Note,
     }
 }
 

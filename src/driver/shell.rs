@@ -12,7 +12,7 @@ use super::claim::{claim, claimed};
 use super::patience::{Patience, gave_up};
 use super::read_range::DriveReader;
 use super::spare_requests::Spare;
-use super::stop::{Stop, stopped};
+use super::stop::{GRACE, Stop, stopped};
 use crate::api::{Client, Delivery};
 use crate::chunk::is_zero;
 use crate::drive::DriveId;
@@ -23,8 +23,6 @@ use crate::plan::{Plan, Span};
 use crate::policy::{Action, Body, Ending, Engine, Limits, Operation, Requests, Wire};
 use crate::wire::READ_BYTES_MAX;
 
-/// How long requests in flight may take when the transfer ends early.
-const GRACE: Duration = Duration::from_secs(10);
 /// A silence of this long while requests are in flight is reported.
 const SILENCE: Duration = Duration::from_secs(15);
 

@@ -1,5 +1,5 @@
-//! Finds journals of other transfers in a directory: the user may be about to start a transfer that
-//! was interrupted under another name.
+//! Finds journals of other transfers in a directory: they say which drives are incomplete, and the
+//! user may be about to start a transfer that was interrupted under another name.
 
 use std::ffi::OsStr;
 use std::fs::read_dir;
@@ -22,7 +22,7 @@ const START_BYTES: usize = HEADER_BYTES + 64 * RECORD_BYTES;
 /// The extension of a journal.
 const EXTENSION: &str = "ohj";
 
-/// A transfer that did not end.
+/// A transfer that runs, or that did not end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Other {
     /// Its journal.
@@ -33,11 +33,13 @@ pub struct Other {
     pub drive: DriveId,
     /// Whether it created the drive.
     pub is_ours: bool,
+    /// Whether a process works on it now.
+    pub is_running: bool,
 }
 
 /// The journals in `directory` that are about an upload or download and whose names without `.ohj`
-/// are `wanted`, the newest first. Omits those that another process has open, that cannot be read,
-/// or that may belong to another user. Blocks; the amount of reading is bounded.
+/// are `wanted`, the newest first. Omits those that cannot be read, or that may belong to another
+/// user. Blocks; the amount of reading is bounded.
 pub fn others<'a>(
     directory: &Path,
     direction: Direction,
@@ -59,9 +61,7 @@ pub fn others<'a>(
 
 fn read(path: PathBuf) -> Option<Other> {
     let file = open_to_read(&path).ok()?;
-    if is_locked(&file) {
-        return None;
-    }
+    let is_running = is_locked(&file);
     let replay = replay(file.take(START_BYTES as u64), |_, _, _| {}).ok()?;
     let (drive, is_ours) = replay.state.drive?;
     Some(Other {
@@ -69,6 +69,7 @@ fn read(path: PathBuf) -> Option<Other> {
         header: replay.header,
         drive,
         is_ours,
+        is_running,
     })
 }
 
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_that_nobody_works_on_comes_first_and_few_are_read() {
+    fn the_newest_come_first_few_are_read_and_running_ones_are_marked() {
         let directory = tempfile::tempdir().unwrap();
         let create = |name: &str, direction, at: u64| {
             let path = directory.path().join(name);
@@ -107,15 +108,19 @@ mod tests {
         let found = || {
             let wanted = |stem: &OsStr| stem != "unwanted";
             let all = others(directory.path(), Direction::Upload, wanted);
-            let names = all.map(|other| other.path.file_stem().unwrap().to_owned());
+            let names = all.map(|other| {
+                let name = other.path.file_stem().unwrap().to_owned();
+                (name, other.is_running)
+            });
             names.collect::<Vec<_>>()
         };
         let newest = JOURNALS_MAX + 2;
-        let two: [OsString; 2] = [newest, newest - 1].map(|name| name.to_string().into());
-        assert_eq!(found()[..2], two);
+        let idle = |number: usize| (OsString::from(number.to_string()), false);
+        let first = [("running".into(), true), idle(newest), idle(newest - 1)];
+        assert_eq!(found()[..3], first);
         assert!(found().len() < JOURNALS_MAX);
         drop(running);
-        assert_eq!(found()[0], "running");
+        assert_eq!(found()[0], ("running".into(), false));
         assert_eq!(
             others(Path::new("/nosuch"), Direction::Upload, |_| true).count(),
             0

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, directory_of, read_named, replace};
+use crate::filesystem::{Access, can_replace, directory_of, read_named, replace};
 use crate::receipt::Receipt;
 
 /// Maximum bytes of a receipt: enough for a disk of 2 TiB without holes.
@@ -28,7 +28,14 @@ pub fn read_receipt_if(path: &Path, check: impl FnOnce(&[u8]) -> Result<()>) -> 
         let what = format!("Cannot use the receipt {}", path.display());
         Error::new(ErrorKind::Usage, what)
     };
-    let bytes = read_named(path, RECEIPT_BYTES_MAX).map_err(|cause| cannot().because(cause))?;
+    let bytes = read_named(path, RECEIPT_BYTES_MAX).map_err(|cause| {
+        let is_missing = cause.kind() == std::io::ErrorKind::NotFound;
+        let error = cannot().because(cause);
+        match is_missing {
+            true => error.hint_to("Check the path: a receipt is a file that \"openhosting publish --receipt FILE\" wrote, not the name of a drive"),
+            false => error,
+        }
+    })?;
     check(&bytes)?;
     Receipt::parse(&bytes).map_err(|cause| cannot().because_of(cause))
 }
@@ -38,12 +45,25 @@ pub fn read_receipt_if(path: &Path, check: impl FnOnce(&[u8]) -> Result<()>) -> 
 /// # Errors
 /// [`ErrorKind::Local`] if it cannot be written.
 pub fn write_receipt(path: &Path, receipt: &Receipt) -> Result<()> {
-    let cannot = |cause: std::io::Error| {
-        let what = format!("Cannot write the receipt {}", path.display());
-        Error::new(ErrorKind::Local, what).because(cause)
-    };
-    std::fs::create_dir_all(directory_of(path)).map_err(cannot)?;
-    replace(path, Access::Private, receipt.print().as_bytes()).map_err(cannot)
+    let written = std::fs::create_dir_all(directory_of(path))
+        .and_then(|()| replace(path, Access::Private, receipt.print().as_bytes()));
+    written.map_err(|cause| cannot_write(path, cause))
+}
+
+/// Checks before an image is published that a receipt can be written afterwards. Creates the
+/// directory of the receipt.
+///
+/// # Errors
+/// [`ErrorKind::Local`] if it cannot be written.
+pub fn check_receipt(path: &Path) -> Result<()> {
+    let can = std::fs::create_dir_all(directory_of(path))
+        .and_then(|()| can_replace(path, Access::Private));
+    can.map_err(|cause| cannot_write(path, cause))
+}
+
+fn cannot_write(path: &Path, cause: std::io::Error) -> Error {
+    let what = format!("Cannot write the receipt {}", path.display());
+    Error::new(ErrorKind::Local, what).because(cause)
 }
 
 /// The path of a drive's receipt in the directory of receipts.

@@ -22,6 +22,18 @@ pub enum Several {
     Refuse,
 }
 
+/// Checks a name for a new drive.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a name in the form `NAME~N`, which means an earlier drive.
+pub fn check_new_name(name: &str) -> Result<()> {
+    if counted(name).is_none() {
+        return Ok(());
+    }
+    let what = format!("A new drive cannot have the name {name:?}: NAME~N means an earlier drive");
+    Err(Error::new(ErrorKind::Usage, what).hint_to("Choose a name without ~N at its end"))
+}
+
 /// Whether a word could refer to this drive.
 pub fn is_candidate(drive: &DriveInfo, word: &str) -> bool {
     has_name(drive, word)
@@ -31,13 +43,21 @@ pub fn is_candidate(drive: &DriveInfo, word: &str) -> bool {
 
 /// The drive that a word refers to, among all that [`is_candidate`] selects.
 ///
-/// A name has priority over the beginning of a UUID.
+/// A name has priority over the beginning of a UUID. Other programs can create a drive with a name
+/// such as `NAME~1`: if this is also a published drive of NAME, the word is refused.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] if there is none; [`ErrorKind::Usage`] if there are several, with a list
 /// of them.
 pub fn select<'d>(drives: &'d [DriveInfo], word: &str, several: Several) -> Result<&'d DriveInfo> {
-    let of_name: Vec<_> = named(drives, word).collect();
+    let mut of_name: Vec<_> = named(drives, word).collect();
+    let earlier =
+        counted(word).and_then(|(name, index)| published_of(drives, name).get(index).copied());
+    if let (false, Some(earlier)) = (of_name.is_empty(), earlier) {
+        of_name.push(earlier);
+        let what = format!("{word:?} is the name of a drive and also means an earlier one");
+        return Err(ambiguous(what, "Use a UUID", &of_name));
+    }
     match &*of_name {
         [] => {}
         [drive] => return Ok(drive),
@@ -57,8 +77,7 @@ pub fn select<'d>(drives: &'d [DriveInfo], word: &str, several: Several) -> Resu
         }
     }
     if let Some((name, index)) = counted(word) {
-        let published = named(drives, name).filter(|drive| published_ms(drive).is_some());
-        let published = newest_first(&published.collect::<Vec<_>>());
+        let published = published_of(drives, name);
         if let Some(drive) = published.get(index) {
             return Ok(drive);
         }
@@ -133,6 +152,12 @@ fn published_ms(drive: &DriveInfo) -> Option<u64> {
     Some(publication.published_ms.unwrap_or(0))
 }
 
+/// The published drives of this name, the newest first.
+fn published_of<'d>(drives: &'d [DriveInfo], name: &str) -> Vec<&'d DriveInfo> {
+    let published = named(drives, name).filter(|drive| published_ms(drive).is_some());
+    newest_first(&published.collect::<Vec<_>>())
+}
+
 fn newest_first<'d>(drives: &[&'d DriveInfo]) -> Vec<&'d DriveInfo> {
     let mut drives = drives.to_vec();
     drives.sort_by_key(|drive| (Reverse(published_ms(drive)), Reverse(drive.id)));
@@ -204,6 +229,25 @@ mod tests {
             select(&drives, "n~2", Several::Refuse).unwrap().id,
             drives[0].id
         );
+    }
+
+    #[test]
+    fn a_name_that_also_means_an_earlier_drive_is_refused() {
+        let drives = [published(1, 5), published(2, 9), drive(3, "name n~1")];
+        for several in [Several::Newest, Several::Refuse] {
+            let error = select(&drives, "n~1", several).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            let hint = error.hint().unwrap();
+            for drive in [&drives[0], &drives[2]] {
+                assert!(hint.contains(&drive.id.to_string()), "{hint}");
+            }
+        }
+        for name in ["n~1", "n~0", "a b~22"] {
+            assert!(check_new_name(name).is_err(), "{name}");
+        }
+        for name in ["n~", "~1", "n~a", "n~1.img", "n"] {
+            check_new_name(name).unwrap();
+        }
     }
 
     #[test]

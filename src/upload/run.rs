@@ -16,7 +16,7 @@ use super::wire_speed::{Sounding, WireProbe};
 use crate::api::Client;
 use crate::chunk::RequestSize;
 use crate::digest::Digest;
-use crate::drive::DriveInfo;
+use crate::drive::{CHECK_FAILED, CHECK_KEY, CHECK_PASSED, DriveInfo};
 use crate::driver::blocking::blocking;
 use crate::driver::checksum::SourceHash;
 use crate::driver::session::{Ended, Session, finish, gaps, refuted};
@@ -30,6 +30,7 @@ use crate::plan::Plan;
 use crate::policy::{Ending, Engine, EngineConfig, Operation, PiecesConfig, Zeros};
 use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
 use crate::verify::read_back::{Again, Digests, Expected, Local, ReadFrom, Sampler, verify};
+use crate::wire::Properties;
 
 /// Uploads `image`. It is done when every chunk was confirmed by the endpoint, or is a hole on a
 /// drive that is proven to read as zeros there.
@@ -176,7 +177,24 @@ impl<'a> Run<'a> {
         let sending = self.start(begun, monitor).await?;
         let mut sent = self.transfer(sending, monitor).await?;
         self.check_sent(&mut sent, monitor).await?;
-        self.finish(sent, monitor).await
+        let uploaded = self.finish(sent, monitor).await?;
+        if self.drive.properties.get(CHECK_KEY) == Some(CHECK_FAILED) {
+            self.mark(CHECK_PASSED).await;
+        }
+        Ok(uploaded)
+    }
+
+    /// Marks the drive with the result of its check, for `openhosting ls` on any machine. The error
+    /// says the same, so a mark that cannot be made changes nothing else. A publication has marks of
+    /// its own.
+    async fn mark(&self, result: &str) {
+        let mut changes = Properties::new();
+        if matches!(self.options.target, Target::Made(_))
+            || changes.insert(CHECK_KEY, result).is_err()
+        {
+            return;
+        }
+        let _ = self.client.set(self.drive.id, &changes).await;
     }
 
     fn scope(&self, plan: &Plan, state: &State) -> Scope {
@@ -511,6 +529,7 @@ impl<'a> Run<'a> {
         }
         self.resume.chunk = self.first;
         self.resume.is_journaled = false;
+        self.mark(CHECK_FAILED).await;
         refuted(error, journal).await
     }
 
@@ -560,6 +579,7 @@ impl<'a> Run<'a> {
             .permanent()
             .hint_to(fetch);
         self.resume.is_journaled = false;
+        self.mark(CHECK_FAILED).await;
         refuted(error, journal).await
     }
 }

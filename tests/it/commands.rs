@@ -1,9 +1,9 @@
 //! The commands of `openhosting`, and words that are not commands.
 
 use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, UPLOAD, has_terminals};
-use crate::support::http::{assert_drive, drives};
+use crate::support::http::{assert_drive, create, drives};
 use crate::support::noise;
-use crate::support::proxy::{FaultProxy, answer};
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_openhosting-server");
 
@@ -152,7 +152,7 @@ fn a_command_in_a_pipe_prints_plain_lines_and_no_dots() {
     let downloaded = desk.simple(&server.uri).args(&words).run().code(0);
     assert_eq!(downloaded.text(), "");
     let _ = downloaded
-        .says("openhosting download: a.qcow2 will hold a raw image: for a qcow2 add --format qcow2")
+        .says("openhosting download: note: a.qcow2 will hold a raw image: for a qcow2 add --format qcow2")
         .says("Downloaded drive ");
     // One letter for JSON in all commands.
     for words in [
@@ -254,4 +254,135 @@ fn a_page_of_the_manual_is_found_by_its_command() {
     assert!(outcome.text().contains("OPENHOSTING-UPLOAD"), "{outcome:?}");
     assert!(!desk.path("upload").exists());
     let _ = desk.tool(SIMPLE).args("man --page login").run().code(0);
+}
+
+#[test]
+fn the_server_has_the_name_by_which_it_was_started() {
+    let desk = Desk::new();
+    for (tool, name) in [
+        (desk.tool(SIMPLE).arg("server"), "openhosting server"),
+        (desk.tool(SERVER), "openhosting-server"),
+    ] {
+        let help = tool.arg("-h").run().code(0);
+        assert!(
+            help.text().contains(&format!("Usage: {name} [OPTIONS]")),
+            "{}",
+            help.text()
+        );
+    }
+    for (tool, name) in [
+        (desk.tool(SIMPLE).arg("server"), "openhosting server"),
+        (desk.tool(SERVER), "openhosting-server"),
+    ] {
+        let wrong = tool.args("--data drives --tls-cert nosuch --tls-key nosuch");
+        let wrong = wrong.run();
+        assert!(
+            wrong.stderr.starts_with(&format!("{name}: ")),
+            "{}",
+            wrong.stderr
+        );
+    }
+}
+
+#[test]
+fn a_port_of_this_machine_that_refuses_is_reported_at_once() {
+    let desk = Desk::new();
+    desk.file("a.img", &[1; 1000]);
+    // No flag limits the time: if it were an outage, the watchdog would end the test.
+    for words in ["upload a.img", "ls", "publish -n n a.img"] {
+        let tool = desk.simple("http://127.0.0.1:1/").args(words);
+        let refused = tool.run().code(75);
+        let refused =
+            refused.says("cannot connect to 127.0.0.1:1 (from OHURI): connection refused");
+        let refused = refused.says("Is the server running");
+        assert!(
+            !refused.stderr.contains("does not answer"),
+            "{}",
+            refused.stderr
+        );
+    }
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_reported_before_the_transfer() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.file("a.img", &[1; 1000]);
+    std::fs::create_dir(desk.path("dir")).unwrap();
+    std::fs::create_dir(desk.path("out.sha256")).unwrap();
+    for receipt in ["dir", "a.img/r.json", "/proc/r.json"] {
+        let publish = desk
+            .simple(&server.uri)
+            .args("publish -n n a.img --receipt");
+        let refused = publish.arg(receipt).run().code(1);
+        let _ = refused.says(&format!("Cannot write the receipt {receipt}"));
+    }
+    assert!(drives(&server).is_empty());
+    let drive = create(&server, 1000);
+    let download = desk.simple(&server.uri).args("download --checksum");
+    let refused = download.arg(&drive).arg("out").run().code(1);
+    let _ = refused.says("Cannot write out.sha256");
+    assert!(!desk.path("out").exists() && !desk.path("out.oh-part").exists());
+}
+
+#[test]
+fn flags_without_an_effect_are_reported() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.file("a.img", &[1; 1000]);
+    let drive = create(&server, 1000);
+    let upload = desk
+        .simple(&server.uri)
+        .args("upload -n x -t ssd -s a.img -d");
+    let mut done = upload.arg(&drive).run().code(0);
+    for flag in ["-n", "-t", "-s"] {
+        done = done.says(&format!(
+            "openhosting upload: note: {flag} has no effect here"
+        ));
+    }
+    let upload = desk
+        .simple(&server.uri)
+        .args("upload --no-journal --restart a.img");
+    let _ = upload
+        .run()
+        .code(0)
+        .says("note: --restart has no effect beside --no-journal");
+    // The original script ignores them as well.
+    let script = desk.upload(&server.uri).args("-n x a.img -d").arg(&drive);
+    let _ = script.run().code(0).says("-n has no effect here");
+}
+
+#[test]
+fn a_stop_off_a_terminal_prints_the_lines_of_the_script_or_our_own() {
+    let desk = Desk::new();
+    let (_server, proxy) = desk.pair();
+    desk.file("a.img", &noise(1, 300_000));
+    for (tool, program, is_script) in [
+        (UPLOAD, "openhosting-upload", true),
+        (SIMPLE, "openhosting upload", false),
+    ] {
+        let gate = Gate::default();
+        proxy.heal();
+        proxy.forget();
+        proxy.fault_after(1, Request::is_write, usize::MAX, Fault::Hold(gate.clone()));
+        let words = match is_script {
+            true => "",
+            false => "upload ",
+        };
+        let words = format!("{words}-c 65536 -j 1 -n {} a.img", words.len());
+        let upload = desk.tool(tool).env("OHURI", proxy.uri()).args(&words);
+        let upload = upload.spawn();
+        proxy.wait_for("the second write", |requests| {
+            requests.iter().filter(|r| r.is_write()).count() == 2
+        });
+        upload.signal("INT");
+        upload.wait_stderr("finishing what is in flight");
+        gate.open();
+        let stopped = upload.wait().code(130);
+        let says = |text: &str| stopped.stderr.contains(text);
+        assert_eq!(says("Restart with '-d "), is_script, "{stopped:?}");
+        assert_eq!(says("Stopped at "), !is_script, "{stopped:?}");
+        let last = stopped.stderr.trim_end().lines().last().unwrap();
+        assert!(last.starts_with(program), "{stopped:?}");
+    }
 }

@@ -3,7 +3,7 @@
 use crate::support::cli::{Desk, SIMPLE, Tool, has_terminals};
 use crate::support::http::{Ask, assert_drive, create, drives};
 use crate::support::noise;
-use crate::support::proxy::{Fault, Request, answer, claimed, claimed_by, refusal};
+use crate::support::proxy::{Fault, Gate, Request, answer, claimed, claimed_by, refusal};
 use crate::support::schema::object;
 use crate::support::server::TestServer;
 
@@ -336,4 +336,150 @@ fn a_drive_that_a_server_uses_names_it_and_the_command_that_shuts_it_down() {
     proxy.fault(move |r| r.path == info, 99, claimed_by(&claim));
     let done = own(&desk, &proxy.uri(), &commands[0]).run().code(1);
     let _ = done.says(&format!("is in use by server {machine}\n"));
+}
+
+/// The state of the first drive in the table, and the word for programs.
+fn state(desk: &Desk, uri: &str) -> (String, String) {
+    let table = own(desk, uri, "ls").run().code(0);
+    let line = table.text().lines().nth(1).unwrap().to_owned();
+    let drive = line.rsplit(' ').next().unwrap();
+    let shown = own(desk, uri, "show").arg(drive).run().code(0);
+    let words = shown
+        .text()
+        .lines()
+        .find_map(|line| line.strip_prefix("State  "))
+        .unwrap()
+        .trim()
+        .to_owned();
+    assert!(line.contains(&format!("  {words}  ")), "{line}");
+    let listed = own(desk, uri, "ls --json").run().code(0);
+    let state = object("ls/1", &listed.stdout)["drives"][0]["state"].clone();
+    (words, state.as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_drive_is_uploading_then_unfinished_then_ready() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let uri = &server.uri;
+    desk.file("a.img", &noise(1, 300_000));
+    desk.file("b.img", &noise(2, 300_000));
+    let gate = Gate::default();
+    proxy.fault_after(1, Request::is_write, usize::MAX, Fault::Hold(gate.clone()));
+    let upload = own(&desk, &proxy.uri(), "upload -c 65536 -j 1 a.img").spawn();
+    proxy.wait_for("the second write", |requests| {
+        requests.iter().filter(|r| r.is_write()).count() == 2
+    });
+    assert_eq!(state(&desk, uri), ("uploading".into(), "uploading".into()));
+    upload.signal("INT");
+    upload.wait_stderr("finishing what is in flight");
+    gate.open();
+    let _ = upload.wait().code(130);
+    assert_eq!(
+        state(&desk, uri),
+        ("unfinished".into(), "unfinished".into())
+    );
+    // Another upload replaces all of it, so the journal of the first one describes nothing.
+    assert_eq!(desk.journals().len(), 1);
+    let drive = drives(&server).remove(0);
+    let over = own(&desk, uri, "upload b.img -d").arg(&drive);
+    let _ = over.run().code(0);
+    assert_eq!(state(&desk, uri), ("ready".into(), "ready".into()));
+    assert!(desk.journals().is_empty());
+}
+
+#[test]
+fn a_drive_with_wrong_bytes_is_not_ready_until_it_is_written_again() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let uri = &server.uri;
+    desk.file("a.img", &noise(1, 300_000));
+    let wrong = format!("upload a.img --sha256 {}", "0".repeat(64));
+    let _ = own(&desk, uri, &wrong)
+        .run()
+        .code(4)
+        .says("must not be used");
+    assert_eq!(
+        state(&desk, uri),
+        ("do not use: check failed".into(), "check_failed".into())
+    );
+    let drive = drives(&server).remove(0);
+    let again = own(&desk, uri, "upload a.img -d").arg(&drive);
+    let _ = again.run().code(0);
+    assert_eq!(state(&desk, uri), ("ready".into(), "ready".into()));
+}
+
+#[test]
+fn a_second_drive_of_the_same_name_is_reported() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let uri = &server.uri;
+    desk.file("a.img", &noise(1, 102_400));
+    let upload = || own(&desk, uri, "upload a.img").run().code(0);
+    let first = upload();
+    assert!(!first.stderr.contains("already"), "{}", first.stderr);
+    let first = first.created();
+    let second = upload().says("openhosting upload: note: Drive ");
+    let _ = second.says(&format!("{first}, 100 KiB, already has the name \"a.img\""));
+    let _ = upload().says("2 drives already have the name \"a.img\"");
+    // In the place of the provider's script there are no new lines.
+    let script = desk.upload(uri).arg("a.img").run().code(0);
+    assert_eq!(script.stderr, "");
+    let published = own(&desk, uri, "publish -n b a.img").run().code(0);
+    let published = published.text().trim().to_owned();
+    let third = own(&desk, uri, "upload -n b a.img").run().code(0);
+    let third = third.says(&format!("Drive {published}, published "));
+    let _ = third.says(" ago, already has the name \"b\"");
+}
+
+#[test]
+fn a_name_that_also_means_an_earlier_drive_is_never_guessed() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let uri = &server.uri;
+    desk.file("a.img", &noise(1, 100_000));
+    let mut all: Vec<_> = (0..2)
+        .map(|number| {
+            desk.file("a.img", &noise(number, 100_000));
+            let publish = own(&desk, uri, "publish -n n --base none a.img");
+            publish.run().code(0).text().trim().to_owned()
+        })
+        .collect();
+    let other = make(&server, "name n~1\nsize 1000\n");
+    for command in ["rm --yes n~1", "show n~1", "download n~1 out"] {
+        let refused = own(&desk, uri, command).run().code(2);
+        let refused = refused.says("\"n~1\" is the name of a drive and also means an earlier one");
+        let _ = refused.says(&other).says(&all[0]);
+    }
+    all.push(other.clone());
+    all.sort();
+    let mut left = drives(&server);
+    left.sort();
+    assert_eq!(left, all);
+    let _ = own(&desk, uri, "rm --yes n~0").run().code(0);
+    assert!(drives(&server).contains(&other));
+    for command in ["upload -n x~1 a.img", "publish -n x~1 a.img"] {
+        let refused = own(&desk, uri, command).run().code(2);
+        let _ = refused.says("NAME~N means an earlier drive");
+    }
+}
+
+#[test]
+fn ls_with_all_columns_fits_a_terminal() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = Desk::new();
+    let server = desk.server();
+    let drive = make(
+        &server,
+        "name a rather long name of a drive\nsize 5368709120\n",
+    );
+    let tool = desk.on_a_screen(80, "", SIMPLE).args("ls -l");
+    let shown = tool.env("OHURI", &server.uri).run().code(0);
+    let text = shown.text().replace("\r\n", "\n");
+    assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+    assert!(text.contains(&format!("UUID:    {drive}\n")), "{text}");
+    let piped = own(&desk, &server.uri, "ls -l").run().code(0);
+    assert_eq!(piped.text().lines().count(), 2);
 }

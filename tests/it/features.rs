@@ -7,6 +7,7 @@ use openhosting::digest::Digest;
 use crate::support::cli::{Desk, Tool};
 use crate::support::http::{Ask, assert_drive, create, drives, read_all};
 use crate::support::proxy::{Fault, Gate, Request, refusal};
+use crate::support::schema::validate;
 use crate::support::{gunzip, noise};
 
 const C: u64 = 65536;
@@ -44,14 +45,24 @@ fn json_has_the_start_and_the_end_in_both_directions() {
         let events = events(&outcome.stderr);
         // stderr contains nothing else.
         assert_eq!(events.len(), outcome.stderr.lines().count());
-        let (first, last) = (events.first().unwrap(), events.last().unwrap());
+        for event in &events {
+            validate("schema/progress.schema.json", event);
+        }
+        let phase = |event: &serde_json::Value| event["phase"].as_str().map(str::to_owned);
+        let phases: Vec<_> = events.iter().filter_map(phase).collect();
+        assert_eq!(phases[0], "prepare");
+        assert!(phases.contains(&direction.to_owned()), "{phases:?}");
+        if direction == "upload" {
+            assert_eq!(phases.last().unwrap(), "check");
+        }
+        let start = events.iter().find(|event| event["event"] == "start");
+        let (first, last) = (start.unwrap(), events.last().unwrap());
         for event in [first, last] {
             assert_eq!(event["direction"], direction);
             assert_eq!(event["drive"], drive.as_str());
             assert_eq!(event["bytes_total"], 5 * C);
             assert_eq!(event["chunks_total"], 5);
         }
-        assert_eq!(first["event"], "start");
         assert_eq!(first["bytes_done"], 0);
         assert_eq!(last["event"], "end");
         assert_eq!(last["outcome"], "complete");
@@ -98,10 +109,11 @@ fn a_failure_before_the_transfer_also_prints_an_end() {
     let tool = desk.upload("http://127.0.0.1:9/").args("--progress json");
     let outcome = tool.arg("nosuch.img").run().code(1);
     let events = events(&outcome.stderr);
-    assert_eq!(events.len(), 1);
-    assert_eq!(events[0]["event"], "end");
-    assert_eq!(events[0]["outcome"], "failed");
-    assert_eq!(events[0]["exit_code"], 1);
+    assert_eq!(events.len(), 2);
+    assert_eq!(events[0]["phase"], "prepare");
+    assert_eq!(events[1]["event"], "end");
+    assert_eq!(events[1]["outcome"], "failed");
+    assert_eq!(events[1]["exit_code"], 1);
 }
 
 #[test]

@@ -185,6 +185,8 @@ const UPLOADS: &[Mistake] = &[
     ("upload --size 0 a.img", 2, "\"0\"", "for example 20G"),
     ("upload --size 20MX a.img", 2, "\"20MX\"", "for example 4M"),
     ("upload --size 1000 a.img", 2, "1000", "Leave --size out"),
+    ("upload -n web~1 a.img", 2, "\"web~1\"", "-n NAME"),
+    ("upload -q --progress bar a.img", 2, "--quiet", "Leave out"),
     (
         "upload --sha256 abc a.img",
         2,
@@ -416,6 +418,7 @@ const PUBLICATIONS: &[Mistake] = &[
     ),
     ("verify", 2, "RECEIPT", "Usage: openhosting verify"),
     ("verify nosuch.json", 2, "nosuch.json", "path"),
+    ("verify nightly", 2, "nightly", "not the name of a drive"),
     ("verify a.img", 2, "a.img", "openhosting publish --receipt"),
     ("verify dir", 2, "dir", "directory"),
     ("verify --sample 0 r", 2, "\"0\"", "above 0"),

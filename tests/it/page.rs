@@ -62,6 +62,7 @@ fn a_session_shows_a_users_own_drives_and_ends() {
     let state = get("state", &cookie(&a)).expect(200).json();
     assert_eq!(state["drives"][0]["id"], json!(drive));
     assert_eq!(state["drives"][0]["received"], json!(262_144));
+    assert_eq!(state["drives"][0]["written_to"], json!(786_432));
     assert_eq!(
         get("state", &cookie(&b)).expect(200).json()["drives"],
         json!([])
@@ -473,6 +474,11 @@ async fn a_browser_shows_an_upload_as_it_happens() {
         text.contains("disk.img") && text.contains("receiving") && text.contains("/s")
     })
     .await;
+    until("its progress", async || {
+        moving().await.contains("% of the disk")
+    })
+    .await;
+    until("its state", async || shown().await.contains("uploading")).await;
     let rate = browser.text("total-received").await;
     assert!(rate.contains("iB/s"), "{rate}");
     // Some seconds of transfer for the picture.

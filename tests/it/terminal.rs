@@ -185,7 +185,7 @@ fn an_upload_that_stops_and_resumes_and_a_download_show_one_line() {
 
         let resumed = run(UPLOAD, "", &words).code(0);
         let screen = play(&resumed, columns);
-        screen.has_line("openhosting-upload: Resuming disk.img");
+        screen.has_line("openhosting-upload: note: Resuming");
         let after = screen.percents("Upload");
         // The bar continues where it was before and does not start from zero.
         assert!(after.iter().all(|percent| *percent >= 8), "{after:?}");

@@ -66,6 +66,13 @@ impl fmt::Debug for DriveId {
 /// no file system supports a file as large.
 pub const DRIVE_BYTES_MAX: u64 = 1 << 62;
 
+/// The key of a drive with the result of the check of an upload, if that failed once.
+pub const CHECK_KEY: &str = "user:oh-check";
+/// The value of [`CHECK_KEY`] while the drive holds wrong bytes and must not be used.
+pub const CHECK_FAILED: &str = "failed";
+/// The value of [`CHECK_KEY`] after a later upload replaced the wrong bytes.
+pub const CHECK_PASSED: &str = "passed";
+
 /// The properties of a drive in the API (docs/dev/reference.md, 1.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveInfo {

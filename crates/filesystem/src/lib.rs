@@ -44,7 +44,7 @@ pub use private::{
     Foreign, can_others_create_in, create_new, foreign, open_named, open_or_create, open_own,
     open_to_read, overwrite, private_directory, read_all, read_named, read_own,
 };
-pub use replace::{Staged, create_whole, replace, replace_from};
+pub use replace::{Staged, can_replace, create_whole, replace, replace_from};
 pub use sync::{sync_all, sync_data, sync_directory, unsynced};
 pub use zeros::put_zeros;
 

@@ -170,6 +170,7 @@ impl Api {
             return Err(past_the_end());
         }
         drive.count_read(size);
+        drive.traffic.reads_from(offset);
         let steps = self.steps.clone();
         Ok(answer::bytes(
             DriveBytes::new(drive, offset, size, steps).boxed(),
@@ -295,6 +296,7 @@ impl Api {
             let bytes = run(&write, &api)?;
             let drive = &write.pass.drive;
             drive.count_write(bytes);
+            drive.traffic.wrote_to(write.offset.saturating_add(bytes));
             if drive.fill() == Fill::Incomplete {
                 api.store.mark_whole(&drive.turn_blocking()?)?;
             }

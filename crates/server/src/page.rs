@@ -27,7 +27,7 @@ use super::sessions::Sessions;
 use super::shared::Api;
 use super::tasks::blocking;
 use super::work::in_turns;
-use openhosting_base::drive::{DriveId, claiming_server};
+use openhosting_base::drive::{CHECK_FAILED, CHECK_KEY, DriveId, claiming_server};
 use openhosting_base::wire::Properties;
 use openhosting_tenancy::Refusal;
 use openhosting_vm::{Machine, MachineId};
@@ -232,7 +232,7 @@ fn sort_key(drive: &Hosted) -> String {
 /// A drive for the page.
 fn drive(api: &Api, user: &str, drive: &Hosted) -> Value {
     let info = drive.info(true);
-    let (received, sent, in_flight) = drive.traffic.look();
+    let traffic = drive.traffic.look();
     json!({
         "id": drive.id.to_string(),
         "name": clipped(info.get("name")),
@@ -240,9 +240,11 @@ fn drive(api: &Api, user: &str, drive: &Hosted) -> Value {
         "allocated": drive.allocated_bytes(),
         "state": words(api, user, &info),
         "imaging": info.get("imaging"),
-        "received": received,
-        "sent": sent,
-        "in_flight": in_flight,
+        "received": traffic.received,
+        "sent": traffic.sent,
+        "in_flight": traffic.in_flight,
+        "written_to": traffic.written_to,
+        "read_from": traffic.read_from,
     })
 }
 
@@ -268,6 +270,7 @@ fn words(api: &Api, user: &str, info: &Properties) -> String {
                 None => "in use".to_owned(),
             }
         }
+        _ if key(CHECK_KEY) == Some(CHECK_FAILED) => "do not use: check failed".to_owned(),
         (_, _, Some("published"), _) => "published".to_owned(),
         (_, _, Some(_), _) => "unfinished".to_owned(),
         (_, _, None, None | Some("active")) => "ready".to_owned(),

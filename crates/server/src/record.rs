@@ -32,16 +32,47 @@ pub(super) struct Traffic {
     sent: AtomicU64,
     /// Reads and writes in progress.
     in_flight: AtomicU32,
+    /// The end of the last write, and the start of the last read.
+    written_to: AtomicU64,
+    read_from: AtomicU64,
 }
 
 impl Traffic {
-    /// Bytes that were received for the drive, bytes that were sent from it, and reads and writes
-    /// in progress.
-    pub(super) fn look(&self) -> (u64, u64, u32) {
+    /// The numbers for the page.
+    pub(super) fn look(&self) -> TrafficNow {
         let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        let in_flight = self.in_flight.load(Ordering::Relaxed);
-        (read(&self.received), read(&self.sent), in_flight)
+        TrafficNow {
+            received: read(&self.received),
+            sent: read(&self.sent),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            written_to: read(&self.written_to),
+            read_from: read(&self.read_from),
+        }
     }
+
+    /// A write ended at this byte of the drive.
+    pub(super) fn wrote_to(&self, end: u64) {
+        self.written_to.store(end, Ordering::Relaxed);
+    }
+
+    /// A read begins at this byte of the drive.
+    pub(super) fn reads_from(&self, offset: u64) {
+        self.read_from.store(offset, Ordering::Relaxed);
+    }
+}
+
+/// The traffic of a drive at a moment.
+pub(super) struct TrafficNow {
+    /// Bytes of bodies that were received for the drive.
+    pub(super) received: u64,
+    /// Bytes of bodies that were sent from it.
+    pub(super) sent: u64,
+    /// Reads and writes in progress.
+    pub(super) in_flight: u32,
+    /// The end of the last write in bytes. Clients write in order, except a few requests at a time.
+    pub(super) written_to: u64,
+    /// The start of the last read in bytes.
+    pub(super) read_from: u64,
 }
 
 /// A request in progress. It ends when its last reference is dropped: the answer was sent, or the

@@ -114,10 +114,12 @@ class Row {
     tell(this.name, drive.name || "(no name)");
     tell(this.size, bytes(drive.size));
     tell(this.allocated, bytes(drive.allocated));
-    tell(this.state, drive.state);
     this.rateIn = this.received.add(now, drive.received);
     this.rateOut = this.sent.add(now, drive.sent);
     this.isMoving = drive.in_flight > 0 || this.rateIn > 0 || this.rateOut > 0;
+    // Only the client knows whether an upload is complete.
+    const isUpload = this.rateIn > 0 && ["ready", "unfinished"].includes(drive.state);
+    tell(this.state, isUpload ? "uploading" : drive.state);
     this.#showTransfer();
   }
 
@@ -130,7 +132,7 @@ class Row {
     }
     // The counts of when it began, as far as this page has seen it.
     const { received, sent } = this.drive;
-    this.transfer ??= { ...newTransfer(), received: received - this.newIn, sent: sent - this.newOut };
+    this.transfer ??= { ...newTransfer(), received: received - this.newIn, sent: sent - this.newOut, at: 0 };
     const { element, name, rate, line } = this.transfer;
     tell(name, this.drive.name || this.id);
     const said = [];
@@ -140,6 +142,11 @@ class Row {
     const amounts = [];
     if (came > 0) amounts.push(`${bytes(came)} received`);
     if (went > 0) amounts.push(`${bytes(went)} sent`);
+    // A few requests are on their way at a time, in any order: the furthest one counts. The samples
+    // that a client reads after an upload are no progress.
+    const place = came > 0 ? this.drive.written_to : this.drive.read_from;
+    this.transfer.at = Math.max(this.transfer.at, came > 0 || went > 0 ? place : 0);
+    if (this.transfer.at > 0) amounts.push(`at ${Math.floor((100 * this.transfer.at) / this.drive.size)} % of the disk`);
     tell(rate, [said.join(", ") || "waiting", ...amounts].join("; "));
     this.rates.push(this.rateIn + this.rateOut);
     if (this.rates.length > DRAWN) this.rates.shift();
