@@ -17,13 +17,15 @@ use super::access::{self, Access};
 use super::amounts::size;
 use super::config::ConfigFile;
 use super::output::{CommandOutput, OutputForm};
-use super::{environment, help, printable, wait_lines};
+use super::{environment, help, screen, wait_lines};
 use crate::api::{Client, ClientConfig, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::private_directory;
 use crate::system::{allocated_bytes, free_bytes};
 use crate::transfer::{Stop, blocking};
 
+/// Where the text of a check begins in its line.
+const TEXT_COLUMN: usize = 22;
 const FORM: OutputForm = OutputForm {
     program: "openhosting doctor",
     schema: "doctor/1",
@@ -232,9 +234,11 @@ fn report(checks: &[Check]) -> CommandOutput {
                 error.hint().map(str::to_owned),
             ),
         };
-        let _ = writeln!(text, "{word:<8} {name:<12} {}", printable::line(&what));
-        for line in hint.iter().flat_map(|hint| hint.lines()) {
-            let _ = writeln!(text, "{:21} {}", "", printable::line(line));
+        let lines = std::iter::once(&*what).chain(hint.iter().flat_map(|hint| hint.lines()));
+        let mut start = format!("{word:<8} {name:<12} ");
+        for line in lines.flat_map(|line| screen::stdout_lines(line, TEXT_COLUMN)) {
+            let _ = writeln!(text, "{start:TEXT_COLUMN$}{line}");
+            start.clear();
         }
         if let Found::Broken(error) = found {
             broken.get_or_insert_with(|| {

@@ -28,6 +28,9 @@ use crate::transfer::{
     Patience, Stop, blocking, drives_that, each_drive, look_at_drive, remove_drive, stopped,
 };
 
+/// Columns of the keys of `show`; longer keys push their values to the right.
+const KEY_WIDTH_MAX: usize = 13;
+
 /// The prefix of the keys with which our own commands mark drives.
 const INTERNAL: &str = "user:oh-";
 
@@ -267,9 +270,11 @@ fn described(drive: &DriveInfo, state: &str, is_long: bool) -> String {
         line(key, value);
     }
     let width = lines.iter().map(|(key, _)| key.width()).max().unwrap_or(0);
+    // A digest still fits in 80 columns behind a key of this width.
+    let width = width.min(KEY_WIDTH_MAX);
     let mut text = String::new();
     for (key, value) in lines {
-        let spaces = width - key.width();
+        let spaces = width.saturating_sub(key.width());
         let _ = writeln!(text, "{key}{:spaces$}  {value}", "");
     }
     text

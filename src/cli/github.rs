@@ -126,11 +126,11 @@ impl Github {
         if !self.is_on {
             match (is_hint_known, error.hint()) {
                 (false, _) => exit::tell(self.program, error),
-                (true, Some(hint)) => exit::say(hint),
+                (true, Some(hint)) => exit::say_wrapped(hint),
                 (true, None) => {}
             }
             for line in advice {
-                exit::say(line);
+                exit::say_wrapped(line);
             }
             return;
         }

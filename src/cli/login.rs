@@ -16,7 +16,7 @@ use super::access;
 use super::config::{ConfigFile, Reference};
 use super::output::{CommandOutput, OutputForm};
 use super::wait_lines::{self, WaitLines};
-use super::{environment, exit, help, prompt};
+use super::{environment, exit, help, prompt, screen};
 use crate::api::{Client, ClientConfig, Endpoint};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
@@ -273,7 +273,14 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
             );
         }
     }
-    Ok(CommandOutput::new(text, json!(Value::Null)))
+    let lines: Vec<_> = text
+        .lines()
+        .flat_map(|line| screen::stdout_lines(line, 0))
+        .collect();
+    Ok(CommandOutput::new(
+        lines.join("\n") + "\n",
+        json!(Value::Null),
+    ))
 }
 
 /// The endpoint of this text; a scheme that is missing is named.

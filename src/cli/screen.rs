@@ -160,10 +160,29 @@ pub(super) fn wrapped(line: &str) -> Vec<String> {
     wrap(&printable::line(line), columns())
 }
 
+/// A line for stdout that begins in this column: wrapped as [`wrapped`] if stdout is a terminal,
+/// else whole.
+pub(super) fn stdout_lines(line: &str, column: usize) -> Vec<String> {
+    let line = printable::line(line);
+    let columns = std::io::stdout().is_terminal().then(system::columns);
+    match columns.flatten() {
+        Some(columns) => wrap(&line, columns.saturating_sub(column)),
+        None => vec![line],
+    }
+}
+
+/// Whether a line that begins with a program's name is a command and not a message of it, as in
+/// `openhosting publish: The image`.
+fn is_command(line: &str) -> bool {
+    let is_word = |word: &str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    let message = line.split_once(": ");
+    let message = message.filter(|(program, _)| program.split(' ').all(is_word));
+    line.starts_with("openhosting") && message.is_none()
+}
+
 /// The same for a number of columns.
 pub(super) fn wrap(line: &str, columns: usize) -> Vec<String> {
-    let is_command = line.starts_with("openhosting") && !line.contains(": ");
-    if is_command || line.width() < columns {
+    if is_command(line) || line.width() < columns {
         return vec![line.to_owned()];
     }
     // The name of the program at the start is no command.
@@ -179,18 +198,25 @@ pub(super) fn wrap(line: &str, columns: usize) -> Vec<String> {
         lines.push(command.to_owned());
         return lines;
     }
-    let mut words = line.split(' ');
-    let mut lines = vec![words.next().unwrap_or_default().to_owned()];
+    // The lines of a list are indented.
+    let text = line.trim_start_matches(' ');
+    let indent = &line[..line.len() - text.len()];
+    let mut words = text.split(' ');
+    let first = words.next().unwrap_or_default();
+    let mut lines = vec![format!("{indent}{first}")];
     for word in words {
         match lines.last_mut() {
             Some(last) if last.width() + 1 + word.width() < columns => {
                 last.push(' ');
                 last.push_str(word);
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.push(format!("{indent}{word}")),
         }
     }
     lines
+        .iter()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
 }
 
 /// Whether stderr is a terminal on which a line can be redrawn.
@@ -273,6 +299,9 @@ mod tests {
                 "echo 'size 1' | openhosting drives x set"
             ]
         );
+        let command = "openhosting-upload -n 'a: b' img";
+        assert_eq!(wrap(command, 20), [command]);
+        assert_eq!(wrap("  5ce4a7da  1 B", 12), ["  5ce4a7da", "  1 B"]);
         let own = "openhosting publish: The cloud copies the base";
         assert_eq!(
             wrap(own, 24),

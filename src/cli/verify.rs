@@ -16,7 +16,7 @@ use super::github::Report;
 use super::named::Named;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
-use super::{arguments, complete, help, signing};
+use super::{arguments, complete, help, screen, signing};
 use crate::api::ClientConfig;
 use crate::content::{Content, blocks_in, count, set_of};
 use crate::drive::DriveId;
@@ -256,8 +256,8 @@ impl Compared {
                 None => String::new(),
             };
             let statement = coverage.statement();
-            outcome.text =
-                format!("Drive {drive} holds what its receipt lists: {of_what}{statement}\n");
+            let line = format!("Drive {drive} holds what its receipt lists: {of_what}{statement}");
+            outcome.text = screen::stdout_lines(&line, 0).join("\n") + "\n";
         }
         outcome
     }
