@@ -230,8 +230,8 @@ fn a_wait_is_reported_with_its_reason_and_its_length() {
         .run();
     let list = list
         .code(0)
-        .says("openhosting ls: 429 from the endpoint, waiting 4 s");
-    let list = list.says("openhosting ls: The endpoint answers again, after ");
+        .says("openhosting ls: warning: 429 from the endpoint, waiting 4 s");
+    let list = list.says("openhosting ls: note: The endpoint answers again, after ");
     let object: Value = serde_json::from_str(list.text()).unwrap();
     assert_eq!(object["drives"], serde_json::json!([]));
 }
