@@ -22,10 +22,14 @@ export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
 # `openhosting version --verbose` prints it.
 OPENHOSTING_COMMIT=${OPENHOSTING_COMMIT:-$(git rev-parse HEAD)}
 export OPENHOSTING_COMMIT
-export CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=$PWD=openhosting"$'\x1f'"--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+home=${CARGO_HOME:-$HOME/.cargo}
+export CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=$PWD=openhosting"$'\x1f'"--remap-path-prefix=$home=cargo"
+# The libraries in C name their files too, in what they print when they fail.
+cflags="-ffile-prefix-map=$PWD=openhosting -ffile-prefix-map=$home=cargo"
 if [[ $target == *-freebsd ]]; then
     # The headers of FreeBSD hide a clock that liblzma falls back to without these.
-    export CFLAGS_x86_64_unknown_freebsd='-DHAVE_CLOCK_GETTIME=1 -DHAVE_CLOCK_MONOTONIC=1'
+    cflags+=' -DHAVE_CLOCK_GETTIME=1 -DHAVE_CLOCK_MONOTONIC=1'
 fi
+export "CFLAGS_${target//-/_}=$cflags"
 "${build[@]}" --release --locked --bins --target "$as" >&2
 echo "$PWD/target/$target/release"
