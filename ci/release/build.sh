@@ -19,9 +19,9 @@ case $target in
 esac
 # The same sources make the same programs, wherever they are.
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
-# `openhosting version --verbose` prints it.
+# `openhosting version --verbose` prints them.
 OPENHOSTING_COMMIT=${OPENHOSTING_COMMIT:-$(git rev-parse HEAD)}
-export OPENHOSTING_COMMIT
+export OPENHOSTING_COMMIT OPENHOSTING_TARGET=$target
 home=${CARGO_HOME:-$HOME/.cargo}
 export CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=$PWD=openhosting"$'\x1f'"--remap-path-prefix=$home=cargo"
 # The libraries in C name their files too, in what they print when they fail.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes a container image of the static programs in the archives in DIR, for both processors, as
-# DIR/openhosting-VERSION.oci.tar, which `skopeo copy oci-archive:` and `docker load` read. Needs docker
-# with buildx.
+# DIR/openhosting-VERSION.oci.tar, which `skopeo copy --all oci-archive:` and `podman load` read.
+# Needs buildah, but no service and no registry: nothing is based on another image, and nothing
+# runs while it is built. The certificates are those of this machine.
 #
 #   image.sh DIR
 set -euo pipefail
@@ -9,13 +10,23 @@ set -euo pipefail
 from=$(cd "${1:?"usage: image.sh DIR"}" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 version=$(sed -n '0,/^version = /s/^version = "\(.*\)"$/\1/p' Cargo.toml)
-context=$(mktemp -d)
-trap 'rm -r "$context"' EXIT
+archive=$from/openhosting-$version.oci.tar
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+context=$work/context
+install -D --mode 644 "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" "$context/common/etc/ssl/certs/ca-certificates.crt"
+mkdir -p "$context"/writable/{state,images,tmp}
+buildah=(buildah --root "$work/images" --runroot "$work/run" --storage-driver vfs)
 for pair in amd64:x86_64 arm64:aarch64; do
-    mkdir "$context/${pair%:*}"
-    tar -xzf "$from/openhosting-$version-${pair#*:}-unknown-linux-musl.tar.gz" \
-        --directory "$context/${pair%:*}" --strip-components 1
+    processor=${pair%:*}
+    mkdir -p "$context/$processor"
+    name=openhosting-$version-${pair#*:}-unknown-linux-musl
+    tar -xzf "$from/$name.tar.gz" --directory "$context/$processor" --strip-components 1 \
+        --wildcards "$name/openhosting*"
+    # The same programs make the same image.
+    "${buildah[@]}" build --quiet --isolation chroot --timestamp "${SOURCE_DATE_EPOCH:-315532800}" \
+        --platform "linux/$processor" --manifest openhosting --file ci/docker/Dockerfile.static "$context" >&2
 done
-docker buildx create --use --name openhosting >/dev/null 2>&1 || docker buildx use openhosting
-docker buildx build --platform linux/amd64,linux/arm64 --file ci/docker/Dockerfile.static \
-    --output "type=oci,dest=$from/openhosting-$version.oci.tar" "$context"
+rm -f "$archive"
+"${buildah[@]}" manifest push --quiet --all --format oci openhosting "oci-archive:$archive" >&2
+echo "$archive"

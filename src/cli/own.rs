@@ -182,7 +182,7 @@ pub(super) const COMMANDS: &[OwnCommand] = &[
     OwnCommand {
         word: "version",
         group: Group::Program,
-        about: "Print the version; with --verbose also the paths in use",
+        about: "Print the version; with --verbose also commit, target, features and paths",
         main: version::main,
         command: version::Version::command,
     },

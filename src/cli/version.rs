@@ -11,7 +11,7 @@ use super::{environment, exit, help, server};
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-version", bin_name = "openhosting version", after_long_help = help::after("version"))]
 pub(super) struct Version {
-    /// Print also the system, and the files in use
+    /// Print also commit, target, features and paths
     #[arg(short, long)]
     verbose: bool,
 }
@@ -24,13 +24,13 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         let path = |path: Option<std::path::PathBuf>| {
             path.map_or("none".to_owned(), |path| path.display().to_string())
         };
-        let server = if server::IS_HERE {
-            "yes"
+        let features = if server::IS_HERE {
+            "cli, server"
         } else {
-            "no, it needs Linux"
+            "cli"
         };
         for (name, value) in [
-            // ci/release/build.sh sets it.
+            // ci/release/build.sh sets these two.
             (
                 "commit",
                 option_env!("OPENHOSTING_COMMIT")
@@ -38,10 +38,13 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
                     .to_owned(),
             ),
             (
-                "system",
-                format!("{} {}", std::env::consts::ARCH, std::env::consts::OS),
+                "target",
+                option_env!("OPENHOSTING_TARGET").map_or_else(
+                    || format!("{} {}", std::env::consts::ARCH, std::env::consts::OS),
+                    str::to_owned,
+                ),
             ),
-            ("server", server.to_owned()),
+            ("features", features.to_owned()),
             ("config", path(environment::config_file())),
             ("state", path(environment::state_directory())),
         ] {
