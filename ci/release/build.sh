@@ -32,4 +32,12 @@ if [[ $target == *-freebsd ]]; then
 fi
 export "CFLAGS_${target//-/_}=$cflags"
 "${build[@]}" --release --locked --bins --target "$as" >&2
-echo "$PWD/target/$target/release"
+bin=$PWD/target/$target/release
+if [[ $target == *-linux-gnu ]]; then
+    newest=$(objdump -T "$bin"/openhosting{,-upload,-download,-server} | grep -o 'GLIBC_[0-9.]*' | sort -V | tail -n 1)
+    if [[ $(printf '%s\n' "$newest" GLIBC_2.17 | sort -V | tail -n 1) != GLIBC_2.17 ]]; then
+        echo "build.sh: a program for $target needs $newest" >&2
+        exit 1
+    fi
+fi
+echo "$bin"

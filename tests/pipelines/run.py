@@ -27,6 +27,8 @@ from pathlib import Path
 
 import groovy_parser.parser
 import hcl2
+import tree_sitter
+import tree_sitter_powershell
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -486,6 +488,18 @@ def install_script():
             cut.write_text(text[: len(text) * part // 8])
             subprocess.run(["sh", cut], env={"PATH": BARE["PATH"], "HOME": str(home)}, capture_output=True)
             assert not is_installed(), part
+
+
+def install_ps1():
+    """ci/install.ps1 cannot run here: a grammar of PowerShell reads it."""
+    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_powershell.language()))
+    with Scene() as scene, releases(scene) as (_, version, archive):
+        script = (archive.parent / "install.ps1").read_bytes()
+        assert f"$Version = '{version}'".encode() in script, "the version is not filled in"
+        assert not parser.parse(script).root_node.has_error
+        for wrong in [(b"} finally {", b" finally {"), (b"$wanted = $Sha256", b"$wanted = $Sha256)")]:
+            assert wrong[0] in script
+            assert parser.parse(script.replace(*wrong)).root_node.has_error, wrong
 
 
 def github_examples():
@@ -955,7 +969,7 @@ def lint_yaml():
     sh(VENV / "yamllint", "--strict", "-c", Path(__file__).with_name("yamllint.yml"), *files)
 
 
-CASES = [lint_yaml, lint_github, github_action, install_script, github_examples, gitlab, jenkins, packer, kubernetes, slurm, systemd, docker]
+CASES = [lint_yaml, lint_github, github_action, install_script, install_ps1, github_examples, gitlab, jenkins, packer, kubernetes, slurm, systemd, docker]
 
 
 def main():

@@ -2,13 +2,14 @@
 """Checks and builds the programs for other platforms, and runs those that can run here against
 a server on this machine: under Wine, under qemu-user, and in an empty chroot.
 
-    run.py [TEST...]      all tests, or some of: check build windows aarch64 static journals
+    run.py [TEST...]      all tests, or some of: check build windows aarch64 static journals image
 
 ci/cross has the compilers, and calls this as `ci/cross test`. Needs root and openssl.
 CROSS_BIN is the directory of the programs for this machine (default: target/debug).
 """
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -26,9 +27,10 @@ BIN = Path(os.environ.get("CROSS_BIN", ROOT / "target" / "debug"))
 LINUX = "x86_64-unknown-linux-gnu"
 AARCH64 = "aarch64-unknown-linux-gnu"
 STATIC = "x86_64-unknown-linux-musl"
+STATIC_AARCH64 = "aarch64-unknown-linux-musl"
 WINDOWS = "x86_64-pc-windows-gnu"
 CHECKED = ["x86_64-unknown-freebsd", "aarch64-apple-darwin", "x86_64-apple-darwin"]
-BUILT = [WINDOWS, AARCH64, STATIC]
+BUILT = [WINDOWS, AARCH64, STATIC, STATIC_AARCH64]
 MIB = 1 << 20
 # A guard against a hang, not a promise about time.
 WATCHDOG_S = 600
@@ -172,6 +174,18 @@ def journals(work):
     return list(Path(work).rglob("*.ohj"))
 
 
+def built(target):
+    """The directory of the programs that were built for a target."""
+    done = subprocess.run([CROSS, "path", target], check=True, capture_output=True, text=True)
+    return Path(done.stdout.strip())
+
+
+def in_chroot(work, *words):
+    """Runs a command in the chroot of ci/cross, where `work` is /work; gives what it printed."""
+    environment = {**os.environ, "WORK": str(work)}
+    return subprocess.run([CROSS, "shell", *words], env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 # Tests. Each has a directory of its own, with an image in it.
 
 
@@ -269,7 +283,7 @@ def busy_files(windows, work, drive):
         batch = ["@echo off", f"{windows_program} {flags} >{name}.txt 2>&1", f">{name}.code echo %errorlevel%", ""]
         Path(work, f"{name}.bat").write_bytes("\r\n".join(batch).encode())
     script.write_text("\n".join(lines) + "\n")
-    subprocess.run([CROSS, "shell", "bash", "/work/busy.sh"], env={**os.environ, "WORK": str(work)}, check=True)
+    in_chroot(work, "bash", "/work/busy.sh")
     text = lambda name: Path(work, name).read_text(errors="replace").strip()
     assert text("second.code") == "1" and "Another process" in text("second.txt"), text("second.code") + text("second.txt")
     # Its exit code is 130, or lost by Wine as above; that it stopped cleanly is in what it printed.
@@ -318,9 +332,8 @@ def test_static():
         names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
         files = ["-keyout", work / "key.pem", "-out", empty / "ca.pem"]
         subprocess.run(["openssl", "req", *certificate, *names, *files], check=True, capture_output=True)
-        built = subprocess.run([CROSS, "path", STATIC], check=True, capture_output=True, text=True).stdout.strip()
         for program in ["openhosting-upload", "openhosting-download"]:
-            shutil.copy(Path(built, program), empty)
+            shutil.copy(built(STATIC) / program, empty)
         with serving(there, "--tls-cert", empty / "ca.pem", "--tls-key", work / "key.pem") as server:
 
             def run(program, *words):
@@ -337,12 +350,40 @@ def test_static():
         assert not (empty / "proc").exists()
 
 
+def test_image():
+    """The container image of the static programs: what is in it runs, for both processors."""
+    with tempfile.TemporaryDirectory() as there:
+        work = Path(there)
+        for target in [STATIC, STATIC_AARCH64]:
+            subprocess.run([ROOT / "ci/release/pack.sh", work, built(target), target], check=True, stdout=subprocess.DEVNULL)
+        archive = in_chroot(work, "/source/ci/release/image.sh", "/work").strip()
+        first = Path(there, Path(archive).name).read_bytes()
+        in_chroot(work, "/source/ci/release/image.sh", "/work")
+        assert Path(there, Path(archive).name).read_bytes() == first, "the same programs make another image"
+        for processor, loader, target in [("amd64", [], STATIC), ("arm64", ["qemu-aarch64"], STATIC_AARCH64)]:
+            copy = ["--insecure-policy", "--override-arch", processor, "copy", f"oci-archive:{archive}", f"dir:/work/{processor}"]
+            in_chroot(work, "skopeo", *copy)
+            image = work / processor
+            blob = lambda described: image / described["digest"].removeprefix("sha256:")
+            manifest = json.loads((image / "manifest.json").read_text())
+            config = json.loads(blob(manifest["config"]).read_text())
+            assert config["architecture"] == processor and config["config"]["User"] == "65532:65532", config
+            assert config["config"]["Entrypoint"] == ["/usr/bin/openhosting"], config
+            root = image / "root"
+            root.mkdir()
+            for layer in manifest["layers"]:
+                subprocess.run(["tar", "-xf", blob(layer), "-C", root], check=True)
+            assert (root / "state").stat().st_uid == 65532 and (root / "etc/ssl/certs/ca-certificates.crt").stat().st_size
+            said = in_chroot(work, *loader, f"/work/{processor}/root/usr/bin/openhosting", "version", "--verbose")
+            assert f"target   {target}\n" in said, said
+
+
 def main(names):
     tests = {name.removeprefix("test_"): test for name, test in globals().items() if name.startswith("test_")}
     if set(names) - set(tests):
         sys.exit(__doc__)
     # Checks and builds before what needs them.
-    order = ["check", "build", "windows", "aarch64", "journals", "static"]
+    order = ["check", "build", "windows", "aarch64", "journals", "static", "image"]
     assert set(order) == set(tests)
     for name in order:
         if not names or name in names:
