@@ -46,7 +46,7 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
             ),
             ("features", features.to_owned()),
             ("config", path(environment::config_file())),
-            ("state", path(environment::state_directory())),
+            ("state", path(environment::state_directory().map(|state| state.join("openhosting")))),
         ] {
             text += &format!("{name:<8} {value}\n");
         }
