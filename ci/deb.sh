@@ -31,4 +31,4 @@ if [[ $help == *'  completions '* ]]; then
     "$own" completions zsh "$share/zsh/vendor-completions" >&2
     "$own" completions fish "$share/fish/vendor_completions.d" >&2
 fi
-cargo deb --no-build --no-strip ${target:+--target "$target"} --output "$to/"
+cargo deb --no-build --no-strip ${target:+--target "$target" --variant release} --output "$to/"

@@ -46,7 +46,10 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
             ),
             ("features", features.to_owned()),
             ("config", path(environment::config_file())),
-            ("state", path(environment::state_directory().map(|state| state.join("openhosting")))),
+            (
+                "state",
+                path(environment::state_directory().map(|state| state.join("openhosting"))),
+            ),
         ] {
             text += &format!("{name:<8} {value}\n");
         }
