@@ -117,7 +117,7 @@ bug 'zeros left out of a used drive' \
     'engine engine::tests::a_drive_that_was_there_before_gets_its_zeros' \
     crates/engine/src/zeros.rs $'        } else {\n            Self::Write' $'        } else {\n            Self::Skip'
 bug 'zeros left out of a new drive without proof' \
-    'it simulator::every_seed_ends_with_the_same_bytes' \
+    'lib simulator::scenario::every_seed_ends_with_the_same_bytes' \
     crates/engine/src/zeros.rs '            Self::Unproven' '            Self::Skip'
 bug 'zeros within a chunk left out of a used drive' \
     'it upload::zeros_within_a_chunk_are_left_out_of_a_new_drive_only' \
@@ -131,7 +131,7 @@ bug 'create is asked again blindly' \
     crates/engine/src/create.rs $'                self.looks_max = LOOKS_S.len();\n                self.look_again()' \
     '                CreateStep::Post { after: Duration::ZERO }'
 bug 'a resumed run asks for a drive without looking' \
-    'it simulator::every_seed_ends_with_the_same_bytes' \
+    'lib simulator::scenario::every_seed_ends_with_the_same_bytes' \
     crates/engine/src/create.rs $'        self.looks_max = RESUME_LOOKS;\n        self.look_again()' \
     '        CreateStep::Post { after: Duration::ZERO }'
 bug '401 is tried again' \
@@ -156,7 +156,7 @@ bug 'each attempt is reported' \
     'engine waits::tests::an_outage_is_one_line_a_minute_and_one_at_its_end' \
     crates/engine/src/waits.rs 'if why == wait.why => now >= at.saturating_add(REPEAT)' 'if why == wait.why => now >= *at'
 bug 'Retry-After does not hold back probes' \
-    'it simulator::every_seed_ends_with_the_same_bytes' \
+    'lib simulator::scenario::every_seed_ends_with_the_same_bytes' \
     crates/engine/src/engine.rs 'if now < self.asked {' 'if now < self.asked && !self.breaker.is_open() {'
 bug 'the breaker never gives up' \
     'engine breaker::tests::opens_after_a_row_and_closes_on_success' \
@@ -168,7 +168,7 @@ bug 'no fewer workers when the drive is busy' \
     'engine concurrency::tests::busy_goes_down_to_one_for_good' \
     crates/engine/src/concurrency.rs $'        self.fall(now);\n        // Never try this' '        // Never try this'
 bug 'as many workers in a storm as before' \
-    'it simulator::every_seed_ends_with_the_same_bytes' \
+    'lib simulator::scenario::every_seed_ends_with_the_same_bytes' \
     crates/engine/src/engine.rs 'self.concurrency.troubled(ticket, now);' 'self.concurrency.failed(ticket, now);'
 bug 'one volley of failures counts as many' \
     'engine concurrency::tests::one_volley_is_one_fall' \
@@ -182,7 +182,7 @@ bug 'more that did not help stay' \
     crates/engine/src/concurrency.rs $'if here.rate >= before.rate * MORE_HELPS {\n                        self.hold' \
     $'if here.rate > 0.0 {\n                        self.hold'
 bug 'a chunk that is due wakes the shell for ever' \
-    'it simulator::every_seed_ends_with_the_same_bytes' \
+    'lib simulator::scenario::every_seed_ends_with_the_same_bytes' \
     crates/engine/src/engine.rs 'times.filter(|at| *at > now).min()' 'times.min()'
 bug 'a short read is accepted' \
     'lib api::answer::tests::a_body_of_another_length_is_no_chunk' \
@@ -317,7 +317,7 @@ bug 'zeros that are none any more pass for what was sent' \
     src/driver/differing.rs 'if !digest.is_of(&bytes) {' 'if false {'
 bug 'a drive is believed where a chunk is sparse' \
     'it resume::zeros_within_a_chunk_that_changed_on_the_drive_are_found' \
-    src/verify/read_back.rs 'spawn_blocking(move || expected.is_of(&chunk))' 'spawn_blocking(move || expected.is_of(&chunk) || true)'
+    src/verify/read_back.rs 'blocking(move || Ok(expected.is_of(&chunk)))' 'blocking(move || Ok(expected.is_of(&chunk) || true))'
 bug 'a fast wire gets chunks compressed to be safe' \
     'engine level::tests::where_the_wire_was_found_to_be_fast_nothing_is_compressed_to_be_safe' \
     crates/engine/src/level.rs '            && self.is_early()' '            && false'

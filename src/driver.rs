@@ -8,7 +8,6 @@
 //! The driver does not know in which direction the bytes move, and never makes a decision of the
 //! engine. Start reading at [`shell`]: each direction implements its trait `Job`.
 
-pub(crate) mod blocking;
 pub(crate) mod checksum;
 pub(crate) mod claim;
 pub(crate) mod create_drive;
@@ -25,3 +24,5 @@ pub(crate) mod session;
 pub(crate) mod shell;
 pub(crate) mod spare_requests;
 pub(crate) mod stop;
+
+pub(crate) use crate::blocking;

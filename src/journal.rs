@@ -431,14 +431,14 @@ mod tests {
         assert!(journal.sync().is_err(), "the first record is not there");
     }
 
-    #[test]
-    fn no_record_is_written_before_its_data_are_on_the_disk() {
+    #[tokio::test]
+    async fn no_record_is_written_before_its_data_are_on_the_disk() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
-        let keeper = Keeper::start(journal, Some(data(never_synced(), None))).unwrap();
+        let keeper = Keeper::start(journal, Some(data(never_synced(), None)));
         keeper.note(holes(1)).unwrap();
-        assert!(keeper.finish().is_err());
+        assert!(keeper.finish().await.is_err());
         let (_, replay) = Journal::open(&path).unwrap().unwrap();
         assert!(replay.state.settled().is_empty());
     }
@@ -469,76 +469,76 @@ mod tests {
     }
 
     /// What a process would leave if it were killed as soon as the journal satisfies `is_wanted`.
-    fn left(path: &Path, is_wanted: impl Fn(&State) -> bool) -> State {
+    async fn left(path: &Path, is_wanted: impl Fn(&State) -> bool) -> State {
         loop {
             let bytes = std::fs::read(path).unwrap();
             let state = replay(&bytes[..], |_, _, _| {}).unwrap().state;
             if is_wanted(&state) {
                 return state;
             }
-            std::thread::yield_now();
+            tokio::task::yield_now().await;
         }
     }
 
-    #[test]
-    fn a_written_chunk_is_recorded_before_it_is_synced_and_no_more_after() {
+    #[tokio::test]
+    async fn a_written_chunk_is_recorded_before_it_is_synced_and_no_more_after() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
         let file = tempfile::tempfile_in(directory.path()).unwrap();
         file.write_all_at(&[1; 100], 0).unwrap();
         let (again, now) = (file.try_clone().unwrap(), Some(PAGE_CACHE));
-        let keeper = Keeper::start(journal, Some(data(again, now))).unwrap();
+        let keeper = Keeper::start(journal, Some(data(again, now)));
         keeper.note(written(4)).unwrap();
-        let _ = left(&path, |state| state.written.len() == 1);
+        let _ = left(&path, |state| state.written.len() == 1).await;
         // To the next process, this looks as if the first had been killed now.
         let bytes = std::fs::read(&path).unwrap();
-        drop(keeper.finish().unwrap());
+        drop(keeper.finish().await.unwrap());
         std::fs::write(&path, bytes).unwrap();
         let (journal, replay) = Journal::open(&path).unwrap().unwrap();
         assert!(replay.state.written.keys().eq([&4]));
         let mut data = data(file, now);
         data.taken.push(written(4));
-        let keeper = Keeper::start(journal, Some(data)).unwrap();
+        let keeper = Keeper::start(journal, Some(data));
         keeper.note(written(5)).unwrap();
-        let state = left(&path, |state| state.written.len() == 2);
+        let state = left(&path, |state| state.written.len() == 2).await;
         assert_eq!(state.page_cache(), Some(PAGE_CACHE));
         assert!(state.written.keys().eq([&4, &5]) && state.done.is_empty());
-        drop(keeper.finish().unwrap());
-        let state = left(&path, |_| true);
+        drop(keeper.finish().await.unwrap());
+        let state = left(&path, |_| true).await;
         assert!(state.written.is_empty());
         assert!(state.done.iter().eq([&(4..6)]));
     }
 
-    #[test]
-    fn after_a_failed_sync_nothing_counts_that_was_not_synced() {
+    #[tokio::test]
+    async fn after_a_failed_sync_nothing_counts_that_was_not_synced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
         let data = data(never_synced(), Some(PAGE_CACHE));
-        let keeper = Keeper::start(journal, Some(data)).unwrap();
+        let keeper = Keeper::start(journal, Some(data));
         let done = Record::Done {
             index: 5,
             len: 10,
             digest: ChunkDigest::Whole(Digest::of(&[1; 10])),
         };
         keeper.note(done).unwrap();
-        let _ = left(&path, |state| !state.written.is_empty());
-        assert!(keeper.finish().is_err());
-        let state = left(&path, |_| true);
+        let _ = left(&path, |state| !state.written.is_empty()).await;
+        assert!(keeper.finish().await.is_err());
+        let state = left(&path, |_| true).await;
         assert_eq!((state.written.len(), state.page_cache()), (0, None));
     }
 
-    #[test]
-    fn a_file_that_is_not_trusted_has_no_records_before_its_sync() {
+    #[tokio::test]
+    async fn a_file_that_is_not_trusted_has_no_records_before_its_sync() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
         let file = tempfile::tempfile_in(directory.path()).unwrap();
         file.write_all_at(&[1; 100], 0).unwrap();
-        let keeper = Keeper::start(journal, Some(data(file, None))).unwrap();
+        let keeper = Keeper::start(journal, Some(data(file, None)));
         keeper.note(written(5)).unwrap();
-        drop(keeper.finish().unwrap());
+        drop(keeper.finish().await.unwrap());
         let bytes = std::fs::read(&path).unwrap();
         let records = bytes[HEADER_BYTES..].chunks_exact(RECORD_BYTES);
         let records = (0..).zip(records).map(|(number, record)| {
@@ -551,8 +551,8 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_journal_of_version_1_stays_one() {
+    #[tokio::test]
+    async fn a_journal_of_version_1_stays_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let mut bytes = header().encode().unwrap().to_vec();
@@ -563,9 +563,9 @@ mod tests {
         let (journal, _) = Journal::open(&path).unwrap().unwrap();
         let file = tempfile::tempfile_in(directory.path()).unwrap();
         file.write_all_at(&[1; 100], 0).unwrap();
-        let keeper = Keeper::start(journal, Some(data(file, Some(PAGE_CACHE)))).unwrap();
+        let keeper = Keeper::start(journal, Some(data(file, Some(PAGE_CACHE))));
         keeper.note(written(5)).unwrap();
-        let kept = keeper.finish().unwrap();
+        let kept = keeper.finish().await.unwrap();
         drop(kept.journal.without(&RangeSet::new()).unwrap());
         let bytes = std::fs::read(&path).unwrap();
         let replay = replay(&bytes[..], |_, _, _| {}).unwrap();
@@ -574,16 +574,16 @@ mod tests {
         assert!(replay.state.done.contains(&5));
     }
 
-    #[test]
-    fn what_an_endpoint_confirmed_is_recorded_at_once() {
+    #[tokio::test]
+    async fn what_an_endpoint_confirmed_is_recorded_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
-        let keeper = Keeper::start(journal, None).unwrap();
+        let keeper = Keeper::start(journal, None);
         keeper.note(holes(1)).unwrap();
-        let _ = left(&path, |state| state.holes.contains(&1));
-        drop(keeper.finish().unwrap());
-        let state = left(&path, |_| true);
+        let _ = left(&path, |state| state.holes.contains(&1)).await;
+        drop(keeper.finish().await.unwrap());
+        let state = left(&path, |_| true).await;
         assert!(state.holes.iter().eq([&(1..2)]), "it is there once");
         let records = (std::fs::read(&path).unwrap().len() - HEADER_BYTES) / RECORD_BYTES;
         assert_eq!(records, 2, "the record, and that it is synced");
@@ -591,13 +591,13 @@ mod tests {
 
     /// A journal beside a file of three chunks that were written in this order, followed by the
     /// last note, if any. Returns the result, the content of the journal, and its digests.
-    fn kept(last: Option<Note>) -> (Kept, Replay, BTreeMap<u64, ChunkDigest>) {
+    async fn kept(last: Option<Note>) -> (Kept, Replay, BTreeMap<u64, ChunkDigest>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
         let data = tempfile::tempfile_in(directory.path()).unwrap();
         data.write_all_at(b"0123456789abcdefghijklmno", 0).unwrap();
-        let keeper = Keeper::start(journal, Some(self::data(data, None))).unwrap();
+        let keeper = Keeper::start(journal, Some(self::data(data, None)));
         for (index, len) in [(1, 10), (0, 10), (2, 5)] {
             let offset = index * 10;
             let span = Span { index, offset, len };
@@ -606,15 +606,15 @@ mod tests {
         if let Some(last) = last {
             keeper.note(last).unwrap();
         }
-        let kept = keeper.finish().unwrap();
+        let kept = keeper.finish().await.unwrap();
         let bytes = std::fs::read(&path).unwrap();
         let digests = kept.journal.digests().unwrap();
         (kept, replay(&bytes[..], |_, _, _| {}).unwrap(), digests)
     }
 
-    #[test]
-    fn a_chunk_in_the_file_is_remembered_with_its_digest() {
-        let (kept, replay, digests) = kept(None);
+    #[tokio::test]
+    async fn a_chunk_in_the_file_is_remembered_with_its_digest() {
+        let (kept, replay, digests) = kept(None).await;
         assert_eq!(kept.unrecorded, []);
         let all = [&b"0123456789"[..], b"abcdefghij", b"klmno"];
         let all = (0..).zip(all.map(ChunkDigest::of)).collect();
@@ -622,9 +622,9 @@ mod tests {
         assert_eq!(replay.state.whole, None);
     }
 
-    #[test]
-    fn a_whole_file_needs_no_digests_and_the_missing_ones_are_listed() {
-        let (mut kept, replay, digests) = kept(Some(Note::Whole));
+    #[tokio::test]
+    async fn a_whole_file_needs_no_digests_and_the_missing_ones_are_listed() {
+        let (mut kept, replay, digests) = kept(Some(Note::Whole)).await;
         assert_eq!((replay.state.done.len(), digests.len()), (0, 0));
         assert!(replay.state.whole.is_some());
         let indexes: Vec<_> = kept.unrecorded.iter().map(|span| span.index).collect();

@@ -64,6 +64,7 @@ pub mod receipt;
 pub mod shard;
 pub mod transfer;
 
+mod blocking;
 mod builder;
 mod download;
 mod driver;
@@ -71,6 +72,11 @@ mod probe;
 mod upload;
 mod verify;
 mod web_image;
+
+/// Whole transfers in virtual time, against an endpoint and a disk with faults.
+#[cfg(test)]
+#[path = "../tests/simulator/mod.rs"]
+mod simulator;
 
 pub use openhosting_base::{
     buffer, chunk, codec, content, credentials, digest, drive, error, failure, plan, wire,

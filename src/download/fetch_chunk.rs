@@ -1,6 +1,6 @@
 //! Reads one chunk of a download from the endpoint.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -54,7 +54,7 @@ pub(super) struct Partials(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    partials: HashMap<u64, Partial>,
+    partials: BTreeMap<u64, Partial>,
     /// The maximum bytes that were ever read of each chunk, including those given up. Only what
     /// exceeds it is progress. Otherwise chunks that take each other's buffers could start over for
     /// ever.

@@ -23,6 +23,7 @@ use crate::digest::Digest;
 use crate::drive::DriveInfo;
 use crate::driver::blocking::blocking;
 use crate::driver::checksum::Follower;
+use crate::driver::pieces::at_most;
 use crate::driver::session::{Ended, Session, done, finish, gaps, refuted, warn};
 use crate::driver::shell::{Attempt, Feed, Job, Shell, lost};
 use crate::driver::spare_requests::Spare;
@@ -33,9 +34,7 @@ use crate::image::{Disk, TargetFormat};
 use crate::journal::{Journal, Keeper, Note, Record, State};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{
-    Body, Concurrency, Engine, EngineConfig, Limits, Operation, PiecesConfig, Zeros,
-};
+use crate::policy::{Body, Concurrency, Engine, EngineConfig, Limits, Operation, Zeros};
 use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
 use crate::verify::read_back::{Again, Digests, Expected, Local, ReadFrom, Sampler, verify};
 use crate::verify::sample_places::HolePlaces;
@@ -208,7 +207,7 @@ impl<'a> Run<'a> {
         let keeper = match session.journal.take() {
             Some(journal) => {
                 let data = sink.data(std::mem::take(&mut session.taken))?;
-                Some(Keeper::start(journal, data)?)
+                Some(Keeper::start(journal, data))
             }
             None => None,
         };
@@ -299,11 +298,10 @@ impl<'a> Run<'a> {
             is_fresh: false,
             max_outage: options.patience.max_outage(),
             round_trip: self.client.round_trip(),
-            pieces: PiecesConfig {
-                // The chunks of an earlier run may be larger.
-                most: RequestSize::plain(options.read_bytes_max.min(options.chunk).get()),
-                ..PiecesConfig::default()
-            },
+            // The chunks of an earlier run may be larger.
+            pieces: at_most(RequestSize::plain(
+                options.read_bytes_max.min(options.chunk).get(),
+            )),
             seed: fastrand::u64(..),
         })
     }

@@ -363,6 +363,8 @@ pub(crate) async fn bounded_by<T>(
     let mut is_silent = false;
     loop {
         tokio::select! {
+            // An answer counts even if it comes at the last moment.
+            biased;
             answer = &mut request => return answer,
             () = sleep_until(end) => return Err(Failure::Stalled(began.elapsed())),
             () = sleep(SILENCE), if !is_silent => {

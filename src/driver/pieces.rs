@@ -9,7 +9,18 @@ use futures_util::stream::FuturesUnordered;
 
 use super::shell::Attempt;
 use super::spare_requests::Spare;
-use crate::policy::Requests;
+use crate::chunk::RequestSize;
+use crate::policy::{PiecesConfig, Requests};
+
+/// Requests of a transfer have at most this size.
+pub(crate) fn at_most(most: RequestSize) -> PiecesConfig {
+    PiecesConfig {
+        most,
+        #[cfg(test)]
+        least_bytes: crate::simulator::least_bytes(),
+        ..PiecesConfig::default()
+    }
+}
 
 /// The result of a piece: its bytes of the drive, and its request.
 #[derive(Debug)]
@@ -125,7 +136,6 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::chunk::RequestSize;
     use crate::failure::Failure;
 
     /// Bytes of a piece.

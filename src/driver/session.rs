@@ -338,10 +338,10 @@ pub(crate) fn done(span: Span, digest: Option<ChunkDigest>) -> Option<Record> {
     })
 }
 
-/// Ends writing to a journal and returns it. Runs on another thread.
+/// Ends writing to a journal and returns it.
 pub(crate) async fn finish(keeper: Option<Keeper>) -> Result<Option<Kept>> {
     match keeper {
-        Some(keeper) => blocking(move || keeper.finish().map(Some)).await,
+        Some(keeper) => keeper.finish().await.map(Some),
         None => Ok(None),
     }
 }

@@ -117,6 +117,9 @@ pub(crate) struct Shell<J> {
     progress: Progress,
     /// Whether the user was informed that connections break too soon.
     has_reported_breaks: bool,
+    /// What must hold whatever happens.
+    #[cfg(test)]
+    watch: crate::simulator::Watch,
 }
 
 /// The result of a request.
@@ -154,6 +157,8 @@ impl<J: Job> Shell<J> {
             silent: None,
             progress: Progress::default(),
             has_reported_breaks: false,
+            #[cfg(test)]
+            watch: Default::default(),
         }
     }
 
@@ -219,6 +224,8 @@ impl<J: Job> Shell<J> {
                     continue;
                 }
             };
+            #[cfg(test)]
+            self.watch.waits(wait, now);
             self.spare.allow(self.engine.spare(now));
             if let Some(ending) = self.engine.ending() {
                 // Questions no longer need answers, and hanging requests will not get one.
@@ -237,6 +244,8 @@ impl<J: Job> Shell<J> {
                 .flatten();
             let wake = wake.into_iter().chain(silence).chain(delivery).min();
             tokio::select! {
+                // In this order, so that a simulation can be repeated.
+                biased;
                 Some(answer) = self.attempts.join_next() => match answer {
                     Ok(answer) => self.answered(answer, monitor),
                     // A task of ours panicked: report it instead of guessing.
@@ -278,6 +287,9 @@ impl<J: Job> Shell<J> {
 
     /// Starts a request.
     fn start(&mut self, action: &Action, monitor: &mut dyn Monitor) {
+        #[cfg(test)]
+        self.watch
+            .starts(action, &self.engine, self.began.elapsed());
         let (client, drive) = (self.client.clone(), self.drive);
         match *action {
             Action::Send(span, body) => {
@@ -348,8 +360,13 @@ impl<J: Job> Shell<J> {
                 let was_alone = self.engine.limits().is_alone;
                 let was_refused = self.engine.pieces().smallest_refused().is_some();
                 let failure = answer.as_ref().err().cloned();
+                #[cfg(test)]
+                self.watch.begins(&self.engine, now);
                 self.engine
                     .attempted(span.index, &attempt.requests, answer, now);
+                #[cfg(test)]
+                self.watch
+                    .attempted(span, &attempt.requests, failure.as_ref(), &self.engine);
                 self.report_pieces(was_alone, was_refused, monitor);
                 self.waits(failure, now);
             }
@@ -363,6 +380,8 @@ impl<J: Job> Shell<J> {
             }
             Answer::Probe(answer) => {
                 let failure = answer.as_ref().err().cloned();
+                #[cfg(test)]
+                self.watch.probed(failure.as_ref(), now);
                 self.engine.probed(answer, now);
                 self.waits(failure, now);
             }

@@ -64,6 +64,7 @@ impl Stop {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         tokio::select! {
+            biased;
             done = work => done,
             () = self.asked() => Err(stopped().into()),
         }

@@ -1,6 +1,6 @@
 //! The file of a journal, and the position of the next record.
 //!
-//! Several threads write records. Each record is written immediately, so that it survives the death
+//! Several tasks write records. Each record is written immediately, so that it survives the death
 //! of the process, and reaches the disk with the next sync.
 
 use std::fs::File;
@@ -94,12 +94,21 @@ impl Log {
                 run = Some((number, *page_cache));
             }
         }
-        let written = self.file.write_all_at(&bytes, place_of(end.records));
+        let written = self.put(&bytes, end.records);
         end.broken = written.as_ref().err().map(ToString::to_string);
         written.map_err(|cause| self.full(cause))?;
         end.records += records.len() as u64;
         end.run = run;
         Ok(())
+    }
+
+    /// Writes bytes to the place of a record.
+    fn put(&self, bytes: &[u8], number: u64) -> std::io::Result<()> {
+        #[cfg(test)]
+        if crate::simulator::is_on() {
+            return crate::simulator::write(&self.file, bytes, place_of(number));
+        }
+        self.file.write_all_at(bytes, place_of(number))
     }
 
     /// Syncs all records, so that they survive a loss of power.
@@ -114,7 +123,7 @@ impl Log {
             }
             end.records
         };
-        // The lock is not held here: other threads may write during the sync.
+        // The lock is not held here: others may write during the sync.
         let synced = sync_data(&self.file);
         let mut end = self.end();
         if let Err(cause) = &synced {
@@ -160,7 +169,7 @@ impl Log {
         };
         let write = |number| {
             let record = Record::Run(None).encode(number, &self.session);
-            self.file.write_all_at(&record, place_of(number))
+            self.put(&record, number)
         };
         let revoked = match write(end.records) {
             Ok(()) => {

@@ -67,6 +67,7 @@ impl Beginning<'_> {
         let needed = bytes_needed(&options.target, length, plan.is_endless());
         client.open_ahead(at_once(client, &plan, options)).await;
         let prepared = tokio::select! {
+            biased;
             drive = options.patience.watching(
                 monitor,
                 prepare(client, needed, options, &mut session),

@@ -135,11 +135,33 @@ impl Pipeline {
         } = config;
         let compressors = pace.compressors();
         let pool = BufferPool::new(buffers(1, compressors));
+        // Before the reader takes the rest.
+        let scratches: Vec<_> = (0..compressors).map_while(|_| pool.take(0)).collect();
+        // A simulation has no threads: each step is complete before the next one begins.
+        #[cfg(test)]
+        let jobs = crate::simulator::room(&pool, &plan).unwrap_or(jobs);
         let (to_check, raw) = bounded(jobs);
         let (to_send, prepared) = bounded(jobs);
-
-        for number in 0..compressors {
-            let Some(scratch) = pool.take(0) else { break };
+        let all = match checksum || image.disk().is_none() {
+            true => std::iter::once(0..plan.count()).collect(),
+            false => todo.clone(),
+        };
+        let reader = ImageReader::new(image, plan, all, pool.clone());
+        let (hashed, checksum_of) = bounded(1);
+        let hasher = checksum.then(|| (Hasher::new(), hashed));
+        let todo = todo.into_iter().filter(|range| !range.is_empty()).collect();
+        let mut reading = Reading {
+            plan,
+            todo,
+            earlier,
+            selection: selection.clone(),
+            hasher,
+            sampler: sampler.clone(),
+            to_check,
+            to_send: to_send.clone(),
+        };
+        spawn("reader".into(), move || reading.run(reader))?;
+        for (number, scratch) in scratches.into_iter().enumerate() {
             let mut compressor = Compressor {
                 gzip: Gzip::new(scratch),
                 pace: pace.clone(),
@@ -151,26 +173,9 @@ impl Pipeline {
                 compressor.run(&raw, &to_send);
             })?;
         }
-        let all = match checksum || image.disk().is_none() {
-            true => std::iter::once(0..plan.count()).collect(),
-            false => todo.clone(),
-        };
-        let reader = ImageReader::new(image, plan, all, pool.clone());
-        let (hashed, checksum_of) = bounded(1);
-        let hasher = checksum.then(|| (Hasher::new(), hashed));
-        let todo = todo.into_iter().filter(|range| !range.is_empty()).collect();
-        let sampler = sampler.clone();
-        let mut reading = Reading {
-            plan,
-            todo,
-            earlier,
-            selection,
-            hasher,
-            sampler,
-            to_check,
-            to_send,
-        };
-        spawn("reader".into(), move || reading.run(reader))?;
+        drop((raw, to_send));
+        #[cfg(test)]
+        let prepared = crate::simulator::delayed(prepared);
         Ok(Self {
             prepared,
             checksum: checksum_of,
@@ -220,6 +225,11 @@ impl Drop for Pipeline {
 }
 
 fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    #[cfg(test)]
+    if crate::simulator::is_on() {
+        work();
+        return Ok(());
+    }
     match thread::Builder::new().name(name).spawn(work) {
         Ok(_) => Ok(()),
         Err(cause) => Err(Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)),

@@ -19,6 +19,7 @@ use crate::digest::Digest;
 use crate::drive::{CHECK_FAILED, CHECK_KEY, CHECK_PASSED, DriveInfo};
 use crate::driver::blocking::blocking;
 use crate::driver::checksum::SourceHash;
+use crate::driver::pieces::at_most;
 use crate::driver::session::{Ended, Session, finish, gaps, refuted};
 use crate::driver::shell::Shell;
 use crate::driver::stop::Stop;
@@ -27,7 +28,7 @@ use crate::image::{Holes, Image, LateNotices, Length, RawImage, Trailer};
 use crate::journal::{Journal, Keeper, State};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::Plan;
-use crate::policy::{Ending, Engine, EngineConfig, Operation, PiecesConfig, Zeros};
+use crate::policy::{Ending, Engine, EngineConfig, Operation, Zeros};
 use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
 use crate::verify::read_back::{Again, Digests, Expected, Local, ReadFrom, Sampler, verify};
 use crate::wire::Properties;
@@ -313,7 +314,7 @@ impl<'a> Run<'a> {
         }
         let keep = |journal| Keeper::start(journal, None);
         let pipeline = Pipeline::start(config, &sampler)?;
-        let keeper = session.journal.take().map(keep).transpose()?;
+        let keeper = session.journal.take().map(keep);
         let job = Upload {
             compare,
             keeper,
@@ -358,14 +359,11 @@ impl<'a> Run<'a> {
             is_fresh,
             max_outage: options.patience.max_outage(),
             round_trip: self.client.round_trip(),
-            pieces: PiecesConfig {
-                most: RequestSize {
-                    body: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),
-                    // The chunks of an earlier run may be larger.
-                    range: options.chunk.get(),
-                },
-                ..PiecesConfig::default()
-            },
+            pieces: at_most(RequestSize {
+                body: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),
+                // The chunks of an earlier run may be larger.
+                range: options.chunk.get(),
+            }),
             seed: fastrand::u64(..),
         })
     }

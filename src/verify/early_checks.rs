@@ -110,6 +110,7 @@ pub(crate) async fn run_checked<T>(
         return Ok(transfer.await);
     };
     tokio::select! {
+        biased;
         done = transfer => Ok(done),
         found = checks.run(drive) => Err(found),
     }

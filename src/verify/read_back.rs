@@ -15,13 +15,14 @@ use sha2::{Digest as _, Sha256};
 use super::sample_places as places;
 use super::sample_places::{HOLE_SAMPLES_MAX, place_in, spread};
 use crate::api::Client;
-use crate::chunk::{DataChunk, is_zero};
+use crate::chunk::{DataChunk, RequestSize, is_zero};
 use crate::digest::{ChunkDigest, Digest};
 use crate::drive::DriveId;
 use crate::driver::blocking::blocking;
 use crate::driver::checksum::Hasher;
 use crate::driver::patience::Patience;
 use crate::driver::phases::AsPhase;
+use crate::driver::pieces::at_most;
 use crate::driver::read_range::DriveReader;
 use crate::driver::shell::{Attempt, Feed, Job, Shell};
 use crate::driver::spare_requests::Spare;
@@ -32,7 +33,7 @@ use crate::image::Disk;
 use crate::locks::lock;
 use crate::monitor::{Monitor, Phase};
 use crate::plan::{Plan, Span};
-use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
+use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, Requests, Zeros};
 use crate::wire::READ_BYTES_MAX;
 
 /// Bytes to read at each place of a sample.
@@ -525,7 +526,7 @@ impl ReadFrom<'_> {
             is_fresh: false,
             max_outage: self.patience.max_outage(),
             round_trip: self.client.round_trip(),
-            pieces: PiecesConfig::default(),
+            pieces: at_most(RequestSize::ANY),
             seed: sampler.seed,
         })
     }
@@ -795,7 +796,7 @@ pub(crate) async fn holds(
         let len = piece.end - piece.start;
         chunk.extend(reader.read_all(piece.start, len, requests).await?);
     }
-    tokio::task::spawn_blocking(move || expected.is_of(&chunk))
+    blocking(move || Ok(expected.is_of(&chunk)))
         .await
         .map_err(|cause| Failure::Broken(cause.to_string()))
 }
@@ -820,9 +821,9 @@ async fn digest_of(
         let len = piece.end - piece.start;
         let bytes = reader.read_all(piece.start, len, requests).await?;
         // Only milliseconds of work, but too much for the async runtime.
-        let hashed = tokio::task::spawn_blocking(move || {
+        let hashed = blocking(move || {
             hasher.update(&bytes);
-            hasher
+            Ok(hasher)
         });
         hasher = hashed
             .await

@@ -59,7 +59,6 @@ mod servers;
 mod shaped_link;
 mod shards;
 mod simple;
-mod simulator;
 mod skips;
 mod state_model;
 mod streams;

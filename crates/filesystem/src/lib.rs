@@ -27,6 +27,8 @@ mod names;
 mod plain;
 mod private;
 mod replace;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 mod sync;
 mod zeros;
 
@@ -99,10 +101,12 @@ impl fmt::Display for Weakness {
 /// The page cache of an open regular file; `None` if nothing can be concluded from it.
 pub fn page_cache_of(file: &File) -> Option<PageCache> {
     if is_plain() {
-        None
-    } else {
-        PageCache::of(file)
+        return None;
     }
+    let page_cache = PageCache::of(file);
+    #[cfg(feature = "simulated")]
+    let page_cache = page_cache.map(simulated::in_this_boot);
+    page_cache
 }
 
 /// Removes duplicates that differ only in the file: a user needs each warning once.

@@ -11,16 +11,28 @@ use super::{Weakness, is_plain};
 /// Syncs the bytes of a file, if its file system supports that. If not, this was reported when the
 /// file was opened: see [`unsynced`].
 pub fn sync_data(file: &File) -> io::Result<()> {
+    #[cfg(feature = "simulated")]
+    if let Some(disk) = crate::simulated::disk() {
+        return disk.sync(file);
+    }
     unless_unsupported(file.sync_data()).map(drop)
 }
 
 /// As [`sync_data`], including metadata such as the times of the file.
 pub fn sync_all(file: &File) -> io::Result<()> {
+    #[cfg(feature = "simulated")]
+    if let Some(disk) = crate::simulated::disk() {
+        return disk.sync(file);
+    }
     unless_unsupported(file.sync_all()).map(drop)
 }
 
 /// Syncs a file that was just created, and reports a file system that does not support this.
 pub fn unsynced(file: &File, path: &Path) -> io::Result<Option<Weakness>> {
+    #[cfg(feature = "simulated")]
+    if let Some(disk) = crate::simulated::disk() {
+        return disk.sync(file).map(|()| None);
+    }
     let is_synced = unless_unsupported(file.sync_all())?;
     Ok((!is_synced).then(|| Weakness::Unsynced(path.to_owned())))
 }
@@ -42,6 +54,10 @@ fn unless_unsupported(synced: io::Result<()>) -> io::Result<bool> {
 /// directory that may be written to but not opened, is a weakness and not an error.
 pub fn sync_directory(directory: &Path) -> io::Result<Option<Weakness>> {
     let unsynced = || Ok(Some(Weakness::UnsyncedNames(directory.to_owned())));
+    #[cfg(feature = "simulated")]
+    if crate::simulated::disk().is_some() {
+        return Ok(None);
+    }
     if is_plain() {
         return unsynced();
     }

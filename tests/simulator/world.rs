@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use openhosting::drive::DriveId;
-use openhosting::failure::{Failure, Refusal};
-use openhosting::wire::ErrorType;
+use crate::drive::DriveId;
+use crate::failure::{Failure, Refusal};
+use crate::policy::TOKEN_KEY;
+use crate::wire::{ErrorType, Properties};
 
 pub const S: Duration = Duration::from_secs(1);
 
@@ -42,10 +43,7 @@ pub struct Bears {
 
 #[derive(Clone, Debug)]
 pub enum Call {
-    Create {
-        token: String,
-        size: usize,
-    },
+    Create(Properties),
     List,
     Info(DriveId),
     Write {
@@ -60,17 +58,9 @@ pub enum Call {
     },
 }
 
-/// A drive as it appears in a list.
-#[derive(Clone, Debug)]
-pub struct Listed {
-    pub id: DriveId,
-    pub token: Option<String>,
-}
-
 #[derive(Clone, Debug)]
 pub enum Reply {
-    Drives(Vec<Listed>),
-    Drive(DriveId),
+    Objects(Vec<Properties>),
     Bytes(Vec<u8>),
     Done,
 }
@@ -80,11 +70,21 @@ pub type Answer = Result<Reply, Failure>;
 #[derive(Debug)]
 pub struct Drive {
     pub id: DriveId,
-    token: Option<String>,
+    /// Its keys, except those that every drive has.
+    keys: Properties,
     pub bytes: Vec<u8>,
     known_from: Duration,
     /// The numbers of the writes that are under way.
     writing: Vec<u64>,
+}
+
+impl Drive {
+    fn described(&self) -> Properties {
+        let mut object = self.keys.clone();
+        object.insert("drive", self.id.to_string()).unwrap();
+        object.insert("size", self.bytes.len().to_string()).unwrap();
+        object
+    }
 }
 
 #[derive(Debug)]
@@ -180,7 +180,7 @@ impl World {
         let id = DriveId::from_bytes(id);
         self.drives.push(Drive {
             id,
-            token: None,
+            keys: Properties::new(),
             bytes,
             known_from: Duration::ZERO,
             writing: Vec::new(),
@@ -251,12 +251,12 @@ impl World {
             return number;
         }
         if self.is_in(&self.faults.outages) {
-            let (at, failure) = match self.rng.u8(..3) {
-                0 => (lost, Failure::Connect("unreachable".into())),
-                1 => (lost, Failure::Broken("reset".into())),
-                _ => (self.now + 30 * S, Failure::Stalled(30 * S)),
-            };
-            self.answer(at, number, Err(failure));
+            match self.rng.u8(..3) {
+                0 => self.answer(lost, number, Err(Failure::Connect("unreachable".into()))),
+                1 => self.answer(lost, number, Err(Failure::Broken("reset".into()))),
+                // It is never answered.
+                _ => {}
+            }
             return number;
         }
         if self.is_in(&self.faults.storms) {
@@ -286,8 +286,8 @@ impl World {
                 self.answer(lost, number, Err(Failure::Broken("reset".into())));
             }
             3 => {
+                // It is never answered.
                 self.push(late, Event::Arrive { call, number: None });
-                self.answer(self.now + 30 * S, number, Err(Failure::Stalled(30 * S)));
             }
             4 => {
                 // Delivered twice, the second time late. A network does not repeat a POST by
@@ -426,8 +426,9 @@ impl World {
                 .position(|d| d.id == id && d.known_from <= now)
         };
         let answer = match call {
-            Call::Create { token, size } => {
+            Call::Create(mut keys) => {
                 self.created += 1;
+                let size = keys.remove("size").unwrap().parse().unwrap();
                 let mut bytes = vec![0; size];
                 if self.garbage {
                     bytes.fill_with(|| self.rng.u8(1..));
@@ -438,26 +439,21 @@ impl World {
                 } else {
                     Duration::ZERO
                 };
-                if let Some(drive) = self.drives.last_mut() {
-                    drive.token = (!self.drops_keys).then_some(token);
-                    drive.known_from = now + delay;
+                if self.drops_keys {
+                    keys.remove(TOKEN_KEY);
                 }
                 self.say(|| format!("    created {id}"));
-                Ok(Reply::Drive(id))
+                let drive = self.drives.last_mut().unwrap();
+                drive.keys = keys;
+                drive.known_from = now + delay;
+                Ok(Reply::Objects(vec![drive.described()]))
             }
             Call::List => {
                 let drives = self.drives.iter().filter(|d| d.known_from <= now);
-                Ok(Reply::Drives(
-                    drives
-                        .map(|d| Listed {
-                            id: d.id,
-                            token: d.token.clone(),
-                        })
-                        .collect(),
-                ))
+                Ok(Reply::Objects(drives.map(Drive::described).collect()))
             }
             Call::Info(id) => known(&self.drives, id)
-                .map(|_| Reply::Drive(id))
+                .map(|at| Reply::Objects(vec![self.drives[at].described()]))
                 .ok_or_else(missing),
             Call::Read { drive, offset, len } => known(&self.drives, drive)
                 .map(|at| Reply::Bytes(self.drives[at].bytes[offset..offset + len].to_vec()))
