@@ -169,7 +169,7 @@ bug 'no fewer workers when the drive is busy' \
     crates/engine/src/concurrency.rs $'        self.fall(now);\n        // Never try this' '        // Never try this'
 bug 'as many workers in a storm as before' \
     'lib simulator::scenario::every_seed_ends_with_the_same_bytes' \
-    crates/engine/src/engine.rs 'self.concurrency.troubled(ticket, now);' 'self.concurrency.failed(ticket, now);'
+    crates/engine/src/engine.rs 'self.concurrency.troubled(ticket, now);' 'self.concurrency.failed(now);'
 bug 'one volley of failures counts as many' \
     'engine concurrency::tests::one_volley_is_one_fall' \
     crates/engine/src/concurrency.rs $'        self.before.get_or_insert(self.limit);\n        if ticket.era < self.fell {' \
