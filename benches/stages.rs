@@ -23,11 +23,11 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use openhosting::buffer::BufferPool;
-use openhosting::chunk::{Checked, DataChunk, Encoding, Part, RawChunk, is_zero};
-use openhosting::codec::{Gzip, Level, ZeroRuns};
 use openhosting::digest::Digest;
-use openhosting::plan::Span;
+use openhosting_base::buffer::BufferPool;
+use openhosting_base::chunk::{Checked, DataChunk, Encoding, Part, RawChunk, is_zero};
+use openhosting_base::codec::{Gzip, Level, ZeroRuns};
+use openhosting_base::plan::Span;
 
 const CHUNK: usize = 5 << 20;
 /// More than fit into any cache.

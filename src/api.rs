@@ -1,5 +1,5 @@
 //! The client of the API: one method for each call, and one attempt for each method call.
-//! [`policy`](crate::policy) decides what to do about a failure.
+//! The engine (`crates/engine`) decides what to do about a failure.
 
 // Numbers from the network are checked before they are added: release builds wrap on overflow.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
@@ -19,7 +19,7 @@ mod route;
 mod trust;
 mod web;
 
-pub use body::{Upload, UploadBody};
+pub use body::Upload;
 pub use client::{Client, ClientConfig, RawCall};
 pub(crate) use delivery::Delivery;
 pub use endpoint::Endpoint;

@@ -13,7 +13,6 @@ pub(crate) mod claim;
 pub(crate) mod create_drive;
 pub(crate) mod data_ranges;
 pub(crate) mod differing;
-pub(crate) mod drives;
 pub(crate) mod jobs;
 pub(crate) mod patience;
 pub(crate) mod phases;

@@ -11,7 +11,6 @@
 
 mod keeper;
 mod log;
-mod others;
 mod record;
 mod replay;
 
@@ -37,8 +36,7 @@ use log::{Log, cannot};
 use record::VERSION;
 
 pub use crate::filesystem::PageCache;
-pub use keeper::{Data, Keeper, Kept, Lag, Note};
-pub use others::{Other, others};
+pub(crate) use keeper::{Data, Keeper, Kept, Note};
 pub use record::{Direction, HEADER_BYTES, Header, HeaderError, Proof, RECORD_BYTES, Record};
 pub use replay::{Replay, ReplayError, State, replay};
 

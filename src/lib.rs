@@ -43,11 +43,11 @@
 //! # Ok(()) }
 //! ```
 //!
-//! An image is read chunk by chunk ([`image`], [`plan`], [`chunk`]), zeros are left out, and the
-//! rest is compressed ([`codec`]) and written to a drive ([`api`]). What to do next is decided
-//! without I/O ([`policy`]) and done by a single task ([`transfer`]), which records its progress
-//! ([`journal`]) so that a later run can continue. A download is the reverse. [`server`] is the API
-//! on one machine, and [`cli`] contains the four programs.
+//! An image ([`image`]) is read chunk by chunk, zeros are left out, and the rest is compressed
+//! ([`codec`]) and written to a drive ([`api`]). A single task does this ([`transfer`]) and records
+//! its progress ([`journal`]) so that a later run can continue. A download is the reverse.
+//! [`publish`] maintains a drive that holds an image under a name. [`server`] is the API on one
+//! machine, and [`cli`] contains the four programs.
 //!
 //! Start at [`Upload`] and [`Download`]; [`transfer`] contains their parts. The README's example is
 //! compiled as a test of this documentation.
@@ -55,7 +55,6 @@
 pub mod api;
 #[cfg(feature = "cli")]
 pub mod cli;
-pub mod commands;
 pub mod findings;
 pub mod journal;
 pub mod monitor;
@@ -66,6 +65,7 @@ pub mod transfer;
 
 mod blocking;
 mod builder;
+mod commands;
 mod download;
 mod driver;
 mod probe;
@@ -78,23 +78,61 @@ mod web_image;
 #[path = "../tests/simulator/mod.rs"]
 mod simulator;
 
-pub use openhosting_base::{
-    buffer, chunk, codec, content, credentials, digest, drive, error, failure, plan, wire,
-};
-use openhosting_base::{locks, quoting};
+use openhosting_base::{buffer, locks, plan, quoting};
+pub use openhosting_base::{credentials, digest, drive, error};
+use openhosting_engine as policy;
 use openhosting_filesystem as filesystem;
 #[cfg(feature = "cli")]
 use openhosting_filesystem::nonblocking;
 use openhosting_system as system;
 
-pub use openhosting_engine as policy;
-pub use openhosting_image as image;
 #[cfg(all(target_os = "linux", feature = "server"))]
 pub use openhosting_server as server;
 
 pub use builder::{Download, Upload};
 pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};
+
+// Of the crates in crates/, a user of the library needs only a part.
+
+/// Parts of a drive, as requests write them.
+pub mod chunk {
+    pub(crate) use openhosting_base::chunk::*;
+    pub use openhosting_base::chunk::{Encoding, Part};
+}
+
+/// Compression of requests and of downloaded files.
+pub mod codec {
+    pub(crate) use openhosting_base::codec::*;
+    pub use openhosting_base::codec::{Compression, Level, Packing};
+}
+
+/// The digests of an image's blocks, which receipts contain.
+pub mod content {
+    pub use openhosting_base::content::Content;
+    pub(crate) use openhosting_base::content::*;
+}
+
+/// Why a single request failed.
+pub mod failure {
+    pub(crate) use openhosting_base::failure::*;
+    pub use openhosting_base::failure::{Failure, Obstacle, Refusal};
+}
+
+/// Disks in files: formats, archives and compressed streams.
+pub mod image {
+    pub(crate) use openhosting_image::*;
+    pub use openhosting_image::{
+        Disk, FalseHole, Fingerprint, Format, Holes, Image, ImageOptions, Input, Length,
+        MappedImage, RawImage, StreamFormat, StreamImage, StreamOptions, TargetFormat,
+    };
+}
+
+/// The grammar of the API.
+pub mod wire {
+    pub(crate) use openhosting_base::wire::*;
+    pub use openhosting_base::wire::{ErrorType, Extents, Format, Properties, READ_BYTES_MAX};
+}
 
 /// The examples of the README compile.
 #[cfg(all(doctest, feature = "server"))]

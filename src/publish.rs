@@ -12,9 +12,9 @@
 //! it has the token of this publication.
 
 mod base;
-mod keys;
-mod receipts;
-mod selection;
+pub(crate) mod keys;
+pub(crate) mod receipts;
+pub(crate) mod selection;
 mod sending_blocks;
 
 use std::collections::HashSet;
@@ -47,14 +47,13 @@ use crate::transfer::{
 };
 use crate::wire::Properties;
 
-pub use keys::{
-    DIGEST_KEY, GOAL_KEY, HOLDS_KEY, PUBLISH_KEY, PUBLISHED_KEY, SHARDS_KEY, SOURCE_KEY, STATE_KEY,
-    WRITES_KEY,
+use keys::{
+    DIGEST_KEY, DriveState, GOAL_KEY, HOLDS_KEY, Holds, Mark, PUBLISH_KEY, PUBLISHED_KEY,
+    SHARDS_KEY, STATE_KEY, WRITES_KEY, properties,
 };
-use keys::{DriveState, Holds, Mark, properties};
-pub use keys::{Publication, publication};
-pub use receipts::{check_receipt, read_receipt, read_receipt_if, write_receipt};
-pub use selection::{Several, check_new_name, is_candidate, select, time};
+pub use receipts::check_receipt;
+use receipts::write_receipt;
+pub use selection::check_new_name;
 
 /// Blocks to read back of a whole drive: if one in a hundred is damaged, this finds it with 95 %
 /// probability.

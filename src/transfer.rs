@@ -11,20 +11,13 @@
 pub use crate::download::join_shards::{Shards, join_download};
 pub use crate::download::options::{Destination, DownloadInterrupted, DownloadOptions, Downloaded};
 pub use crate::download::run::download;
-pub use crate::driver::drives::{
-    drives_that, each_drive, look_at_drive, remove_drive, server_name,
-};
-pub use crate::driver::jobs::JOBS_DEFAULT;
 pub use crate::driver::patience::Patience;
 pub use crate::driver::rate_limit::RateLimit;
 pub use crate::driver::session::{Ended, JournalOptions};
-pub use crate::driver::stop::{GRACE, Stop, StopHandle, stop_channel};
-pub use crate::probe::questions::PROBE_NAME;
+pub use crate::driver::stop::{Stop, StopHandle, stop_channel};
 pub use crate::probe::run::{Probed, probe};
 pub use crate::upload::options::{Interrupted, Resume, Target, UploadOptions, Uploaded};
 pub use crate::upload::run::upload;
-pub use crate::upload::selection::Selection;
-pub use crate::verify::inspect::{InspectOptions, Inspection};
 pub use crate::verify::read_back::{Verified, Verify};
 pub use crate::web_image::{WebConfig, fetch_text, open_web};
 
@@ -32,5 +25,8 @@ pub(crate) use crate::download::drive_unchanged::counters;
 pub(crate) use crate::driver::blocking::blocking;
 pub(crate) use crate::driver::claim::{claim, in_use};
 pub(crate) use crate::driver::create_drive::{NewDrive, create};
+pub(crate) use crate::driver::jobs::JOBS_DEFAULT;
 pub(crate) use crate::driver::phases::{AsPhase, reporting};
 pub(crate) use crate::driver::stop::stopped;
+pub(crate) use crate::upload::selection::Selection;
+pub(crate) use crate::verify::inspect::{InspectOptions, Inspection};

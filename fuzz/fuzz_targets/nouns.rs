@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use openhosting::drive::{DriveId, DriveInfo};
-use openhosting::wire::{Format, Properties, parse_size};
+use openhosting_base::wire::{Format, Properties, parse_size};
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else {

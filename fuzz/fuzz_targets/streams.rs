@@ -9,11 +9,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use libfuzzer_sys::fuzz_target;
-use openhosting::buffer::BufferPool;
-use openhosting::image::{
+use openhosting_base::buffer::BufferPool;
+use openhosting_image::{
     Fingerprint, Image, ImageOptions, ImageReader, Input, Piece, StreamFormat,
 };
-use openhosting::plan::Plan;
+use openhosting_base::plan::Plan;
 
 /// The most chunks that are read.
 const CHUNKS_MAX: usize = 16;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use libfuzzer_sys::fuzz_target;
-use openhosting::image::xz_index_size;
+use openhosting_image::xz_index_size;
 
 thread_local! {
     static FILE: File = tempfile::tempfile_in("/dev/shm")

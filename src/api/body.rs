@@ -54,7 +54,7 @@ impl Upload {
 
 /// An [`Upload`] that reports its progress.
 #[derive(Debug)]
-pub struct UploadBody {
+pub(crate) struct UploadBody {
     source: Source,
     left: u64,
     progress: Progress,

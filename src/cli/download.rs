@@ -11,6 +11,7 @@ use super::again::Changes;
 use super::display::{Display, Way};
 use super::drive_state::LocalUploads;
 use super::named::Named;
+use super::other_journals::others;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::unfinished::Continuation;
 use super::{again, arguments, checksum_line, complete, help, quote};
@@ -20,9 +21,9 @@ use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::Findings;
 use crate::image::{ClusterPacking, TargetFormat, part_of};
-use crate::journal::{Direction, others};
+use crate::journal::Direction;
 use crate::nonblocking;
-use crate::publish::Several;
+use crate::publish::selection::Several;
 use crate::shard::Shard;
 use crate::transfer::{
     Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Shards, Stop,

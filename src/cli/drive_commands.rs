@@ -13,6 +13,7 @@ use super::access::Access;
 use super::amounts::{now_ms, size};
 use super::drive_state::{self, DriveState, LocalUploads};
 use super::drive_table::{self, Row};
+use super::drives::{drives_that, each_drive, look_at_drive, remove_drive};
 use super::json_list::JsonList;
 use super::named::Named;
 use super::output::{CommandOutput, OutputForm, error_object};
@@ -22,11 +23,10 @@ use super::{complete, exit, help, printable};
 use crate::api::{Client, ClientConfig};
 use crate::drive::DriveInfo;
 use crate::error::{Error, ErrorKind, Result};
-use crate::publish::{Several, is_candidate, publication, select, time};
+use crate::publish::keys::publication;
+use crate::publish::selection::{Several, is_candidate, select, time};
 use crate::system;
-use crate::transfer::{
-    Patience, Stop, blocking, drives_that, each_drive, look_at_drive, remove_drive, stopped,
-};
+use crate::transfer::{Patience, Stop, blocking, stopped};
 
 /// Columns of the keys of `show`; longer keys push their values to the right.
 const KEY_WIDTH_MAX: usize = 13;

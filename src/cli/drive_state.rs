@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
+use super::drives::server_name;
 use super::environment;
+use super::other_journals::others;
 use crate::api::Client;
 use crate::drive::{CHECK_FAILED, CHECK_KEY, DriveId, DriveInfo};
-use crate::journal::{Direction, others};
-use crate::publish::publication;
-use crate::transfer::server_name;
+use crate::journal::Direction;
+use crate::publish::keys::publication;
 
 /// Maximum servers whose names are requested, one request for each.
 const SERVERS_MAX: usize = 16;

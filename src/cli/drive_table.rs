@@ -11,7 +11,7 @@ use super::drive_state::DriveState;
 use super::printable;
 use super::text_table::table;
 use crate::drive::DriveId;
-use crate::publish::time;
+use crate::publish::selection::time;
 
 /// Minimum digits of a UUID to show.
 const SHORT_ID: usize = 8;

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::access;
 use super::config::{ConfigFile, Reference};
+use super::drives::each_drive;
 use super::output::{CommandOutput, OutputForm};
 use super::wait_lines::{self, WaitLines};
 use super::{environment, exit, help, prompt, screen};
@@ -21,7 +22,7 @@ use crate::api::{Client, ClientConfig, Endpoint};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, private_directory, replace};
-use crate::transfer::{Stop, blocking, each_drive};
+use crate::transfer::{Stop, blocking};
 
 const FORM: OutputForm = OutputForm {
     program: "openhosting login",

@@ -2,11 +2,12 @@
 
 use std::str::FromStr;
 
+use super::drives::{drives_that, look_at_drive};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::Result;
-use crate::publish::{Several, is_candidate, select};
-use crate::transfer::{Patience, drives_that, look_at_drive};
+use crate::publish::selection::{Several, is_candidate, select};
+use crate::transfer::Patience;
 
 /// A reference to a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use super::exit::Notice;
 use super::{block_on, exit};
+use crate::driver::stop::GRACE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::span;
 use crate::system::{Signal, Signals};
-use crate::transfer::{GRACE, Stop, stop_channel};
+use crate::transfer::{Stop, stop_channel};
 
 /// The signal that was received first, or the deadline.
 #[derive(Clone, Debug, Default)]

@@ -14,6 +14,7 @@ use super::display::{Display, Way, short};
 use super::drive_state::forget_other_uploads;
 use super::local::{LOCAL, Local, endpoint_name};
 use super::named::Named;
+use super::other_journals::others;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::trace::Traced;
 use super::unfinished::Continuation;
@@ -27,8 +28,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
 use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
-use crate::journal::{Direction, others};
-use crate::publish::{Several, check_new_name, publication};
+use crate::journal::Direction;
+use crate::publish::check_new_name;
+use crate::publish::keys::publication;
+use crate::publish::selection::Several;
 use crate::shard::Shard;
 use crate::transfer::{
     Interrupted, JournalOptions, Patience, Stop, Target, UploadOptions, Uploaded, WebConfig,

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::access::Access;
 use super::display::{Display, DisplayArguments, Way};
+use super::drives::look_at_drive;
 use super::github::Report;
 use super::named::Named;
 use super::output::OutputForm;
@@ -22,11 +23,12 @@ use crate::content::{Content, blocks_in, count, set_of};
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
-use crate::publish::Several;
-use crate::publish::{pick, read_receipt_if};
+use crate::publish::pick;
+use crate::publish::receipts::read_receipt_if;
+use crate::publish::selection::Several;
 use crate::receipt::Coverage;
 use crate::shard::Shard;
-use crate::transfer::{InspectOptions, Inspection, JOBS_DEFAULT, Patience, Stop, look_at_drive};
+use crate::transfer::{InspectOptions, Inspection, JOBS_DEFAULT, Patience, Stop};
 
 const PROGRAM: &str = "openhosting verify";
 pub(super) const FORM: OutputForm = OutputForm {

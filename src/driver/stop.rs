@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::error::{Error, ErrorKind};
 
 /// How long requests in flight may take when a transfer ends early.
-pub const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 /// How urgent the request is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -56,7 +56,7 @@ const UNSYNCED_BYTES_MAX: u64 = 32 << 20;
 
 /// Something to record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
+pub(crate) enum Note {
     /// A complete record.
     Record(Record),
     /// A chunk that is in the file, at this span of the file; its digest is not known yet.
@@ -112,7 +112,7 @@ impl From<Record> for Note {
 /// The file to which a download writes its chunks. It is synced before every record that depends on
 /// it.
 #[derive(Debug)]
-pub struct Data {
+pub(crate) struct Data {
     /// The file.
     pub file: File,
     /// Its page cache, if a later run can rely on what it holds without a sync.
@@ -123,7 +123,7 @@ pub struct Data {
 
 /// The journal at the end of its transfer.
 #[derive(Debug)]
-pub struct Kept {
+pub(crate) struct Kept {
     /// The journal.
     pub journal: Journal,
     /// Chunks that it covers only by calling the file complete.
@@ -132,20 +132,20 @@ pub struct Kept {
 
 /// How far recording is behind the transfer.
 #[derive(Clone, Debug, Default)]
-pub struct Lag(Arc<AtomicU64>);
+pub(crate) struct Lag(Arc<AtomicU64>);
 
 impl Lag {
     /// Whether the caller should compute the digest of the chunk that it has in memory. Otherwise
     /// recording would fall further and further behind, and a crash would lose more and more of the
     /// transfer.
-    pub fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.0.load(Ordering::Relaxed) > BEHIND_BYTES
     }
 }
 
 /// The handle to which a transfer sends its notes.
 #[derive(Debug)]
-pub struct Keeper {
+pub(crate) struct Keeper {
     notes: Sender<Note>,
     lag: Lag,
     failed: Failed,
@@ -182,7 +182,7 @@ impl Failed {
 
 impl Keeper {
     /// Starts the tasks for a journal; for a download, with the file to which chunks are written.
-    pub fn start(journal: Journal, data: Option<Data>) -> Self {
+    pub(crate) fn start(journal: Journal, data: Option<Data>) -> Self {
         let (notes, incoming) = unbounded();
         let (written, to_sync) = unbounded();
         let failed = Failed::default();
@@ -213,14 +213,14 @@ impl Keeper {
     ///
     /// # Errors
     /// Why the journal cannot be written any more.
-    pub fn note(&self, note: impl Into<Note>) -> Result<()> {
+    pub(crate) fn note(&self, note: impl Into<Note>) -> Result<()> {
         let note = note.into();
         self.lag.0.fetch_add(note.bytes(), Ordering::Relaxed);
         self.notes.try_send(note).map_err(|_| self.failed.reason())
     }
 
     /// How far recording is behind.
-    pub fn lag(&self) -> Lag {
+    pub(crate) fn lag(&self) -> Lag {
         self.lag.clone()
     }
 
@@ -228,7 +228,7 @@ impl Keeper {
     ///
     /// # Errors
     /// Why the journal cannot be written.
-    pub async fn finish(self) -> Result<Kept> {
+    pub(crate) async fn finish(self) -> Result<Kept> {
         drop(self.notes);
         // The second task ends after the first, which closes the channel between them.
         let written = self.writing.await.ok().flatten();

@@ -43,7 +43,7 @@ pub struct Header {
     pub direction: Direction,
     /// Marks the records of this journal, so that old content of a sector is not mistaken for one.
     pub session: [u8; 16],
-    /// The token of a new drive, see [`TOKEN_KEY`](crate::policy::TOKEN_KEY).
+    /// The token of a new drive, as it is stored on the drive.
     pub token: [u8; 16],
     /// Bytes of the image or drive.
     pub size: u64,
@@ -124,7 +124,7 @@ pub enum Record {
 /// What to compare the bytes of an unsynced chunk with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// Number of its [blocks](crate::image::data_blocks) with data. This costs nothing, and is
+    /// Number of its blocks of 4096 bytes with data. This costs nothing, and is
     /// sufficient: a page that the kernel could not write to the disk reads as zeros once it is
     /// gone from memory.
     Blocks(u64),

@@ -23,7 +23,7 @@ use crate::policy::{Operation, TOKEN_KEY};
 use crate::wire::{Properties, READ_BYTES_MAX};
 
 /// Name of the drive.
-pub const PROBE_NAME: &str = "openhosting-probe";
+pub(crate) const PROBE_NAME: &str = "openhosting-probe";
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;

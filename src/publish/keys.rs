@@ -7,23 +7,23 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Properties;
 
 /// The token of everything that is published under one name.
-pub const PUBLISH_KEY: &str = "user:oh-publish";
+pub(crate) const PUBLISH_KEY: &str = "user:oh-publish";
 /// The state of the drive: see `DriveState`.
-pub const STATE_KEY: &str = "user:oh-state";
+pub(crate) const STATE_KEY: &str = "user:oh-state";
 /// The root of the content that the drive will have.
-pub const GOAL_KEY: &str = "user:oh-goal";
+pub(crate) const GOAL_KEY: &str = "user:oh-goal";
 /// Distinguishes the image from others while its content is unknown: a digest of its fingerprint.
-pub const SOURCE_KEY: &str = "user:oh-source";
+pub(crate) const SOURCE_KEY: &str = "user:oh-source";
 /// What the drive holds besides bytes of its goal: see `Holds`.
-pub const HOLDS_KEY: &str = "user:oh-holds";
+pub(crate) const HOLDS_KEY: &str = "user:oh-holds";
 /// Number of shards that work on it.
-pub const SHARDS_KEY: &str = "user:oh-shards";
+pub(crate) const SHARDS_KEY: &str = "user:oh-shards";
 /// The root of its content: only on published drives.
-pub const DIGEST_KEY: &str = "user:oh-digest";
+pub(crate) const DIGEST_KEY: &str = "user:oh-digest";
 /// When it was published, in milliseconds since 1970.
-pub const PUBLISHED_KEY: &str = "user:oh-published";
+pub(crate) const PUBLISHED_KEY: &str = "user:oh-published";
 /// Its write counters when it was published, `BYTES REQUESTS`.
-pub const WRITES_KEY: &str = "user:oh-writes";
+pub(crate) const WRITES_KEY: &str = "user:oh-writes";
 
 /// The key of a completed shard, from 1 on; its value is the root.
 pub(super) fn shard_key(index: u32, count: u32) -> String {
@@ -137,7 +137,7 @@ impl Mark {
 
 /// What the keys of a drive say about its publication, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publication {
+pub(crate) struct Publication {
     /// Identifies the publication.
     pub token: String,
     /// `making`, `cloning`, `writing` or `published`; only the last is finished.
@@ -149,7 +149,7 @@ pub struct Publication {
 }
 
 /// What the keys of a drive say about its publication; `None` if it is not part of one.
-pub fn publication(drive: &DriveInfo) -> Option<Publication> {
+pub(crate) fn publication(drive: &DriveInfo) -> Option<Publication> {
     let mark = Mark::of(drive)?;
     let is_finished = !mark.is_unfinished();
     Some(Publication {

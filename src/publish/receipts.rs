@@ -15,7 +15,7 @@ const RECEIPT_BYTES_MAX: u64 = 1 << 30;
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] if it cannot be read or is not a receipt.
-pub fn read_receipt(path: &Path) -> Result<Receipt> {
+pub(crate) fn read_receipt(path: &Path) -> Result<Receipt> {
     read_receipt_if(path, |_| Ok(()))
 }
 
@@ -23,7 +23,10 @@ pub fn read_receipt(path: &Path) -> Result<Receipt> {
 ///
 /// # Errors
 /// As [`read_receipt`], and errors of `check`.
-pub fn read_receipt_if(path: &Path, check: impl FnOnce(&[u8]) -> Result<()>) -> Result<Receipt> {
+pub(crate) fn read_receipt_if(
+    path: &Path,
+    check: impl FnOnce(&[u8]) -> Result<()>,
+) -> Result<Receipt> {
     let cannot = || {
         let what = format!("Cannot use the receipt {}", path.display());
         Error::new(ErrorKind::Usage, what)
@@ -44,7 +47,7 @@ pub fn read_receipt_if(path: &Path, check: impl FnOnce(&[u8]) -> Result<()>) -> 
 ///
 /// # Errors
 /// [`ErrorKind::Local`] if it cannot be written.
-pub fn write_receipt(path: &Path, receipt: &Receipt) -> Result<()> {
+pub(crate) fn write_receipt(path: &Path, receipt: &Receipt) -> Result<()> {
     let written = std::fs::create_dir_all(directory_of(path))
         .and_then(|()| replace(path, Access::Private, receipt.print().as_bytes()));
     written.map_err(|cause| cannot_write(path, cause))

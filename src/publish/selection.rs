@@ -15,7 +15,7 @@ const LIST: &str = "List your drives with: openhosting ls";
 
 /// How to treat a name that several published drives have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Several {
+pub(crate) enum Several {
     /// Select the newest of them: for commands that change nothing.
     Newest,
     /// Refuse: for commands that would destroy data.
@@ -35,7 +35,7 @@ pub fn check_new_name(name: &str) -> Result<()> {
 }
 
 /// Whether a word could refer to this drive.
-pub fn is_candidate(drive: &DriveInfo, word: &str) -> bool {
+pub(crate) fn is_candidate(drive: &DriveInfo, word: &str) -> bool {
     has_name(drive, word)
         || has_prefix(drive, word)
         || counted(word).is_some_and(|(name, _)| has_name(drive, name))
@@ -49,7 +49,11 @@ pub fn is_candidate(drive: &DriveInfo, word: &str) -> bool {
 /// # Errors
 /// [`ErrorKind::NotFound`] if there is none; [`ErrorKind::Usage`] if there are several, with a list
 /// of them.
-pub fn select<'d>(drives: &'d [DriveInfo], word: &str, several: Several) -> Result<&'d DriveInfo> {
+pub(crate) fn select<'d>(
+    drives: &'d [DriveInfo],
+    word: &str,
+    several: Several,
+) -> Result<&'d DriveInfo> {
     let mut of_name: Vec<_> = named(drives, word).collect();
     let earlier =
         counted(word).and_then(|(name, index)| published_of(drives, name).get(index).copied());
@@ -191,7 +195,7 @@ fn ambiguous(what: String, hint: &str, drives: &[&DriveInfo]) -> Error {
 }
 
 /// A time in milliseconds since 1970, as RFC 3339 writes it.
-pub fn time(ms: u64) -> String {
+pub(crate) fn time(ms: u64) -> String {
     // Later times than the year 9999 cannot be written in this form.
     const MS_MAX: u64 = 253_402_300_799_000;
     let time = UNIX_EPOCH + Duration::from_millis(ms.min(MS_MAX));

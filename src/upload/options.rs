@@ -61,7 +61,7 @@ pub struct UploadOptions {
     pub checksum: bool,
     /// The part of the image to send, in chunks of
     /// [`CONTENT_CHUNK_BYTES`](crate::content::CONTENT_CHUNK_BYTES); `None` for all of it.
-    pub selection: Option<Arc<Selection>>,
+    pub(crate) selection: Option<Arc<Selection>>,
     /// The part of the chunks to send; `None` for all. Only for an existing drive and an image of
     /// known size.
     pub shard: Option<Shard>,

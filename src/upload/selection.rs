@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// What to send of an image, and what it must contain: if the image does not match this content, it
 /// changed since the content was computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Selection {
+pub(crate) struct Selection {
     content: Arc<Content>,
     chunks: RangeSet<u64>,
     /// Of these chunks, only these blocks; all blocks if `None`.
@@ -22,7 +22,7 @@ pub struct Selection {
 
 impl Selection {
     /// Whole chunks, by their index in `content`. Nothing of other chunks is sent.
-    pub fn chunks(content: Arc<Content>, chunks: RangeSet<u64>) -> Self {
+    pub(crate) fn chunks(content: Arc<Content>, chunks: RangeSet<u64>) -> Self {
         Self {
             content,
             chunks,
@@ -32,7 +32,7 @@ impl Selection {
 
     /// Blocks, by their index in `content`, and nothing else. Neighbours within a chunk go in one
     /// request. A chunk of zeros is sent as a whole, because that is less.
-    pub fn blocks(content: Arc<Content>, blocks: RangeSet<u64>) -> Self {
+    pub(crate) fn blocks(content: Arc<Content>, blocks: RangeSet<u64>) -> Self {
         Self {
             content,
             chunks: chunks_of(&blocks),
@@ -41,7 +41,7 @@ impl Selection {
     }
 
     /// Whether it consists of blocks.
-    pub fn is_of_blocks(&self) -> bool {
+    pub(crate) fn is_of_blocks(&self) -> bool {
         self.blocks.is_some()
     }
 

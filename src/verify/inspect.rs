@@ -34,7 +34,7 @@ const RANGES_OF_CHUNK_MAX: usize = 4;
 
 /// What to compare of a drive, and how.
 #[derive(Clone, Debug)]
-pub struct InspectOptions {
+pub(crate) struct InspectOptions {
     /// The blocks, by index.
     pub blocks: RangeSet<u64>,
     /// Whether a hole that the endpoint reports counts as zeros. This is for finding out what to
@@ -55,7 +55,7 @@ pub struct InspectOptions {
 /// digests, nothing is read. Each whole chunk costs a request, and so does each single block.
 /// `monitor` receives the number of bytes to compare, not counting reported holes.
 #[derive(Clone, Copy, Debug)]
-pub struct Inspection<'a> {
+pub(crate) struct Inspection<'a> {
     /// The client of the drive's owner.
     pub client: &'a Client,
     /// The drive.
@@ -71,7 +71,11 @@ impl Inspection<'_> {
     ///
     /// # Errors
     /// Errors of the endpoint; [`ErrorKind::Cancelled`] if it was asked to stop.
-    pub async fn run(self, monitor: &mut dyn Monitor, mut stop: Stop) -> Result<RangeSet<u64>> {
+    pub(crate) async fn run(
+        self,
+        monitor: &mut dyn Monitor,
+        mut stop: Stop,
+    ) -> Result<RangeSet<u64>> {
         let Self {
             client,
             drive,

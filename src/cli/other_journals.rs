@@ -7,10 +7,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::record::{Direction, HEADER_BYTES, Header, RECORD_BYTES};
-use super::replay::replay;
 use crate::drive::DriveId;
 use crate::filesystem::open_to_read;
+use crate::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, replay};
 use crate::system::is_locked;
 
 /// Maximum number of names in a directory to look at.
@@ -24,23 +23,23 @@ const EXTENSION: &str = "ohj";
 
 /// A transfer that runs, or that did not end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Other {
+pub(super) struct Other {
     /// Its journal.
-    pub path: PathBuf,
+    pub(super) path: PathBuf,
     /// What it is about.
-    pub header: Header,
+    pub(super) header: Header,
     /// Its drive.
-    pub drive: DriveId,
+    pub(super) drive: DriveId,
     /// Whether it created the drive.
-    pub is_ours: bool,
+    pub(super) is_ours: bool,
     /// Whether a process works on it now.
-    pub is_running: bool,
+    pub(super) is_running: bool,
 }
 
 /// The journals in `directory` that are about an upload or download and whose names without `.ohj`
 /// are `wanted`, the newest first. Omits those that cannot be read, or that may belong to another
 /// user. Blocks; the amount of reading is bounded.
-pub fn others<'a>(
+pub(super) fn others<'a>(
     directory: &Path,
     direction: Direction,
     wanted: impl Fn(&OsStr) -> bool + 'a,
@@ -77,9 +76,22 @@ fn read(path: PathBuf) -> Option<Other> {
 mod tests {
     use std::ffi::OsString;
 
-    use super::super::record::tests::header_of;
-    use super::super::{Journal, Record};
     use super::*;
+    use crate::journal::{Journal, Record};
+
+    fn header_of(direction: Direction) -> Header {
+        Header {
+            direction,
+            session: [7; 16],
+            token: [9; 16],
+            size: 1 << 20,
+            chunk: 1 << 16,
+            first: 0,
+            source: None,
+            endpoint: "https://api.example.com/".to_owned(),
+            user: "user".to_owned(),
+        }
+    }
 
     #[test]
     fn the_newest_come_first_few_are_read_and_running_ones_are_marked() {

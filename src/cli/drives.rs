@@ -1,10 +1,10 @@
 //! Commands about drives: list all, look one up by name, remove one. Requests that may be repeated
 //! are.
 
-use super::claim::{claim, in_use};
-use super::patience::{Patience, Trial, Unanswered};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
+use crate::driver::claim::{claim, in_use};
+use crate::driver::patience::{Patience, Trial, Unanswered};
 use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::policy::Operation;
@@ -18,7 +18,7 @@ const BUSY_ATTEMPTS: u32 = 3;
 ///
 /// # Errors
 /// Errors of the endpoint.
-pub async fn each_drive(
+pub(super) async fn each_drive(
     client: &Client,
     patience: &Patience,
     mut each: impl AsyncFnMut(DriveInfo),
@@ -42,7 +42,7 @@ pub async fn each_drive(
 ///
 /// # Errors
 /// Errors of the endpoint.
-pub async fn drives_that(
+pub(super) async fn drives_that(
     client: &Client,
     patience: &Patience,
     is_wanted: impl Fn(&DriveInfo) -> bool,
@@ -61,7 +61,7 @@ fn cannot_list(unanswered: Unanswered) -> Error {
 /// # Errors
 /// Errors of the endpoint; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if the drive does
 /// not exist.
-pub async fn look_at_drive(
+pub(super) async fn look_at_drive(
     client: &Client,
     drive: DriveId,
     patience: &Patience,
@@ -82,7 +82,7 @@ pub async fn look_at_drive(
 
 /// The name of a server, if the endpoint reports it. A single attempt, because the name is only for
 /// people.
-pub async fn server_name(client: &Client, server: Uuid) -> Option<String> {
+pub(super) async fn server_name(client: &Client, server: Uuid) -> Option<String> {
     client.server_name(server).await.ok().flatten()
 }
 
@@ -91,7 +91,11 @@ pub async fn server_name(client: &Client, server: Uuid) -> Option<String> {
 /// # Errors
 /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) if it is in use; otherwise errors of the
 /// endpoint.
-pub async fn remove_drive(client: &Client, drive: DriveId, patience: &Patience) -> Result<()> {
+pub(super) async fn remove_drive(
+    client: &Client,
+    drive: DriveId,
+    patience: &Patience,
+) -> Result<()> {
     let what = format!("Cannot remove drive {drive}");
     let info = patience.call(client, Operation::Read, || client.info(drive));
     let info = info
