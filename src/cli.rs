@@ -40,6 +40,7 @@ mod probe;
 mod prompt;
 mod proxies;
 mod publish;
+mod remedies;
 mod screen;
 mod secret_files;
 #[cfg(all(target_os = "linux", feature = "server"))]

@@ -23,6 +23,8 @@ use std::sync::Arc;
 
 use rangemap::RangeSet;
 
+use crate::advice;
+use crate::advice::Remedy;
 use crate::digest::ChunkDigest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
@@ -61,9 +63,10 @@ impl Journal {
                 std::io::ErrorKind::FileTooLarge => remedy(&cause),
                 _ => None,
             };
-            cannot(path, "make")
-                .because(cause)
-                .hint_to(hint.unwrap_or("Put it elsewhere with --journal PATH"))
+            cannot(path, "make").because(cause).hint_to(match hint {
+                Some(hint) => hint.into(),
+                None => advice!["Put it elsewhere with ", Remedy::JournalElsewhere],
+            })
         };
         let Some(bytes) = header.encode() else {
             return Err(Error::new(
@@ -118,8 +121,12 @@ impl Journal {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => {
                 let hint = Foreign::of(&cause).map(|why| {
-                    let over =
-                        "or start over with --restart, or choose another file with --journal PATH";
+                    let over = advice![
+                        "or start over with ",
+                        Remedy::Restart,
+                        ", or choose another file with ",
+                        Remedy::JournalElsewhere,
+                    ];
                     why.remedy(path, over)
                 });
                 let error = cannot(path, "use").because(cause);
@@ -131,13 +138,19 @@ impl Journal {
         };
         let weaknesses = lock(&file, path)?.into_iter().collect();
         let replay = replay(BufReader::new(&mut file), |_, _, _| {}).map_err(|cause| {
-            cannot(path, "read").because(cause).hint_to(
-                "Start over with --restart, or compare with the drive with --resume-from-drive UUID",
-            )
+            cannot(path, "read").because(cause).hint_to(advice![
+                "Start over with ",
+                Remedy::Restart,
+                ", or compare with the drive with ",
+                Remedy::CompareWithDrive,
+            ])
         })?;
         if replay.is_damaged {
             keep_aside(&file, path).map_err(|cause| {
-                let hint = "It is damaged, and its copy could not be written beside it: start over with --restart";
+                let hint = advice![
+                    "It is damaged, and its copy could not be written beside it: start over with ",
+                    Remedy::Restart,
+                ];
                 cannot(path, "copy").because(cause).hint_to(hint)
             })?;
         }

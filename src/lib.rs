@@ -78,8 +78,8 @@ mod web_image;
 #[path = "../tests/simulator/mod.rs"]
 mod simulator;
 
+pub use openhosting_base::{advice, credentials, digest, drive, error};
 use openhosting_base::{buffer, locks, plan, quoting};
-pub use openhosting_base::{credentials, digest, drive, error};
 use openhosting_engine as policy;
 use openhosting_filesystem as filesystem;
 #[cfg(feature = "cli")]

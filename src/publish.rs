@@ -27,6 +27,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rangemap::RangeSet;
 use tokio::sync::Notify;
 
+use crate::advice;
+use crate::advice::{Advice, Remedy};
 use crate::api::Client;
 use crate::chunk::is_zero;
 use crate::codec::Compression;
@@ -182,7 +184,7 @@ pub fn readers(text: &str) -> Result<String> {
     users.map(|users| users.join(" ")).ok_or_else(|| {
         let what =
             format!("Readers {text:?} are neither \"all\" nor user UUIDs with commas between");
-        Error::new(ErrorKind::Usage, what).hint_to("Use --readers all, or --readers UUID,UUID")
+        Error::new(ErrorKind::Usage, what).hint_to(advice!["Use ", Remedy::NameReaders])
     })
 }
 
@@ -649,8 +651,10 @@ impl<'a> Publisher<'a> {
         };
         let Some(count) = mark.shards else {
             let what = format!("Drive {} is not made of shards", drive.id);
-            return Err(Error::new(ErrorKind::Usage, what)
-                .hint_to("Finish it with the same command without --join"));
+            return Err(Error::new(ErrorKind::Usage, what).hint_to(advice![
+                "Finish it with the same command without ",
+                Remedy::NotJoin,
+            ]));
         };
         let root = self.root.to_string();
         let is_missing =
@@ -755,7 +759,7 @@ impl<'a> Publisher<'a> {
         self.notice(&format!("Going on with the unfinished drive {drive}"));
         let info = self.info(drive).await?;
         if let (DriveState::Writing, Some(by)) = (mark.state, claim(&info)) {
-            return Err(in_use(self.client, &info, &by, "").await);
+            return Err(in_use(self.client, &info, &by, Advice::default()).await);
         }
         if shards.is_some() && mark.shards != shards {
             let count = shards.unwrap_or(0).to_string();

@@ -16,6 +16,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+use crate::advice;
+use crate::advice::Remedy;
 use crate::api::{Pin, Web, WebAnswer, WebUrl};
 use crate::driver::blocking::blocking;
 use crate::driver::patience::{Patience, Trial, Unanswered};
@@ -199,7 +201,7 @@ impl WebFile {
             |Unanswered { failure, outage }| match (self.error(failure), outage) {
                 (error, None) => error,
                 (error, Some(_)) => {
-                    let hint = error.hint().map(str::to_owned);
+                    let hint = error.hint().cloned();
                     let error = Error::new(ErrorKind::Unavailable, error.to_string());
                     match hint {
                         Some(hint) => error.hint_to(hint),
@@ -212,9 +214,11 @@ impl WebFile {
 
     fn changed(&self) -> Error {
         let what = format!("{} changed while it was read", self.url);
-        Error::new(ErrorKind::Integrity, what).hint_to(
-            "A drive that was written to holds a mixture. Start over with --restart, from a file that stays as it is",
-        )
+        Error::new(ErrorKind::Integrity, what).hint_to(advice![
+            "A drive that was written to holds a mixture. Start over with ",
+            Remedy::Restart,
+            ", from a file that stays as it is",
+        ])
     }
 
     /// Records the current state of the file from the answer for its first range.

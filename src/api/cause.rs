@@ -7,6 +7,8 @@ use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError};
 
 use super::endpoint::is_loopback;
 use super::route::Route;
+use crate::advice;
+use crate::advice::{Advice, Remedy};
 use crate::error::without_number;
 use crate::failure::{Failure, Obstacle};
 
@@ -114,7 +116,7 @@ fn alert_in_words(alert: AlertDescription) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum Known {
     Certificate(String),
-    Obstacle { why: String, hint: &'static str },
+    Obstacle { why: String, hint: Advice },
 }
 
 fn known_failure(error: &(dyn StdError + 'static)) -> Option<Known> {
@@ -126,7 +128,7 @@ fn known_failure(error: &(dyn StdError + 'static)) -> Option<Known> {
     {
         return Some(Known::Obstacle {
             why: "the answer is not HTTP".into(),
-            hint: "Check scheme and port of the endpoint: a port for TLS needs https://",
+            hint: "Check scheme and port of the endpoint: a port for TLS needs https://".into(),
         });
     }
     if let Some(io) = error.downcast_ref::<std::io::Error>() {
@@ -152,20 +154,24 @@ fn of_tunnel(text: &str) -> Option<Known> {
     };
     Some(Known::Obstacle {
         why: why.into(),
-        hint,
+        hint: hint.into(),
     })
 }
 
 fn of_tls(error: &rustls::Error) -> Option<Known> {
-    const CLIENT_CERTIFICATE: &str =
-        "Pass one with --cert FILE and --key FILE, or the profile's cert and key";
     const PLAIN: &str = "Check scheme and port of the endpoint: this port may be for http://";
     const VERSION: &str =
         "TLS 1.2 and 1.3 are spoken here: update the server, or the proxy before it";
-    let obstacle = |why: &str, hint| {
+    let obstacle = |why: &str, hint: &str| {
         Some(Known::Obstacle {
             why: why.to_owned(),
-            hint,
+            hint: hint.into(),
+        })
+    };
+    let client_certificate = |why: &str| {
+        Some(Known::Obstacle {
+            why: why.to_owned(),
+            hint: advice!["Pass one with ", Remedy::ClientCertificate],
         })
     };
     match error {
@@ -188,16 +194,12 @@ fn of_tls(error: &rustls::Error) -> Option<Known> {
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied),
-        ) => obstacle(
-            &format!(
-                "a client certificate is required, or the one sent is refused ({})",
-                alert_in_words(*alert)
-            ),
-            CLIENT_CERTIFICATE,
-        ),
-        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => obstacle(
+        ) => client_certificate(&format!(
+            "a client certificate is required, or the one sent is refused ({})",
+            alert_in_words(*alert)
+        )),
+        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => client_certificate(
             "the server refuses the TLS handshake: it wants a client certificate, or other ciphers",
-            CLIENT_CERTIFICATE,
         ),
         rustls::Error::AlertReceived(AlertDescription::UnrecognisedName) => obstacle(
             "the server does not know this host name",

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
+use crate::advice;
+use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where the API is: scheme, host, port and optionally a path prefix (docs/dev/reference.md, 1.1).
@@ -75,8 +77,11 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self> {
         // The text is not quoted, because it may contain a password.
         let wrong = |what: &str| {
-            Error::new(ErrorKind::Usage, format!("The endpoint URI {what}"))
-                .hint_to("Set OHURI to something like https://api-east1.openhosting.com/")
+            Error::new(ErrorKind::Usage, format!("The endpoint URI {what}")).hint_to(advice![
+                "Set ",
+                Remedy::SetEndpoint,
+                " to something like https://api-east1.openhosting.com/"
+            ])
         };
         let url: Url = text.trim().parse().map_err(|_| {
             let shown = if text.contains('@') { "" } else { text };

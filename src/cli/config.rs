@@ -380,7 +380,8 @@ mod tests {
             error.to_string(),
             "There is no profile \"home\", which --profile names, in /etc/oh/config.toml"
         );
-        assert_eq!(error.hint(), Some("Its profiles are: a b, ci, work"));
+        let hint = error.hint().unwrap().to_string();
+        assert_eq!(hint, "Its profiles are: a b, ci, work");
     }
 
     #[test]

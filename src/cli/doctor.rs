@@ -17,7 +17,7 @@ use super::access::{self, Access};
 use super::amounts::size;
 use super::config::ConfigFile;
 use super::output::{CommandOutput, OutputForm};
-use super::{environment, help, screen, wait_lines};
+use super::{environment, help, remedies, screen, wait_lines};
 use crate::api::{Client, ClientConfig, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::private_directory;
@@ -231,7 +231,7 @@ fn report(checks: &[Check]) -> CommandOutput {
             Found::Broken(error) => (
                 "failed",
                 error.chain().to_string(),
-                error.hint().map(str::to_owned),
+                error.hint().map(remedies::worded),
             ),
         };
         let lines = std::iter::once(&*what).chain(hint.iter().flat_map(|hint| hint.lines()));

@@ -1,6 +1,7 @@
 //! Commands about drives: list all, look one up by name, remove one. Requests that may be repeated
 //! are.
 
+use crate::advice::Advice;
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::driver::claim::{claim, in_use};
@@ -102,7 +103,7 @@ pub(super) async fn remove_drive(
         .await
         .map_err(|unanswered| unanswered.into_error(&what))?;
     if let Some(by) = claim(&info) {
-        return Err(in_use(client, &info, &by, "").await);
+        return Err(in_use(client, &info, &by, Advice::default()).await);
     }
     let mut trial = Trial::of(patience);
     let (mut is_repeated, mut busy) = (false, 0);

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use super::{again, printable, screen, usage};
+use super::{again, printable, remedies, screen, usage};
 use crate::error::{Error, ErrorKind};
 use crate::nonblocking::{self, Waiting};
 
@@ -89,7 +89,7 @@ pub(super) fn say_wrapped(line: &str) {
 /// What to do about an error: its own hint, or what helps against an error of the operating system.
 pub(super) fn hint_of(error: &Error) -> Option<String> {
     if let Some(hint) = error.hint() {
-        return Some(hint.to_owned());
+        return Some(remedies::worded(hint));
     }
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

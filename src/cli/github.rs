@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{exit, printable, screen};
+use super::{exit, printable, remedies, screen};
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::Error;
@@ -123,10 +123,11 @@ impl Github {
 
     /// Reports an error with its hint, unless the advice includes it, and further advice.
     pub(super) fn tell(&self, error: &Error, is_hint_known: bool, advice: &[String]) {
+        let hint = error.hint().map(remedies::worded);
         if !self.is_on {
-            match (is_hint_known, error.hint()) {
+            match (is_hint_known, hint) {
                 (false, _) => exit::tell(self.program, error),
-                (true, Some(hint)) => exit::say_wrapped(hint),
+                (true, Some(hint)) => exit::say_wrapped(&hint),
                 (true, None) => {}
             }
             for line in advice {
@@ -135,7 +136,7 @@ impl Github {
             return;
         }
         let chain = error.chain();
-        let lines = [&*chain].into_iter().chain(error.hint());
+        let lines = [&*chain].into_iter().chain(hint.as_deref());
         let lines = lines.chain(advice.iter().map(String::as_str));
         let lines: Vec<_> = lines.map(printable::line).collect();
         self.annotate("error", &lines.join("\n"));
@@ -207,7 +208,7 @@ impl Report {
         if let Some(error) = error {
             row("Error", &error.chain());
             if let Some(hint) = error.hint() {
-                row("What to do", hint);
+                row("What to do", &remedies::worded(hint));
             }
         }
         text.push('\n');

@@ -409,10 +409,10 @@ mod tests {
             ("delete", "rm"),
             ("info", "show"),
         ] {
-            let hint = unknown(word).hint().unwrap_or_default().to_owned();
+            let hint = unknown(word).hint().unwrap().to_string();
             assert_eq!(hint, format!("Did you mean {command:?}?"), "{word}");
         }
-        let hint = unknown("xyzzy").hint().unwrap_or_default().to_owned();
+        let hint = unknown("xyzzy").hint().unwrap().to_string();
         assert!(hint.contains("openhosting help"), "{hint}");
     }
 }

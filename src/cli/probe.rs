@@ -86,7 +86,7 @@ async fn run(arguments: &ProbeArguments, mut stop: Stop) -> Result<CommandOutput
         return Err(match probed.removal {
             Ok(()) => stopped,
             Err(left) => {
-                let hint = left.hint().unwrap_or_default().to_owned();
+                let hint = left.hint().cloned().unwrap_or_default();
                 stopped.because(left).hint_to(hint)
             }
         });

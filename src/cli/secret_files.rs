@@ -145,7 +145,10 @@ mod tests {
                 Ok(text) => *text == "text",
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::Usage);
-                    assert!(error.hint().unwrap().starts_with("Run: chmod "), "{error}");
+                    assert!(
+                        error.hint().unwrap().to_string().starts_with("Run: chmod "),
+                        "{error}"
+                    );
                     false
                 }
             };

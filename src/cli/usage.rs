@@ -2,6 +2,7 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind as Wrong};
 
+use super::remedies;
 use crate::error::{Error, ErrorKind};
 
 /// If the similarity of an unknown flag to a known one is above this value, between 0 and 1, that
@@ -60,7 +61,7 @@ fn invalid(error: &clap::Error) -> (String, Option<String>) {
         return not_listed(error);
     };
     let (why, hint) = match cause.downcast_ref::<Error>() {
-        Some(error) => (error.chain(), error.hint().map(str::to_owned)),
+        Some(error) => (error.chain(), error.hint().map(remedies::worded)),
         None => {
             let text = cause.to_string();
             match text.split_once(". ") {
@@ -216,7 +217,7 @@ mod tests {
             let error = UploadArguments::try_parse_from(words).unwrap_err();
             let error = error_of(&error, "up");
             assert_eq!(error.to_string(), what, "{line}");
-            let advice = error.hint().unwrap_or_default();
+            let advice = error.hint().map(ToString::to_string).unwrap_or_default();
             assert!(
                 advice.starts_with(hint) && !advice.is_empty(),
                 "{line}: {advice}"

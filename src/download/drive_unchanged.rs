@@ -3,6 +3,8 @@
 use tokio::task::JoinSet;
 
 use super::options::DownloadOptions;
+use crate::advice;
+use crate::advice::Remedy;
 use crate::api::Client;
 use crate::drive::DriveInfo;
 use crate::driver::claim::{claim, in_use};
@@ -63,7 +65,11 @@ pub(super) async fn look(client: &Client, options: &DownloadOptions) -> Result<D
         .map_err(|unanswered| unanswered.into_error(&format!("Cannot read drive {drive}")))?;
     match claim(&info) {
         Some(by) if !options.allow_live => {
-            let or = "; or take what comes with --allow-live, as it may change while it is copied";
+            let or = advice![
+                "; or take what comes with ",
+                Remedy::AllowLive,
+                ", as it may change while it is copied",
+            ];
             Err(in_use(client, &info, &by, or).await)
         }
         _ => Ok(info),
@@ -91,9 +97,12 @@ pub(super) async fn check_still(
         "Drive {} is not what it was: {what} meanwhile",
         options.drive
     );
-    Err(Error::new(ErrorKind::Integrity, what).hint_to(
-        "Start over with --restart when nothing writes to it, or take what comes with --allow-live",
-    ))
+    Err(Error::new(ErrorKind::Integrity, what).hint_to(advice![
+        "Start over with ",
+        Remedy::Restart,
+        " when nothing writes to it, or take what comes with ",
+        Remedy::AllowLive,
+    ]))
 }
 
 /// Fails rather than mixing two drives, or two states of one drive, in one image.
@@ -102,7 +111,7 @@ pub(super) fn check_same_drive(
     options: &DownloadOptions,
     info: &DriveInfo,
 ) -> Result<()> {
-    let over = "Start over with --restart";
+    let over = advice!["Start over with ", Remedy::Restart];
     match state.drive {
         Some((id, _)) if id != options.drive => {
             let what = format!(

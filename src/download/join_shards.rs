@@ -10,6 +10,8 @@ use super::check_earlier::Recheck;
 use super::drive_unchanged::{check_same_drive, check_still, look};
 use super::options::{DownloadInterrupted, DownloadOptions, Downloaded};
 use super::sink::digest_of;
+use crate::advice;
+use crate::advice::Remedy;
 use crate::api::Client;
 use crate::content::set_of;
 use crate::driver::blocking::blocking;
@@ -109,9 +111,11 @@ pub async fn join_download(
     };
     let verified = verify(from, &sampler, local, monitor, stop.clone()).await;
     let verified = verified.map_err(|error| match error.kind() {
-        ErrorKind::Integrity => {
-            error.hint_to("Run all shards again with --restart, and nothing may write to the drive")
-        }
+        ErrorKind::Integrity => error.hint_to(advice![
+            "Run all shards again with ",
+            Remedy::Restart,
+            ", and nothing may write to the drive",
+        ]),
         _ => error,
     })?;
     let check = stop.unless_asked(check_still(client, options, &info));

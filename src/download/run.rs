@@ -16,6 +16,8 @@ use super::fetch_chunk::{Fetcher, Partials};
 use super::hole_survey::{Found, Survey, SurveyConfig};
 use super::options::{Destination, DownloadInterrupted, DownloadOptions, Downloaded};
 use super::sink::Sink;
+use crate::advice;
+use crate::advice::Remedy;
 use crate::api::Client;
 use crate::buffer::BufferPool;
 use crate::chunk::RequestSize;
@@ -476,8 +478,10 @@ impl<'a> Run<'a> {
 
 /// The error for a download that does not match the drive; its journal is removed.
 async fn mismatched(error: Error, journal: Option<Journal>) -> DownloadInterrupted {
-    let error =
-        error.hint_to("Nothing may write to the drive meanwhile. Start over with --restart");
+    let error = error.hint_to(advice![
+        "Nothing may write to the drive meanwhile. Start over with ",
+        Remedy::Restart,
+    ]);
     refuted(error, journal).await.into()
 }
 

@@ -1,5 +1,7 @@
 //! A drive that something else uses.
 
+use crate::advice;
+use crate::advice::Advice;
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind};
@@ -25,14 +27,15 @@ pub(crate) fn claimed(drive: DriveId, by: &str) -> Error {
 /// The error for a drive that is used as `by` says. If a server uses it, the endpoint is asked
 /// once for its name, and the hint is the command that shuts it down; `or` says what else can be
 /// done.
-pub(crate) async fn in_use(client: &Client, drive: &DriveInfo, by: &str, or: &str) -> Error {
+pub(crate) async fn in_use(client: &Client, drive: &DriveInfo, by: &str, or: Advice) -> Error {
     let error = claimed(drive.id, by);
     let Some(server) = drive.claiming_server() else {
-        return match or {
-            "" => error,
-            or => error.hint_to(format!(
-                "Stop the server that uses it, or wait until the imaging is done{or}"
-            )),
+        return match or.is_empty() {
+            true => error,
+            false => error.hint_to(advice![
+                "Stop the server that uses it, or wait until the imaging is done",
+                or,
+            ]),
         };
     };
     let name = client.server_name(server).await.ok().flatten();
@@ -42,5 +45,5 @@ pub(crate) async fn in_use(client: &Client, drive: &DriveInfo, by: &str, or: &st
     };
     let words = format!("servers {server} shutdown");
     let shutdown = client.commands().call(&words);
-    error.hint_to(format!("Shut it down first: {shutdown}{or}"))
+    error.hint_to(advice!["Shut it down first: ", shutdown, or])
 }

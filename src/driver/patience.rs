@@ -9,6 +9,8 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender, bounded};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::advice;
+use crate::advice::Remedy;
 use crate::api::Client;
 use crate::error::{Error, ErrorKind};
 use crate::failure::{CANNOT_CONNECT, Failure};
@@ -250,12 +252,13 @@ pub(crate) fn gave_up(what: &str, failure: &Failure, max_outage: Duration) -> Er
     };
     match failure.retry_after() {
         Some(asked) if asked > SILENCE => {
-            let asked = humantime::format_duration(Duration::from_secs(asked.as_secs()));
-            let why = format!("{failure}, and asks to come back in {asked}");
-            error(why).hint_to(format!(
-                "Run the same command again then, or wait longer with: --max-outage {}",
-                asked.to_string().replace(' ', "")
-            ))
+            let asked = Duration::from_secs(asked.as_secs());
+            let time = humantime::format_duration(asked);
+            let why = format!("{failure}, and asks to come back in {time}");
+            error(why).hint_to(advice![
+                "Run the same command again then, or wait longer with: ",
+                Remedy::LongerOutage(asked),
+            ])
         }
         _ if max_outage.is_zero() => error(failure.to_string()),
         _ => {
@@ -494,7 +497,8 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         let said = "Cannot look: endpoint answered 429, and asks to come back in 1h";
         assert_eq!(error.to_string(), said);
-        assert!(error.hint().unwrap().ends_with("--max-outage 1h"));
+        let longer = Remedy::LongerOutage(Duration::from_secs(3600));
+        assert!(error.hint().unwrap().remedies().eq([&longer]));
         let short = refused(429, Some(300 * S));
         let patience = Patience::new(900 * S);
         let (answer, took, lines) = call(&patience, short.clone(), Some(S)).await;

@@ -8,6 +8,8 @@ use rangemap::RangeSet;
 use uuid::Uuid;
 
 use super::blocking::blocking;
+use crate::advice;
+use crate::advice::Remedy;
 use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +17,6 @@ use crate::filesystem::{Weakness, once};
 use crate::journal::{Direction, Header, Journal, Keeper, Kept, Note, Record, Replay, State};
 use crate::monitor::{Event, Monitor};
 use crate::plan::{Plan, Span};
-use crate::quoting::quote;
 
 /// Where a transfer stores its progress, and how it resumes an earlier run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -247,7 +248,7 @@ fn open(path: &Path, restart: bool) -> Result<Option<(Journal, Option<Replay>)>>
                 let what = format!("Cannot remove the journal {}", path.display());
                 Error::new(ErrorKind::Local, what)
                     .because(cause)
-                    .hint_to("Put it elsewhere with --journal PATH")
+                    .hint_to(advice!["Put it elsewhere with ", Remedy::JournalElsewhere])
             })?;
             Ok(None)
         }
@@ -268,8 +269,12 @@ fn check_same(path: &Path, now: &Header, then: &Header) -> Result<()> {
             "The journal {} is of another transfer: {what} was {then} and is {now}",
             path.display()
         );
-        Err(Error::new(ErrorKind::Usage, what)
-            .hint_to("Use the same flags as before, or start over with --restart"))
+        Err(Error::new(ErrorKind::Usage, what).hint_to(advice![
+            "Use the same ",
+            Remedy::SameOptions,
+            " as before, or start over with ",
+            Remedy::Restart,
+        ]))
     };
     let direction = |direction| match direction {
         Direction::Upload => "upload",
@@ -283,10 +288,12 @@ fn check_same(path: &Path, now: &Header, then: &Header) -> Result<()> {
     if now.endpoint != then.endpoint {
         let error = differs("the endpoint", &then.endpoint, &now.endpoint);
         return error.map_err(|error| {
-            error.hint_to(format!(
-                "If both are names of one cloud, continue under the earlier one, as with --endpoint {}, or start over with --restart",
-                quote(&then.endpoint)
-            ))
+            error.hint_to(advice![
+                "If both are names of one cloud, continue under the earlier one, as with ",
+                Remedy::Endpoint(then.endpoint.clone()),
+                ", or start over with ",
+                Remedy::Restart,
+            ])
         });
     }
     if now.user != then.user {
@@ -313,8 +320,10 @@ fn check_same(path: &Path, now: &Header, then: &Header) -> Result<()> {
             "The size was {} bytes when this transfer began and is {} now",
             then.size, now.size
         );
-        return Err(Error::new(ErrorKind::Integrity, what)
-            .hint_to("It is not the same any more: start over with --restart"));
+        return Err(Error::new(ErrorKind::Integrity, what).hint_to(advice![
+            "It is not the same any more: start over with ",
+            Remedy::Restart,
+        ]));
     }
     Ok(())
 }

@@ -10,6 +10,8 @@ use std::sync::{Mutex, MutexGuard};
 use super::PageCache;
 use super::record::{HEADER_BYTES, RECORD_BYTES, Record, VERSION_WITH_UNSYNCED};
 use super::replay::Replay;
+use crate::advice;
+use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::sync_data;
 use crate::locks::lock;
@@ -188,9 +190,11 @@ impl Log {
     }
 
     fn full(&self, cause: std::io::Error) -> crate::error::Error {
-        cannot(&self.path, "write").because(cause).hint_to(
-            "What was transferred is safe; make room or put the journal elsewhere with --journal PATH, then run the same command again",
-        )
+        cannot(&self.path, "write").because(cause).hint_to(advice![
+            "What was transferred is safe; make room or put the journal elsewhere with ",
+            Remedy::JournalElsewhere,
+            ", then run the same command again",
+        ])
     }
 }
 

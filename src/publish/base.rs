@@ -324,7 +324,13 @@ mod tests {
         assert_eq!(by_name(&drives, "m").unwrap().id, drives[3].id);
         let twice = [drive(1, "name m"), drive(2, "name m")];
         let error = by_name(&twice, "m").unwrap_err();
-        assert!(error.hint().unwrap().contains(&twice[1].id.to_string()));
+        assert!(
+            error
+                .hint()
+                .unwrap()
+                .to_string()
+                .contains(&twice[1].id.to_string())
+        );
         assert_eq!(
             by_name(&twice, "x").unwrap_err().kind(),
             ErrorKind::NotFound

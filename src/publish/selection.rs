@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(error("n~3", Several::Newest).kind(), ErrorKind::NotFound);
         let refused = error("n", Several::Refuse);
         assert_eq!(refused.to_string(), "3 drives are named \"n\"");
-        let hint = refused.hint().unwrap();
+        let hint = refused.hint().unwrap().to_string();
         let lines: Vec<_> = hint.lines().collect();
         assert!(lines[1].contains(&drives[1].id.to_string()), "{hint}");
         assert!(lines[3].contains("1970-01-01T00:00:00Z"), "{hint}");

@@ -5,6 +5,8 @@ use rangemap::RangeSet;
 use super::growing_drive::too_small;
 use super::options::{Target, UploadOptions};
 use super::wire_speed::WORTH_BYTES_MIN;
+use crate::advice;
+use crate::advice::{Advice, Remedy};
 use crate::api::Client;
 use crate::drive::DriveInfo;
 use crate::driver::blocking::blocking;
@@ -184,8 +186,12 @@ impl Beginning<'_> {
             let what = format!(
                 "The image changed since the upload began: {count} chunks that were sent differ now"
             );
-            return Err(Error::new(ErrorKind::Integrity, what)
-                .hint_to("Send what changed with --changed-ok, or start over with --restart"));
+            return Err(Error::new(ErrorKind::Integrity, what).hint_to(advice![
+                "Send what changed with ",
+                Remedy::ChangedOk,
+                ", or start over with ",
+                Remedy::Restart
+            ]));
         }
         for range in changed.iter() {
             session.state.done.remove(range.clone());
@@ -286,7 +292,7 @@ fn changed(image: &Image, plan: &Plan, journal: &Journal, state: &State) -> Resu
             ErrorKind::Integrity,
             "The image was written to since the upload began",
         )
-        .hint_to("Start over with --restart"));
+        .hint_to(advice!["Start over with ", Remedy::Restart]));
     };
     differing(image, plan, journal.digests()?, &state.holes)
 }
@@ -318,10 +324,13 @@ async fn prepare(
                     }
                     return Err(match not.error.kind() {
                         // The size was a guess, and may exceed what the account allows.
-                        ErrorKind::Rejected if needed < spec.size => not.error.hint_to(format!(
-                            "The image does not state its size, so a drive of {} bytes was requested. Pass its size with --size",
-                            spec.size
-                        )),
+                        ErrorKind::Rejected if needed < spec.size => not.error.hint_to(advice![
+                            format!(
+                                "The image does not state its size, so a drive of {} bytes was requested. Pass its size with ",
+                                spec.size
+                            ),
+                            Remedy::GiveSize,
+                        ]),
                         _ => not.error,
                     });
                 }
@@ -341,7 +350,11 @@ async fn prepare(
         .map_err(|unanswered| {
             let error = unanswered.into_error(&format!("Cannot use drive {id}"));
             if session.is_resumed && error.kind() == ErrorKind::NotFound {
-                return error.hint_to("The earlier run's drive is gone: start over with --restart. If it was made a moment ago, wait and run the same command again");
+                return error.hint_to(advice![
+                    "The earlier run's drive is gone: start over with ",
+                    Remedy::Restart,
+                    ". If it was made a moment ago, wait and run the same command again",
+                ]);
             }
             error
         })?;
@@ -350,25 +363,28 @@ async fn prepare(
         return Err(too_small(client, drive.id, drive.size, needed, is_ours));
     }
     if let Some(by) = claim(&drive) {
-        return Err(in_use(client, &drive, &by, "").await);
+        return Err(in_use(client, &drive, &by, Advice::default()).await);
     }
     Ok(drive)
 }
 
 /// Checks that all shards refer to the same drive and the same parts of it.
 fn check_shard(shard: Shard, target: &Target, plan: &Plan) -> Result<()> {
-    let refuse = |what: &str, hint: &str| {
+    let refuse = |what: &str, hint: Advice| {
         let what = format!("Shard {shard} needs {what}");
-        Err(Error::new(ErrorKind::Usage, what).hint_to(hint.to_owned()))
+        Err(Error::new(ErrorKind::Usage, what).hint_to(hint))
     };
     if matches!(target, Target::New(_)) {
         return refuse(
             "a drive that is there",
-            "Make it first, and name it to all shards",
+            "Make it first, and name it to all shards".into(),
         );
     }
     if plan.is_endless() {
-        return refuse("the size of the image", "Tell it with --size");
+        return refuse(
+            "the size of the image",
+            advice!["Tell it with ", Remedy::GiveSize],
+        );
     }
     Ok(())
 }

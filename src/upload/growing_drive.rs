@@ -6,6 +6,8 @@ use std::sync::Arc;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use tokio::task::JoinHandle;
 
+use crate::advice;
+use crate::advice::Remedy;
 use crate::api::Client;
 use crate::chunk::is_zero;
 use crate::drive::{DriveId, DriveInfo};
@@ -185,8 +187,13 @@ impl Drive {
                     "What drive {} grew by is not proven to read as zeros",
                     self.id
                 );
-                return Err(Error::new(ErrorKind::Rejected, what)
-                    .hint_to("Tell how large the image is with --size, and start over with --restart: then the drive need not grow"));
+                return Err(Error::new(ErrorKind::Rejected, what).hint_to(advice![
+                    "Tell how large the image is with ",
+                    Remedy::GiveSize,
+                    ", and start over with ",
+                    Remedy::Restart,
+                    ": then the drive need not grow",
+                ]));
             }
         }
         Ok(grown)

@@ -10,6 +10,8 @@ use rangemap::RangeSet;
 
 use super::pace::Pace;
 use super::selection::Selection;
+use crate::advice;
+use crate::advice::Remedy;
 use crate::buffer::BufferPool;
 use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk, is_zero};
 use crate::codec::Gzip;
@@ -82,8 +84,12 @@ fn changed(at: u64) -> Error {
     let what = format!(
         "The image changed since the upload began: at byte {at} it differs from what was sent"
     );
-    Error::new(ErrorKind::Integrity, what)
-        .hint_to("Send what changed with --changed-ok, or start over with --restart")
+    Error::new(ErrorKind::Integrity, what).hint_to(advice![
+        "Send what changed with ",
+        Remedy::ChangedOk,
+        ", or start over with ",
+        Remedy::Restart
+    ])
 }
 
 /// The input of the compressors.

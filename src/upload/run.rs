@@ -13,6 +13,7 @@ use super::pace::Pace;
 use super::pipeline::{Earlier, Pipeline, PipelineConfig};
 use super::send_chunks::Upload;
 use super::wire_speed::{Sounding, WireProbe};
+use crate::advice::Advice;
 use crate::api::Client;
 use crate::chunk::RequestSize;
 use crate::digest::Digest;
@@ -546,7 +547,7 @@ impl<'a> Run<'a> {
         }
         let what = format!("The image has the SHA-256 {digest}, not {expected}");
         let fetch = "Fetch the image again, or look at where the digest is from";
-        Err(self.unusable(&what, fetch, journal.take()).await)
+        Err(self.unusable(&what, fetch.into(), journal.take()).await)
     }
 
     /// Checks that a member of an archive has the digest in its manifest: all of it, whatever this
@@ -564,14 +565,15 @@ impl<'a> Run<'a> {
         if error.kind() != ErrorKind::Integrity {
             return Err(error);
         }
-        let fetch = error.hint().unwrap_or("Fetch the archive again");
+        let again = || "Fetch the archive again".into();
+        let fetch = error.hint().cloned().unwrap_or_else(again);
         let what = error.to_string();
         Err(self.unusable(&what, fetch, journal.take()).await)
     }
 
     /// The error for an upload of a wrong image. Its journal is removed, because it calls chunks
     /// done that must not be used.
-    async fn unusable(&mut self, what: &str, fetch: &str, journal: Option<Journal>) -> Error {
+    async fn unusable(&mut self, what: &str, fetch: Advice, journal: Option<Journal>) -> Error {
         let what = format!("{what}: drive {} must not be used", self.drive.id);
         let error = Error::new(ErrorKind::Integrity, what)
             .permanent()

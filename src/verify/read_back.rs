@@ -14,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::sample_places as places;
 use super::sample_places::{HOLE_SAMPLES_MAX, place_in, spread};
+use crate::advice;
+use crate::advice::Remedy;
 use crate::api::Client;
 use crate::chunk::{DataChunk, RequestSize, is_zero};
 use crate::digest::{ChunkDigest, Digest};
@@ -772,9 +774,10 @@ impl Check {
             self.len(),
             self.offset()
         );
-        Error::new(ErrorKind::Integrity, what).hint_to(
-            "Nothing else may write to the drive meanwhile. Compare all of it and send what differs with --resume-from-drive UUID",
-        )
+        Error::new(ErrorKind::Integrity, what).hint_to(advice![
+            "Nothing else may write to the drive meanwhile. Compare all of it and send what differs with ",
+            Remedy::CompareWithDrive,
+        ])
     }
 }
 

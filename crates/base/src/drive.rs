@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
+use crate::advice;
+use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::{Properties, parse_size};
 
@@ -45,7 +47,7 @@ impl FromStr for DriveId {
     fn from_str(text: &str) -> Result<Self> {
         parse_uuid(text).map(Self).ok_or_else(|| {
             Error::new(ErrorKind::Usage, format!("{text:?} is not a drive UUID"))
-                .hint_to("List your drives with: openhosting ls")
+                .hint_to(advice!["List your drives with: ", Remedy::ListDrives])
         })
     }
 }

@@ -3,9 +3,12 @@
 //! Rules: [`Display`](fmt::Display) says this layer only and never repeats its
 //! cause, which is [`source`](std::error::Error::source); a message starts with
 //! a capital, has no full stop, and names the value that was wrong; advice is a
-//! field of its own, [`hint`](Error::hint). No message holds a secret.
+//! field of its own, [`hint`](Error::hint), and names options as data
+//! ([`Remedy`](crate::advice::Remedy)). No message holds a secret.
 
 use std::fmt;
+
+use crate::advice::Advice;
 
 /// Result of everything in this library that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -48,7 +51,7 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
-    hint: Option<String>,
+    hint: Option<Advice>,
     source: Option<Cause>,
     is_permanent: bool,
 }
@@ -81,7 +84,7 @@ impl Error {
 
     /// The same error with advice in a line of its own.
     #[must_use]
-    pub fn hint_to(mut self, hint: impl Into<String>) -> Self {
+    pub fn hint_to(mut self, hint: impl Into<Advice>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -117,8 +120,8 @@ impl Error {
     }
 
     /// What the user can do about it, if known.
-    pub fn hint(&self) -> Option<&str> {
-        self.hint.as_deref()
+    pub fn hint(&self) -> Option<&Advice> {
+        self.hint.as_ref()
     }
 
     /// The message and its causes in one line, joined by colons.
@@ -183,7 +186,7 @@ mod tests {
             .hint_to("Call the fire brigade");
         assert_eq!(error.to_string(), "Cannot read disk.img");
         assert_eq!(error.chain(), "Cannot read disk.img: disk on fire");
-        assert_eq!(error.hint(), Some("Call the fire brigade"));
+        assert_eq!(error.hint(), Some(&"Call the fire brigade".into()));
         let cause = std::io::Error::from_raw_os_error(2);
         let error = Error::new(ErrorKind::Local, "Cannot open x").because(cause);
         assert_eq!(error.chain(), "Cannot open x: No such file or directory");

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::advice;
+use crate::advice::{Advice, Remedy};
 use crate::error::{Error, ErrorKind};
 use crate::wire::ErrorType;
 
@@ -42,8 +44,9 @@ pub struct Obstacle {
     /// What it is, with the place where it is.
     pub why: String,
     /// What to do about it.
-    pub hint: &'static str,
+    pub hint: Advice,
 }
+
 /// The message of an error answer whose body is an HTML page, which this API never sends.
 pub const HTML_PAGE: &str = "an HTML page";
 
@@ -115,25 +118,29 @@ impl Failure {
     /// The error to report. `what` is what was being done, as in "Cannot write to the drive".
     pub fn into_error(self, what: &str) -> Error {
         let (kind, hint) = match &self {
-            Self::Connect(_) | Self::Nobody(_) => (ErrorKind::Unavailable, Some(CANNOT_CONNECT)),
+            Self::Connect(_) | Self::Nobody(_) => (ErrorKind::Unavailable, Some(CANNOT_CONNECT.into())),
             Self::Broken(_) | Self::Stalled(_) => (ErrorKind::Unavailable, None),
             Self::Certificate(_) => (
                 ErrorKind::Rejected,
-                Some(
-                    "Check the endpoint's name and this machine's clock, or trust another certificate with --cacert FILE",
-                ),
+                Some(advice![
+                    "Check the endpoint's name and this machine's clock, or trust another certificate with ",
+                    Remedy::TrustCertificate,
+                ]),
             ),
-            Self::Barred(obstacle) => (ErrorKind::Rejected, Some(obstacle.hint)),
+            Self::Barred(obstacle) => (ErrorKind::Rejected, Some(obstacle.hint.clone())),
             Self::NotApi(_) => (
                 ErrorKind::Protocol,
-                Some(
-                    "Check OHURI, or the profile's endpoint: it must be the API's, and no proxy may answer in its place",
-                ),
+                Some(advice![
+                    "Check ",
+                    Remedy::CheckEndpoint,
+                    ": it must be the API's, and no proxy may answer in its place",
+                ]),
             ),
             Self::WrongLength(_) => (
                 ErrorKind::Protocol,
                 Some(
-                    "Something between here and the endpoint may cut answers off, or the endpoint does",
+                    "Something between here and the endpoint may cut answers off, or the endpoint does"
+                        .into(),
                 ),
             ),
             Self::Refused(refusal) => refusal.kind_and_hint(),
@@ -147,7 +154,7 @@ impl Failure {
 }
 
 impl Refusal {
-    fn kind_and_hint(&self) -> (ErrorKind, Option<&'static str>) {
+    fn kind_and_hint(&self) -> (ErrorKind, Option<Advice>) {
         // It was repeated and failed again.
         if self.error == Some(ErrorType::Failed) {
             return (ErrorKind::Rejected, None);
@@ -159,37 +166,51 @@ impl Refusal {
                     403 => ErrorKind::Unauthenticated,
                     _ => ErrorKind::NotFound,
                 },
-                Some(
-                    "The answer bears no mark of the API: a firewall or proxy may have sent it. Check OHURI, or the profile's endpoint, then the drive and the credentials",
-                ),
+                Some(advice![
+                    "The answer bears no mark of the API: a firewall or proxy may have sent it. Check ",
+                    Remedy::CheckEndpoint,
+                    ", then the drive and the credentials",
+                ]),
             ),
             401 | 403 => (
                 ErrorKind::Unauthenticated,
-                Some("Check OHAUTH, or the profile's credentials: <user uuid>:<secret API key>"),
+                Some(advice![
+                    "Check ",
+                    Remedy::CheckCredentials,
+                    ": <user uuid>:<secret API key>",
+                ]),
             ),
             402 => (
                 ErrorKind::Rejected,
-                Some("The account's balance or subscription does not cover this"),
+                Some("The account's balance or subscription does not cover this".into()),
             ),
             404 => (
                 ErrorKind::NotFound,
-                Some("List your drives with: openhosting ls"),
+                Some(advice!["List your drives with: ", Remedy::ListDrives]),
             ),
             409 => (
                 ErrorKind::Conflict,
-                Some("The drive is in use: stop the server or the imaging that uses it"),
+                Some("The drive is in use: stop the server or the imaging that uses it".into()),
             ),
             413 => (
                 ErrorKind::Rejected,
                 Some(
-                    "The endpoint, or a proxy in front of it, refuses requests of this size: raise its limit (of nginx, client_max_body_size)",
+                    "The endpoint, or a proxy in front of it, refuses requests of this size: raise its limit (of nginx, client_max_body_size)"
+                        .into(),
                 ),
             ),
-            507 => (ErrorKind::Rejected, Some("The cloud has no room for this")),
+            507 => (
+                ErrorKind::Rejected,
+                Some("The cloud has no room for this".into()),
+            ),
             408 | 425 | 429 | 500 | 502..=504 | 520..=524 => (ErrorKind::Unavailable, None),
             300..=399 => (
                 ErrorKind::Protocol,
-                Some("Redirects are not followed: set OHURI to the endpoint itself"),
+                Some(advice![
+                    "Redirects are not followed: set ",
+                    Remedy::SetEndpoint,
+                    " to the endpoint itself",
+                ]),
             ),
             _ => (ErrorKind::Rejected, None),
         }

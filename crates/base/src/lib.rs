@@ -8,6 +8,7 @@
 //!
 //! Start at [`chunk`], the path of a chunk as types, and at [`wire`], the grammar of the API.
 
+pub mod advice;
 pub mod buffer;
 pub mod chunk;
 pub mod codec;

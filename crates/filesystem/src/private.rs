@@ -20,6 +20,8 @@ use openhosting_system::{
 };
 
 use super::{Access, directory_of};
+use openhosting_base::advice;
+use openhosting_base::advice::Advice;
 use openhosting_base::quoting::quote;
 
 /// The mode bit that lets everybody write. Write permission for the group is accepted, because only
@@ -78,19 +80,20 @@ impl Foreign {
 
     /// What the user can do about it. `otherwise` continues a sentence that begins with checking
     /// who created the file.
-    pub fn remedy(&self, path: &Path, otherwise: &str) -> String {
+    pub fn remedy(&self, path: &Path, otherwise: impl Into<Advice>) -> Advice {
         let name = quote(&path.to_string_lossy());
-        match self {
+        let first = match self {
             Self::Owner(owner) => format!(
-                "Run the same command as user {owner} if it is from an earlier run of theirs; {otherwise}"
+                "Run the same command as user {owner} if it is from an earlier run of theirs; "
             ),
             Self::Writable => {
-                format!("If nobody else can have changed it, run: chmod o-w {name}; {otherwise}")
+                format!("If nobody else can have changed it, run: chmod o-w {name}; ")
             }
             Self::Linked | Self::Link | Self::NotAFile => {
-                format!("See what it is with: ls -l {name}; {otherwise}")
+                format!("See what it is with: ls -l {name}; ")
             }
-        }
+        };
+        advice![first, otherwise]
     }
 }
 

@@ -17,6 +17,8 @@ use super::format::is_vmdk_description;
 use super::pieces::Pieces;
 use super::stream::{StreamFormat, packing_of};
 use super::{Format, ImageOptions, RawImage};
+use crate::advice;
+use crate::advice::{Advice, Remedy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 use headers::{BLOCK_BYTES, Headers, Kind, Source};
@@ -68,9 +70,13 @@ pub(super) fn opened(file: RawImage, options: &ImageOptions) -> Result<RawImage>
     {
         let name = file.path().display();
         let what = format!("{name} begins as a tar does, and ends as a VHD does");
-        return Err(Error::new(ErrorKind::Image, what).hint_to(
-            "Choose: --disk NAME takes a disk out of the tar, --format vhd takes the VHD, whose disk begins with the tar",
-        ));
+        return Err(Error::new(ErrorKind::Image, what).hint_to(advice![
+            "Choose: ",
+            Remedy::ChooseDisk,
+            " takes a disk out of the tar, ",
+            Remedy::Format("vhd"),
+            " takes the VHD, whose disk begins with the tar",
+        ]));
     }
     match (is_one, &options.disk) {
         (true, wanted) => Archive::open(&file)?.disk(wanted.as_deref()),
@@ -84,7 +90,7 @@ pub(super) fn opened(file: RawImage, options: &ImageOptions) -> Result<RawImage>
 /// The error for an image that is not an archive although the user named a disk in it.
 pub(super) fn no_archive(name: &str, wanted: &str) -> Error {
     let what = format!("{name} is no OVA or other tar, so there is no {wanted:?} in it");
-    Error::new(ErrorKind::Image, what).hint_to("Leave --disk out")
+    Error::new(ErrorKind::Image, what).hint_to(advice!["Leave ", Remedy::NameDisk, " out"])
 }
 
 /// The error for a disk that is compressed within its archive.
@@ -457,10 +463,10 @@ impl<'a> Archive<'a> {
             return refuse(&format!("packed (compression {how:?})"))
             .map_err(|error| {
                 let (archive, name) = (quote(&self.shown()), quote(&entry.stored[0].0));
-                error.hint_to(format!(
-                    "Unpack it, first with: tar -xf {archive} {name}. If the description is wrong: --disk {}",
-                    quote(&entry.name)
-                ))
+                error.hint_to(advice![
+                    format!("Unpack it, first with: tar -xf {archive} {name}. If the description is wrong: "),
+                    Remedy::Disk(entry.name.clone()),
+                ])
             });
         }
         Ok(entry)
@@ -473,11 +479,14 @@ impl<'a> Archive<'a> {
         };
         let names: Vec<_> = entry.stored.iter().map(|(name, _)| quote(name)).collect();
         let what = format!("The disk {:?} in {} is {why}", entry.name, self.shown());
-        Err(Error::new(ErrorKind::Image, what).hint_to(format!(
-            "If it is, join the pieces and upload that file: tar -xf {} {names} && cat {names} > disk && openhosting-upload disk",
-            quote(&self.shown()),
-            names = names.join(" ")
-        )))
+        Err(Error::new(ErrorKind::Image, what).hint_to(advice![
+            format!(
+                "If it is, join the pieces and upload that file: tar -xf {} {names} && cat {names} > disk && ",
+                quote(&self.shown()),
+                names = names.join(" ")
+            ),
+            Remedy::Upload("disk".to_owned()),
+        ]))
     }
 
     /// The only file that is a disk, if the description names none. Disks are recognised by
@@ -491,10 +500,12 @@ impl<'a> Archive<'a> {
             [disk] => Ok((disk, disks.clone())),
             [] => {
                 let what = format!("{} is a tar, and no disk is in it", self.shown());
-                let hint = format!(
-                    "{}. --format raw sends all of it as it is",
-                    self.names_hint()
-                );
+                let hint = advice![
+                    self.names_hint(),
+                    ". ",
+                    Remedy::Format("raw"),
+                    " sends all of it as it is",
+                ];
                 Err(Error::new(ErrorKind::Image, what).hint_to(hint))
             }
             several => self.which(several),
@@ -518,10 +529,10 @@ impl<'a> Archive<'a> {
                 self.shown(),
                 disk.name
             );
-            let name = quote(&disk.stored[0].0);
-            return Err(Error::new(ErrorKind::Image, what).hint_to(format!(
-                "Unpack all of them, and upload that one: tar -xf {archive} && openhosting-upload {name}"
-            )));
+            return Err(Error::new(ErrorKind::Image, what).hint_to(advice![
+                format!("Unpack all of them, and upload that one: tar -xf {archive} && "),
+                Remedy::Upload(disk.stored[0].0.clone()),
+            ]));
         }
         let what = format!(
             "{} holds {} disks, and nothing in it says which one boots",
@@ -529,10 +540,8 @@ impl<'a> Archive<'a> {
             disks.len()
         );
         let options = disks.iter().take(NAMES_MAX);
-        let options: Vec<_> = options
-            .map(|disk| format!("--disk {}", quote(&disk.name)))
-            .collect();
-        let hint = format!("Name one of them: {}", options.join(" or "));
+        let options: Vec<_> = options.map(|disk| disk.name.clone()).collect();
+        let hint = advice!["Name one of them: ", any_of(&options)];
         Err(Error::new(ErrorKind::Image, what).hint_to(hint))
     }
 
@@ -595,16 +604,16 @@ impl<'a> Archive<'a> {
             .filter(|entry| Likeness::AnyCase.of(names::base(&entry.name)) == wanted);
         let alike: Vec<_> = alike
             .take(NAMES_MAX)
-            .map(|entry| format!("--disk {}", quote(&entry.name)))
+            .map(|entry| entry.name.clone())
             .collect();
         Error::new(ErrorKind::Image, what).hint_to(match alike.is_empty() {
             true => self.names_hint(),
-            false => format!("If this is it, name it so: {}", alike.join(" or ")),
+            false => advice!["If this is it, name it so: ", any_of(&alike)],
         })
     }
 
     /// A hint that says how to select a file, and lists the files.
-    fn names_hint(&self) -> String {
+    fn names_hint(&self) -> Advice {
         let names = self.members.iter().map(|entry| format!("{:?}", entry.name));
         let names: Vec<_> = names.take(NAMES_MAX).collect();
         let more = match self.members.len() > NAMES_MAX {
@@ -612,11 +621,11 @@ impl<'a> Archive<'a> {
             false => "",
         };
         match names.is_empty() {
-            true => "No file is in it".to_owned(),
-            false => format!(
-                "--disk NAME takes another file. In it are {}{more}",
-                names.join(", ")
-            ),
+            true => "No file is in it".into(),
+            false => advice![
+                Remedy::ChooseDisk,
+                format!(" takes another file. In it are {}{more}", names.join(", ")),
+            ],
         }
     }
 
@@ -645,14 +654,24 @@ impl<'a> Archive<'a> {
         );
         let disks = self.disks_by_content().unwrap_or_default();
         let disks = disks.into_iter().take(NAMES_MAX);
-        let options: Vec<_> = disks
-            .map(|disk| format!("--disk {}", quote(&disk.name)))
-            .collect();
+        let options: Vec<_> = disks.map(|disk| disk.name.clone()).collect();
         error.hint_to(match options.is_empty() {
             true => self.names_hint(),
-            false => format!("Name the disk: {}", options.join(" or ")),
+            false => advice!["Name the disk: ", any_of(&options)],
         })
     }
+}
+
+/// Advice to take one of these files.
+pub(super) fn any_of(names: &[String]) -> Advice {
+    let mut advice = Advice::default();
+    for name in names {
+        if !advice.is_empty() {
+            advice.push(" or ");
+        }
+        advice.push(Remedy::Disk(name.clone()));
+    }
+    advice
 }
 
 /// Whether two names refer to the same file.

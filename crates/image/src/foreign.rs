@@ -17,6 +17,8 @@ use super::RawImage;
 use super::format::{VhdEnding, VhdFooter, vhd_ending};
 use super::signs::{self, sign_of};
 use super::stream::StreamFormat;
+use crate::advice;
+use crate::advice::{Advice, Remedy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 
@@ -36,6 +38,8 @@ enum Way {
     Run(&'static str, &'static str),
     /// A sentence.
     Advice(&'static str),
+    /// It is a list of digests, not an image.
+    ListOfDigests,
 }
 
 /// Recognises content by its first bytes. `head` has [`signs::HEAD_BYTES`], or fewer if there are
@@ -194,13 +198,17 @@ pub(super) fn doubtful_vhd(
     let vhd = match (place, footer) {
         (Place::File(_), Some(footer)) if footer.fits(before) => {
             let size = footer.size;
-            format!("; --format vhd takes its first {size} bytes")
+            advice![
+                "; ",
+                Remedy::Format("vhd"),
+                format!(" takes its first {size} bytes"),
+            ]
         }
-        _ => String::new(),
+        _ => Advice::default(),
     };
     Error::new(ErrorKind::Image, what)
         .permanent()
-        .hint_to(format!("{leave_out} ({}{vhd})", place.forced()))
+        .hint_to(advice![leave_out, " (", place.forced(), vhd, ")"])
 }
 
 /// The first bytes of a file.
@@ -274,22 +282,29 @@ impl<'a> Place<'a> {
     }
 
     /// How to send it unchanged nevertheless.
-    fn forced(&self) -> String {
+    fn forced(&self) -> Advice {
         match self {
             Self::File(_) | Self::Elsewhere(StreamFormat::Raw) => {
-                "--format raw sends it as it is".to_owned()
+                advice![Remedy::Format("raw"), " sends it as it is"]
             }
-            Self::Member(_, name) => {
-                format!("--disk {} --format raw sends it as it is", word(name))
-            }
-            Self::Packed(path, format) => format!(
-                "to send that as it is: {} {} | openhosting-upload --format raw -",
-                format.decompress(),
-                word(&path.to_string_lossy())
-            ),
-            Self::Elsewhere(_) => {
-                "to send that as it is, unpack it before the pipe, with --format raw".to_owned()
-            }
+            Self::Member(_, name) => advice![
+                Remedy::Disk(no_flag(name).into_owned()),
+                " ",
+                Remedy::Format("raw"),
+                " sends it as it is",
+            ],
+            Self::Packed(path, format) => advice![
+                format!(
+                    "to send that as it is: {} {} | ",
+                    format.decompress(),
+                    word(&path.to_string_lossy())
+                ),
+                Remedy::UploadOutput,
+            ],
+            Self::Elsewhere(_) => advice![
+                "to send that as it is, unpack it before the pipe, with ",
+                Remedy::Format("raw"),
+            ],
         }
     }
 
@@ -328,20 +343,29 @@ impl Foreign {
         let Self { what, way } = self;
         let what = format!("{name} is {what}{within}, not a raw disk");
         let way = match way {
-            Way::Run(words, command) => place.hint(words, command),
-            Way::Advice(sentence) => sentence.to_owned(),
+            Way::Run(words, command) => place.hint(words, command).into(),
+            Way::Advice(sentence) => sentence.into(),
+            Way::ListOfDigests => advice![
+                "Name the image that it is about instead, and the list with ",
+                Remedy::ListOfDigests,
+            ],
         };
         Error::new(ErrorKind::Image, what)
             .permanent()
-            .hint_to(format!("{way} ({})", place.forced()))
+            .hint_to(advice![way, " (", place.forced(), ")"])
     }
 }
 
 /// Quotes the name of a file as a word of a command, such that it is no flag.
 pub(super) fn word(name: &str) -> String {
+    quote(&no_flag(name))
+}
+
+/// The name of a file, such that it is no flag.
+fn no_flag(name: &str) -> Cow<'_, str> {
     match name.starts_with('-') {
-        true => quote(&format!("./{name}")),
-        false => quote(name),
+        true => format!("./{name}").into(),
+        false => name.into(),
     }
 }
 

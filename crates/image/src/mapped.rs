@@ -12,6 +12,8 @@ use super::format::{
 };
 use super::holes::{FalseHole, Holes};
 use super::{Disk, Fingerprint, RawImage, Use};
+use crate::advice;
+use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Maximum depth of backing files.
@@ -324,9 +326,10 @@ fn resolve(
         Error::new(ErrorKind::Image, what)
     };
     if allowed.is_empty() {
-        return Err(refuse("which was not allowed").hint_to(
-            "If you trust the image, name that file, or a directory above it, with --allow-backing",
-        ));
+        return Err(refuse("which was not allowed").hint_to(advice![
+            "If you trust the image, name that file, or a directory above it, with ",
+            Remedy::AllowBacking,
+        ]));
     }
     // A scheme before the first slash, as in nbd: or json:.
     let scheme = backing.name.split(|byte| *byte == b'/').next();
@@ -367,8 +370,11 @@ fn resolve(
             return Ok((path, format));
         }
     }
-    Err(refuse("which was not allowed").hint_to(format!(
-        "It is {}: if you trust the image, name it with --allow-backing",
-        path.display()
-    )))
+    Err(refuse("which was not allowed").hint_to(advice![
+        format!(
+            "It is {}: if you trust the image, name it with ",
+            path.display()
+        ),
+        Remedy::AllowBacking,
+    ]))
 }

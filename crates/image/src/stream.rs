@@ -25,6 +25,8 @@ use super::foreign::{self, Place};
 use super::format::{VhdEnding, vhd_ending};
 use super::raw::STDIN;
 use super::{Fingerprint, Format, Gpt, Member, RawImage, Use, signs};
+use crate::advice;
+use crate::advice::Remedy;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::nonblocking::Waiting;
@@ -590,7 +592,12 @@ impl StreamImage {
         let what = format!("{} holds {how}", self.name);
         Error::new(ErrorKind::Image, what)
             .permanent()
-            .hint_to("Correct or omit --size if you passed it, and start over with --restart")
+            .hint_to(advice![
+                "Correct or omit ",
+                Remedy::GiveSize,
+                " if you passed it, and start over with ",
+                Remedy::Restart,
+            ])
     }
 }
 
@@ -703,15 +710,20 @@ fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) ->
             format!(
                 "{name} was cut off: its {format} ends in the middle, at byte {offset} of its content"
             ),
-            "Fetch it again whole; then the same command goes on where this one ended".to_owned(),
+            "Fetch it again whole; then the same command goes on where this one ended".into(),
         ),
         _ => (
             format!("{name} is not sound {format} at byte {offset} of its content"),
             match (command(name, format.test()), offset) {
-                (test, 0) => format!("Test it with: {test}. --format raw sends it as it is"),
+                (test, 0) => advice![
+                    format!("Test it with: {test}. "),
+                    Remedy::Format("raw"),
+                    " sends it as it is",
+                ],
                 (test, _) => format!(
                     "Test it with: {test}. Once it was fetched again whole, the same command goes on where this one ended"
-                ),
+                )
+                .into(),
             },
         ),
     };

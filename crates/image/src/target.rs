@@ -22,6 +22,8 @@ use openhosting_system::{
 
 use self::qcow2::Qcow2File;
 use super::{Disk, Format, MappedImage, RawImage, modified_ns};
+use crate::advice;
+use crate::advice::{Advice, Remedy};
 use crate::chunk::is_zero;
 use crate::codec::Pack;
 use crate::error::{Error, ErrorKind, Result};
@@ -170,7 +172,8 @@ fn look(path: &Path, force: bool) -> Result<There> {
                 return Err(refuse("is neither a regular file nor a block device"));
             };
             if !force && !is_placeholder(path) {
-                return Err(refuse("is there already").hint_to("Overwrite it with --force"));
+                return Err(refuse("is there already")
+                    .hint_to(advice!["Overwrite it with ", Remedy::Force]));
             }
             Ok(there)
         }
@@ -245,9 +248,10 @@ impl ImageTarget {
             let is_there = cause.kind() == std::io::ErrorKind::AlreadyExists;
             let error = cannot("make", &part, cause);
             if is_there {
-                return error.hint_to(
-                    "An earlier run left it without its journal: start over with --restart",
-                );
+                return error.hint_to(advice![
+                    "An earlier run left it without its journal: start over with ",
+                    Remedy::Restart,
+                ]);
             }
             error
         })?;
@@ -352,13 +356,19 @@ impl ImageTarget {
         let file = match open_own(&part) {
             Ok(file) => file,
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(cause) => return Err(not_ours(&part, cause, "or start over with --restart")),
+            Err(cause) => {
+                return Err(not_ours(
+                    &part,
+                    cause,
+                    advice!["or start over with ", Remedy::Restart],
+                ));
+            }
         };
         let unlocked = lock(&file, &part, Lock::Exclusive)?;
         let metadata = file
             .metadata()
             .map_err(|cause| cannot("open", &part, cause))?;
-        let other = || no_part_of_ours(&part, "Start over with --restart");
+        let other = || no_part_of_ours(&part, advice!["Start over with ", Remedy::Restart]);
         let qcow2 = match format {
             _ if !metadata.is_file() => return Err(other()),
             TargetFormat::Raw if metadata.len() != size => return Err(other()),
@@ -478,7 +488,8 @@ impl ImageTarget {
         if let Some(why) = why
             && !(force && matches!(why, Foreign::Owner(_)))
         {
-            let hint = why.remedy(path, "or write to it all the same with --force");
+            let force = advice!["or write to it all the same with ", Remedy::Force];
+            let hint = why.remedy(path, force);
             let what = format!("Cannot write to {}", path.display());
             return Err(Error::new(ErrorKind::Local, what)
                 .because(why)
@@ -745,8 +756,10 @@ impl ImageTarget {
                     path.display(),
                     part.display()
                 );
-                Error::new(ErrorKind::Local, what)
-                    .hint_to("Overwrite it by the same command with --force")
+                Error::new(ErrorKind::Local, what).hint_to(advice![
+                    "Overwrite it by the same command with ",
+                    Remedy::Force
+                ])
             }
             _ => failed(cause),
         })?;
@@ -770,13 +783,15 @@ impl ImageTarget {
             return Ok(());
         }
         let what = format!("{} is no longer the file that was written", name.display());
-        Err(Error::new(ErrorKind::Local, what)
-            .hint_to("Somebody replaced it. Start over with --restart"))
+        Err(Error::new(ErrorKind::Local, what).hint_to(advice![
+            "Somebody replaced it. Start over with ",
+            Remedy::Restart
+        ]))
     }
 }
 
 /// The error for a staged file that may belong to another user.
-fn not_ours(part: &Path, cause: std::io::Error, otherwise: &str) -> Error {
+fn not_ours(part: &Path, cause: std::io::Error, otherwise: impl Into<Advice>) -> Error {
     let hint = Foreign::of(&cause).map(|why| why.remedy(part, otherwise));
     let error = cannot("use", part, cause);
     match hint {
@@ -786,9 +801,9 @@ fn not_ours(part: &Path, cause: std::io::Error, otherwise: &str) -> Error {
 }
 
 /// The error for a staged file that is not from an earlier run of this transfer.
-fn no_part_of_ours(part: &Path, hint: &str) -> Error {
+fn no_part_of_ours(part: &Path, hint: impl Into<Advice>) -> Error {
     let what = format!("{} is not what the earlier run left", part.display());
-    Error::new(ErrorKind::Local, what).hint_to(hint.to_owned())
+    Error::new(ErrorKind::Local, what).hint_to(hint)
 }
 
 /// Divides bytes into runs of zero blocks and of everything else, as start, end and whether it is

@@ -8,6 +8,8 @@ use std::io;
 use std::ops::Range;
 
 use super::sparse::{self, Map};
+use crate::advice;
+use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind};
 use crate::pieces::Pieces;
 
@@ -289,7 +291,7 @@ impl<S: Source> Headers<S> {
                 self.source.name()
             );
             let error = Error::new(ErrorKind::Image, what);
-            io::Error::other(error.hint_to("Unpack the disk with tar -xf first, or send all of it as it is with --format raw"))
+            io::Error::other(error.hint_to(advice!["Unpack the disk with tar -xf first, or send all of it as it is with ", Remedy::Format("raw")]))
         })?;
         Ok(())
     }
@@ -385,11 +387,10 @@ impl<S: Source> Headers<S> {
     fn broken(&self, why: &str) -> io::Error {
         let what = format!("{} is not a sound tar: {why}", self.source.name());
         let error = Error::new(ErrorKind::Image, what).permanent();
-        io::Error::other(
-            error.hint_to(
-                "Fetch it again from where it came, or send it as it is with --format raw",
-            ),
-        )
+        io::Error::other(error.hint_to(advice![
+            "Fetch it again from where it came, or send it as it is with ",
+            Remedy::Format("raw"),
+        ]))
     }
 }
 

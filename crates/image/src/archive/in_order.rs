@@ -6,10 +6,11 @@ use std::io::{self, Read};
 
 use super::headers::{Entry, Headers, Kind, Source};
 use super::names::{self, Likeness};
-use super::{HEAD_BYTES, is_disk};
+use super::{HEAD_BYTES, any_of, is_disk};
+use crate::advice;
+use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind};
 use crate::pieces::{Pieces, Stretch};
-use crate::quoting::quote;
 use crate::{Format, Member};
 
 /// How messages describe an archive that is read in order.
@@ -181,11 +182,10 @@ impl DiskInOrder {
                     self.described.name, self.name
                 );
                 let error = Error::new(ErrorKind::Image, what).permanent();
-                return Err(io::Error::other(error.hint_to(format!(
-                    "Name one of them: --disk {} or --disk {}",
-                    quote(&self.name),
-                    quote(&name)
-                ))));
+                return Err(io::Error::other(error.hint_to(advice![
+                    "Name one of them: ",
+                    any_of(&[self.name.clone(), name.clone()]),
+                ])));
             }
         }
         self.headers.drain()
@@ -250,11 +250,11 @@ fn none(described: &Described, wanted: Option<&str>, seen: &[String]) -> io::Err
     };
     let seen: Vec<_> = seen.iter().map(|name| format!("{name:?}")).collect();
     let hint = match seen.is_empty() {
-        true => "No file is in it".to_owned(),
-        false => format!(
-            "--disk NAME takes another file. In it are {}",
-            seen.join(", ")
-        ),
+        true => "No file is in it".into(),
+        false => advice![
+            Remedy::ChooseDisk,
+            format!(" takes another file. In it are {}", seen.join(", ")),
+        ],
     };
     io::Error::other(Error::new(ErrorKind::Image, what).permanent().hint_to(hint))
 }

@@ -198,10 +198,7 @@ fn by_lines(seen: &[u8]) -> Foreign {
     }
     let all = |is_so: fn(&str) -> bool| !lines.is_empty() && lines.iter().all(|line| is_so(line));
     let (what, way) = if all(is_digest_line) {
-        (
-            "a list of checksums",
-            Way::Advice("Name the image that it is about instead, and the list with --sha256-file"),
-        )
+        ("a list of checksums", Way::ListOfDigests)
     } else if all(|line| {
         line.starts_with(':') && is_hex(line.get(1..).unwrap_or_default().trim_end())
     }) {

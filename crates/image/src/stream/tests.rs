@@ -313,7 +313,7 @@ fn a_limit_of_memory_is_called_one_and_small_images_do_not_reach_it() {
             ))
         });
         assert!(is_reported && error.is_permanent(), "{said}");
-        let hint = error.hint().unwrap();
+        let hint = error.hint().unwrap().to_string();
         assert!(
             hint.contains(&format!("{tool} | openhosting-upload")),
             "{hint}"
@@ -325,5 +325,5 @@ fn a_limit_of_memory_is_called_one_and_small_images_do_not_reach_it() {
 fn legacy_lz4_which_does_not_tell_its_end_is_refused_with_the_way() {
     let error = opened(b"\x02\x21\x4c\x18\x05\0\0\0\x40abcd").unwrap_err();
     assert!(error.chain().contains("legacy LZ4"), "{}", error.chain());
-    assert!(error.hint().unwrap().contains("lz4 -dc"));
+    assert!(error.hint().unwrap().to_string().contains("lz4 -dc"));
 }

@@ -15,6 +15,8 @@ use flate2::bufread::DeflateDecoder;
 
 use super::source::Packed;
 use super::{StreamFormat, Trailer};
+use crate::advice;
+use crate::advice::Remedy;
 use crate::archive::is_companion as is_of_another_system;
 pub(crate) use directory::find;
 pub(super) use header::is_start;
@@ -135,7 +137,10 @@ impl Zip {
                 let what = format!("The zip archive holds several files, {one:?} and {other:?}");
                 return Err(ours(
                     what,
-                    "Put it into a file, and name the disk in it with --disk".to_owned(),
+                    advice![
+                        "Put it into a file, and name the disk in it with ",
+                        Remedy::NameDisk
+                    ],
                 ));
             }
             header::skip_directory(&mut source)?;

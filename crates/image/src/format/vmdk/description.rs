@@ -11,6 +11,8 @@ use encoding_rs::{Encoding, UTF_8};
 
 use super::super::{Container, Format, SECTOR_BYTES};
 use crate::RawImage;
+use crate::advice;
+use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 
@@ -101,9 +103,11 @@ pub(crate) fn extents(container: &Container) -> Result<Vec<Extent>> {
         let what = format!(
             "it begins as a description does, and is no text of at most {TEXT_BYTES_MAX} bytes"
         );
-        return Err(container
-            .unsupported(&what)
-            .hint_to("If it is a raw disk, --format raw sends it as it is"));
+        return Err(container.unsupported(&what).hint_to(advice![
+            "If it is a raw disk, ",
+            Remedy::Format("raw"),
+            " sends it as it is"
+        ]));
     };
     if let Some(why) = description.is_part_of_another() {
         return Err(description.refuse(container, &why));
@@ -256,10 +260,13 @@ pub(crate) fn is_part(file: &RawImage) -> Option<Error> {
                 "{} is a part of the disk that {path} describes",
                 file.path().display()
             );
-            return Some(Error::new(ErrorKind::Image, what).hint_to(format!(
-                "Upload that disk: openhosting-upload {}. --format raw sends this file as it is",
-                quote(&path)
-            )));
+            return Some(Error::new(ErrorKind::Image, what).hint_to(advice![
+                "Upload that disk: ",
+                Remedy::Upload(path.into_owned()),
+                ". ",
+                Remedy::Format("raw"),
+                " sends this file as it is",
+            ]));
         }
         // A disk in one flat file is complete.
         None if name.to_lowercase().ends_with("-flat.vmdk") => return None,
@@ -268,9 +275,11 @@ pub(crate) fn is_part(file: &RawImage) -> Option<Error> {
             file.path().display()
         ),
     };
-    Some(Error::new(ErrorKind::Image, what).hint_to(format!(
-        "Name the file that describes all of them, {disk}.vmdk, beside it. --format raw sends this file as it is"
-    )))
+    Some(Error::new(ErrorKind::Image, what).hint_to(advice![
+        format!("Name the file that describes all of them, {disk}.vmdk, beside it. "),
+        Remedy::Format("raw"),
+        " sends this file as it is",
+    ]))
 }
 
 impl Description {

@@ -5,6 +5,8 @@ use super::header::{
 };
 use super::{Entry, is_companion};
 use crate::RawImage;
+use crate::advice;
+use crate::advice::{Advice, Remedy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 
@@ -113,22 +115,24 @@ fn choice(shown: &str, wanted: Option<&str>, entries: &[(Header, u64)]) -> Error
     let (what, hint) = match (wanted, &files[..]) {
         (_, []) => (
             format!("{shown} is a zip archive without a file in it"),
-            String::new(),
+            Advice::default(),
         ),
         (None, [first, ..]) => (
             format!(
                 "{shown} is a zip archive of {} files: {list}{more}",
                 files.len()
             ),
-            format!(
-                "Name the disk in it, as in: openhosting-upload --disk {} {}",
-                quote(first),
-                quote(shown)
-            ),
+            advice![
+                "Name the disk in it, as in: ",
+                Remedy::UploadDisk {
+                    disk: (*first).to_owned(),
+                    archive: shown.to_owned(),
+                },
+            ],
         ),
         (Some(wanted), _) => (
             format!("{wanted:?} is not one file in {shown}"),
-            format!("In it are {list}{more}"),
+            format!("In it are {list}{more}").into(),
         ),
     };
     let error = Error::new(ErrorKind::Image, what);

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use crate::advice::Advice;
 use crate::error::{Error, ErrorKind};
 use crate::stream::source::Packed;
 
@@ -52,7 +53,7 @@ pub(super) fn corrupt(what: String) -> io::Error {
 }
 
 /// An error of ours that repeating the command cannot avoid.
-pub(super) fn ours(what: String, hint: String) -> io::Error {
+pub(super) fn ours(what: String, hint: impl Into<Advice>) -> io::Error {
     let error = Error::new(ErrorKind::Image, what).permanent();
     io::Error::other(error.hint_to(hint))
 }

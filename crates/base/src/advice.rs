@@ -1,0 +1,217 @@
+//! Advice on an error, as data: text, with the remedies in it that are options of this library.
+//!
+//! [`Display`](fmt::Display) names them as a programmer knows them. A program words each as its
+//! users do ([`Advice::worded`]), and one without users can act on them ([`Advice::remedies`]).
+
+use std::fmt;
+use std::time::Duration;
+
+/// What helps against an error, with what a program needs to do it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Start over, without what an earlier run left: `JournalOptions::restart`.
+    Restart,
+    /// Send what changed since an earlier run: `JournalOptions::changed_ok`.
+    ChangedOk,
+    /// Put the journal elsewhere: `JournalOptions::path`.
+    JournalElsewhere,
+    /// Compare with the drive, and send only what differs: `UploadOptions::compare`.
+    CompareWithDrive,
+    /// Pass the options of the earlier run.
+    SameOptions,
+    /// State the size of an image that can only be read in order: `StreamOptions::size`.
+    GiveSize,
+    /// Accept a drive that is in use: `DownloadOptions::allow_live`.
+    AllowLive,
+    /// Overwrite the file: `Destination::File`.
+    Force,
+    /// Give up later: [`Patience`](https://docs.rs/openhosting) of at least this long.
+    LongerOutage(Duration),
+    /// Check the endpoint.
+    CheckEndpoint,
+    /// Set another endpoint.
+    SetEndpoint,
+    /// Connect to this endpoint.
+    Endpoint(String),
+    /// Check the credentials.
+    CheckCredentials,
+    /// List the drives.
+    ListDrives,
+    /// Trust another certificate: `ClientConfig::certificates`.
+    TrustCertificate,
+    /// Pass a certificate of this client: `ClientConfig::identity`.
+    ClientCertificate,
+    /// Name the readers: `all`, or users.
+    NameReaders,
+    /// Do what a shard does, instead of the work after all shards: `PublishOptions::role`.
+    NotJoin,
+    /// Take this format, instead of the one that the content shows: `ImageOptions::format`.
+    Format(&'static str),
+    /// Take any file of the archive: `ImageOptions::disk`.
+    ChooseDisk,
+    /// Take this file of the archive: `ImageOptions::disk`.
+    Disk(String),
+    /// The option that selects a file of an archive: `ImageOptions::disk`.
+    NameDisk,
+    /// Allow a backing file: `ImageOptions::allow_backing`.
+    AllowBacking,
+    /// Check the image with a list of digests.
+    ListOfDigests,
+    /// Upload this file instead.
+    Upload(String),
+    /// Upload this file of this archive.
+    UploadDisk {
+        /// The name in the archive.
+        disk: String,
+        /// The archive.
+        archive: String,
+    },
+    /// Upload the output of the command before, as raw bytes.
+    UploadOutput,
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Restart => "`restart`",
+            Self::ChangedOk => "`changed_ok`",
+            Self::JournalElsewhere => "another journal `path`",
+            Self::CompareWithDrive => "`compare`",
+            Self::SameOptions => "options",
+            Self::GiveSize => "`size`",
+            Self::AllowLive => "`allow_live`",
+            Self::Force => "`force`",
+            Self::LongerOutage(outage) => {
+                return write!(f, "a `Patience` of {} s", outage.as_secs());
+            }
+            Self::CheckEndpoint | Self::SetEndpoint => "the endpoint",
+            Self::Endpoint(endpoint) => return write!(f, "the endpoint {endpoint}"),
+            Self::CheckCredentials => "the credentials",
+            Self::ListDrives => "`Client::drives`",
+            Self::TrustCertificate => "`certificates`",
+            Self::ClientCertificate => "an `identity`",
+            Self::NameReaders => "\"all\", or the UUIDs of users",
+            Self::NotJoin => "`Role::Join`",
+            Self::Format(format) => return write!(f, "the `format` {format}"),
+            Self::ChooseDisk => "the name of a `disk`",
+            Self::Disk(name) => return write!(f, "the `disk` {name:?}"),
+            Self::NameDisk => "`disk`",
+            Self::AllowBacking => "`allow_backing`",
+            Self::ListOfDigests => "the digests",
+            Self::Upload(path) => return write!(f, "the image {path:?}"),
+            Self::UploadDisk { disk, archive } => {
+                return write!(f, "the `disk` {disk:?} of {archive:?}");
+            }
+            Self::UploadOutput => "an upload of a raw stream",
+        };
+        f.write_str(name)
+    }
+}
+
+/// A piece of advice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Remedy(Remedy),
+}
+
+/// What to do about an error, in a sentence or several.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advice(Vec<Part>);
+
+impl Advice {
+    /// Adds text, a remedy, or other advice.
+    pub fn push(&mut self, more: impl Into<Self>) {
+        for part in more.into().0 {
+            match (self.0.last_mut(), part) {
+                (Some(Part::Text(text)), Part::Text(more)) => text.push_str(&more),
+                (_, part) => self.0.push(part),
+            }
+        }
+    }
+
+    /// The remedies in it, in their order.
+    pub fn remedies(&self) -> impl Iterator<Item = &Remedy> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Remedy(remedy) => Some(remedy),
+        })
+    }
+
+    /// The advice as text, with each remedy in the words of the caller.
+    pub fn worded(&self, word: impl Fn(&Remedy) -> String) -> String {
+        let words = self.0.iter().map(|part| match part {
+            Part::Text(text) => text.clone(),
+            Part::Remedy(remedy) => word(remedy),
+        });
+        words.collect()
+    }
+
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.worded(Remedy::to_string))
+    }
+}
+
+impl From<String> for Advice {
+    fn from(text: String) -> Self {
+        Self(match text.is_empty() {
+            true => Vec::new(),
+            false => vec![Part::Text(text)],
+        })
+    }
+}
+
+impl From<&str> for Advice {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl From<Remedy> for Advice {
+    fn from(remedy: Remedy) -> Self {
+        Self(vec![Part::Remedy(remedy)])
+    }
+}
+
+impl From<&Self> for Advice {
+    fn from(advice: &Self) -> Self {
+        advice.clone()
+    }
+}
+
+/// Advice of parts in a row: text, remedies, other advice.
+#[macro_export]
+macro_rules! advice {
+    ($($part:expr),+ $(,)?) => {{
+        let mut advice = $crate::advice::Advice::default();
+        $(advice.push($part);)+
+        advice
+    }};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remedy_is_data_and_is_worded_by_the_caller() {
+        let inner = crate::advice!["start over with ", Remedy::Restart];
+        let advice = crate::advice!["Pass ", Remedy::GiveSize, ", or ", &inner, "."];
+        assert_eq!(
+            advice.to_string(),
+            "Pass `size`, or start over with `restart`."
+        );
+        let worded = advice.worded(|remedy| format!("{remedy:?}"));
+        assert_eq!(worded, "Pass GiveSize, or start over with Restart.");
+        let remedies: Vec<_> = advice.remedies().collect();
+        assert_eq!(remedies, [&Remedy::GiveSize, &Remedy::Restart]);
+        assert!(Advice::from("").is_empty());
+    }
+}

@@ -1,0 +1,79 @@
+//! Remedies in the words of the command line: the flag, the variable or the command that does what
+//! an error of the library advises.
+
+use crate::advice::{Advice, Remedy};
+use crate::quoting::quote;
+
+/// Advice with the flags of its remedies.
+pub(super) fn worded(advice: &Advice) -> String {
+    advice.worded(flag)
+}
+
+fn flag(remedy: &Remedy) -> String {
+    let words = match remedy {
+        Remedy::Restart => "--restart",
+        Remedy::ChangedOk => "--changed-ok",
+        Remedy::JournalElsewhere => "--journal PATH",
+        Remedy::CompareWithDrive => "--resume-from-drive UUID",
+        Remedy::SameOptions => "flags",
+        Remedy::GiveSize => "--size",
+        Remedy::AllowLive => "--allow-live",
+        Remedy::Force => "--force",
+        Remedy::LongerOutage(outage) => {
+            let outage = humantime::format_duration(*outage).to_string();
+            return format!("--max-outage {}", outage.replace(' ', ""));
+        }
+        Remedy::CheckEndpoint => "OHURI, or the profile's endpoint",
+        Remedy::SetEndpoint => "OHURI",
+        Remedy::Endpoint(endpoint) => return format!("--endpoint {}", quote(endpoint)),
+        Remedy::CheckCredentials => "OHAUTH, or the profile's credentials",
+        Remedy::ListDrives => "openhosting ls",
+        Remedy::TrustCertificate => "--cacert FILE",
+        Remedy::ClientCertificate => "--cert FILE and --key FILE, or the profile's cert and key",
+        Remedy::NameReaders => "--readers all, or --readers UUID,UUID",
+        Remedy::NotJoin => "--join",
+        Remedy::Format(format) => return format!("--format {format}"),
+        Remedy::ChooseDisk => "--disk NAME",
+        Remedy::Disk(name) => return format!("--disk {}", quote(name)),
+        Remedy::NameDisk => "--disk",
+        Remedy::AllowBacking => "--allow-backing",
+        Remedy::ListOfDigests => "--sha256-file",
+        Remedy::Upload(path) => return format!("openhosting-upload {}", quote(path)),
+        Remedy::UploadDisk { disk, archive } => {
+            return format!(
+                "openhosting-upload --disk {} {}",
+                quote(disk),
+                quote(archive)
+            );
+        }
+        Remedy::UploadOutput => "openhosting-upload --format raw -",
+    };
+    words.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::advice;
+
+    #[test]
+    fn a_remedy_is_a_flag_that_can_be_pasted() {
+        let advice = advice![
+            "Wait with ",
+            Remedy::LongerOutage(Duration::from_secs(5400)),
+            " for ",
+            Remedy::UploadDisk {
+                disk: "it's a\tb.img".into(),
+                archive: "-a b.zip".into()
+            },
+            " or ",
+            Remedy::Disk("plain".into())
+        ];
+        assert_eq!(
+            worded(&advice),
+            r"Wait with --max-outage 1h30m for openhosting-upload --disk $'it\'s a\x09b.img' '-a b.zip' or --disk plain"
+        );
+    }
+}
