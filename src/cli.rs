@@ -47,6 +47,7 @@ mod secret_files;
 mod server;
 mod shown_run;
 mod signals;
+#[cfg(feature = "signing")]
 mod signing;
 mod text_table;
 mod tool;
@@ -59,9 +60,13 @@ mod version;
 mod wait_lines;
 #[cfg(not(all(target_os = "linux", feature = "server")))]
 mod without_server;
+#[cfg(not(feature = "signing"))]
+mod without_signing;
 
 #[cfg(not(all(target_os = "linux", feature = "server")))]
 use without_server::{local, server};
+#[cfg(not(feature = "signing"))]
+use without_signing as signing;
 
 pub use download::main as download_main;
 pub use own::main as call_main;

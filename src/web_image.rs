@@ -12,13 +12,13 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::{Buf, Bytes};
-use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::advice;
 use crate::advice::Remedy;
 use crate::api::{Pin, Web, WebAnswer, WebUrl};
+use crate::digest::Digest;
 use crate::driver::blocking::blocking;
 use crate::driver::patience::{Patience, Trial, Unanswered};
 use crate::error::{Error, ErrorKind, Result};
@@ -122,8 +122,9 @@ pub async fn fetch_text(url: &WebUrl, config: &WebConfig) -> Result<Vec<u8>> {
 /// Distinguishes a file from another; with an inode of 0 if nothing does.
 fn fingerprint(url: &WebUrl, pin: &Pin) -> Fingerprint {
     let number = |text: &str| {
-        let digest = Sha256::digest(text.as_bytes());
-        digest.first_chunk().copied().map_or(0, i128::from_le_bytes)
+        let digest = Digest::of(text.as_bytes());
+        let first = digest.as_bytes().first_chunk();
+        first.copied().map_or(0, i128::from_le_bytes)
     };
     let place = number(&url.identity()).unsigned_abs();
     Fingerprint {

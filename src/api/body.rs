@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use async_channel::Receiver;
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
 use super::buffers::Buffer;
@@ -124,7 +124,7 @@ impl Body for UploadBody {
             Source::Bytes(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Source::Bytes(bytes) => bytes.split_to(bytes.len().min(most)),
             Source::Stream(parts) => {
-                match futures_core::Stream::poll_next(parts.as_mut(), context) {
+                match futures_util::Stream::poll_next(parts.as_mut(), context) {
                     Poll::Ready(Some(Ok(part))) => part,
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                     Poll::Ready(None) => return Poll::Ready(None),

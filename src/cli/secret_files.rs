@@ -58,6 +58,7 @@ pub(super) fn read_trusted(what: &str, path: &Path) -> Result<Zeroizing<String>>
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] if it cannot be read.
+#[cfg(feature = "signing")]
 pub(super) fn read_public(what: &str, path: &Path) -> Result<Zeroizing<String>> {
     read(what, path, |_| None)
 }
@@ -66,6 +67,7 @@ pub(super) fn read_public(what: &str, path: &Path) -> Result<Zeroizing<String>> 
 ///
 /// # Errors
 /// As [`read_public`].
+#[cfg(feature = "signing")]
 pub(super) fn read_public_bytes(what: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     read_bytes(what, path, |_| None)
 }

@@ -110,14 +110,7 @@ pub async fn join_download(
         passed: Passed::default(),
     };
     let verified = verify(from, &sampler, local, monitor, stop.clone()).await;
-    let verified = verified.map_err(|error| match error.kind() {
-        ErrorKind::Integrity => error.hint_to(advice![
-            "Run all shards again with ",
-            Remedy::Restart,
-            ", and nothing may write to the drive",
-        ]),
-        _ => error,
-    })?;
+    let verified = verified.map_err(with_advice)?;
     let check = stop.unless_asked(check_still(client, options, &info));
     options.patience.watching(monitor, check).await?;
     let is_wanted = options.checksum;
@@ -134,6 +127,18 @@ pub async fn join_download(
         checksum,
         journal: Ended::of(ended),
     })
+}
+
+/// Advice for shards that do not match the drive.
+fn with_advice(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Integrity => error.hint_to(advice![
+            "Run all shards again with ",
+            Remedy::Restart,
+            ", and nothing may write to the drive",
+        ]),
+        _ => error,
+    }
 }
 
 /// Reads a sample of what the shards wrote again. Returns their journals, and the chunks that are

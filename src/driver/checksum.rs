@@ -7,10 +7,9 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 
 use rangemap::RangeSet;
-use sha2::{Digest as _, Sha256};
 
 use crate::chunk::zeros;
-use crate::digest::Digest;
+use crate::digest::{self, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, RawImage};
 use crate::plan::Plan;
@@ -23,14 +22,14 @@ const HOLE_BYTES_MAX: u64 = 1 << 30;
 
 /// A hash that accepts zeros as a number.
 pub(crate) struct Hasher {
-    sha256: Sha256,
+    sha256: digest::Hasher,
     step: Vec<u8>,
 }
 
 impl Hasher {
     pub(crate) fn new() -> Self {
         Self {
-            sha256: Sha256::new(),
+            sha256: digest::Hasher::default(),
             step: vec![0; STEP_BYTES],
         }
     }
@@ -52,14 +51,14 @@ impl Hasher {
             let n = (range.end - offset).min(STEP_BYTES as u64);
             let step = &mut self.step[..usize::try_from(n).unwrap_or(0)];
             file.read_exact_at(step, offset)?;
-            self.sha256.update(&*step);
+            self.sha256.update(step);
             offset += n;
         }
         Ok(())
     }
 
     pub(crate) fn finish(self) -> Digest {
-        Digest::from_bytes(self.sha256.finalize().into())
+        self.sha256.finish()
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use rangemap::RangeSet;
-use sha2::{Digest as _, Sha256};
 
 use super::sample_places as places;
 use super::sample_places::{HOLE_SAMPLES_MAX, place_in, spread};
@@ -819,7 +818,7 @@ async fn digest_of(
     {
         return Ok(digest);
     }
-    let mut hasher = Sha256::new();
+    let mut hasher = Hasher::default();
     for piece in pieces(span.offset..span.end(), READ_BYTES_MAX) {
         let len = piece.end - piece.start;
         let bytes = reader.read_all(piece.start, len, requests).await?;
@@ -832,7 +831,7 @@ async fn digest_of(
             .await
             .map_err(|cause| Failure::Broken(cause.to_string()))?;
     }
-    Ok(Digest::from_bytes(hasher.finalize().into()))
+    Ok(hasher.finish())
 }
 
 /// Whether the drive has only zeros there, read in steps that the API allows.

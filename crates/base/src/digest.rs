@@ -13,6 +13,22 @@ use crate::error::{Error, ErrorKind, Result};
 pub use chunk::ChunkDigest;
 pub use sums::digest_for;
 
+/// Computes the digest of bytes that come in parts.
+#[derive(Clone, Debug, Default)]
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all bytes.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
 /// A SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
@@ -73,6 +89,10 @@ mod tests {
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::of(b"").to_string(), hex);
         assert_eq!(hex.parse::<Digest>().unwrap(), Digest::of(b""));
+        let mut parts = Hasher::default();
+        parts.update(b"a");
+        parts.update(b"b");
+        assert_eq!(parts.finish(), Digest::of(b"ab"));
         for bad in [
             "",
             "e3",

@@ -1,0 +1,33 @@
+//! Replacement for the signatures of receipts in a program that was built without the feature
+//! `signing`.
+
+use std::convert::Infallible;
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Result};
+
+fn none() -> Error {
+    let what = "Signatures need a program that was built with the feature \"signing\"";
+    Error::new(ErrorKind::Usage, what)
+        .hint_to("Leave out --sign-key and --pubkey, or use minisign itself")
+}
+
+/// A key for signing: there is none.
+pub(super) struct Signer(Infallible);
+
+impl Signer {
+    /// Fails.
+    pub(super) async fn open(_: &Path) -> Result<Self> {
+        Err(none())
+    }
+
+    /// Cannot be called.
+    pub(super) fn sign(&self, _: &Path, _: &str) -> Result<()> {
+        match self.0 {}
+    }
+}
+
+/// Fails.
+pub(super) fn check(_: &Path, _: &[u8], _: &str) -> Result<()> {
+    Err(none())
+}
