@@ -51,7 +51,7 @@ use crate::wire::Properties;
 
 use keys::{
     DIGEST_KEY, DriveState, GOAL_KEY, HOLDS_KEY, Holds, Mark, PUBLISH_KEY, PUBLISHED_KEY,
-    SHARDS_KEY, STATE_KEY, WRITES_KEY, properties,
+    SHARDS_KEY, SOURCE_KEY, STATE_KEY, WRITES_KEY, properties,
 };
 pub use receipts::check_receipt;
 use receipts::write_receipt;

@@ -195,22 +195,28 @@ impl WebFile {
 
     /// Waits before another attempt, or returns the error if there should be none.
     async fn again(&self, trial: &mut Trial, failure: Failure) -> Result<()> {
-        // Before the first answer, an HTML page means that there is no such file.
-        let is_known = self.pin.is_some() && matches!(failure, Failure::Certificate(_));
+        let is_known = self.is_known(&failure);
         let again = trial.after(Operation::Read, failure, is_known).await;
-        again.map_err(
-            |Unanswered { failure, outage }| match (self.error(failure), outage) {
-                (error, None) => error,
-                (error, Some(_)) => {
-                    let hint = error.hint().cloned();
-                    let error = Error::new(ErrorKind::Unavailable, error.to_string());
-                    match hint {
-                        Some(hint) => error.hint_to(hint),
-                        None => error,
-                    }
-                }
-            },
-        )
+        again.map_err(|unanswered| self.unanswered(unanswered))
+    }
+
+    /// Whether something else than the server of the file may have answered. Before the first
+    /// answer, an HTML page means that there is no such file.
+    fn is_known(&self, failure: &Failure) -> bool {
+        self.pin.is_some() && matches!(failure, Failure::Certificate(_))
+    }
+
+    /// The error to report when no other attempt is made.
+    fn unanswered(&self, unanswered: Unanswered) -> Error {
+        let error = self.error(unanswered.failure);
+        if unanswered.outage.is_none() {
+            return error;
+        }
+        let given_up = Error::new(ErrorKind::Unavailable, error.to_string());
+        match error.hint() {
+            Some(hint) => given_up.hint_to(hint),
+            None => given_up,
+        }
     }
 
     fn changed(&self) -> Error {
@@ -256,16 +262,11 @@ impl WebFile {
 
     /// Requests a range, or everything, until there is an answer.
     async fn patiently(&self, range: Option<Range<u64>>) -> Result<WebAnswer> {
-        let mut trial = Trial::of(&self.config.patience);
-        loop {
-            match trial.attempt(self.get(range.clone())).await {
-                Ok(answer) => {
-                    trial.answered();
-                    return answer;
-                }
-                Err(failure) => self.again(&mut trial, failure).await?,
-            }
-        }
+        let get = || self.get(range.clone());
+        let is_known = |failure: &Failure| self.is_known(failure);
+        let patience = &self.config.patience;
+        let answer = patience.retry(Operation::Read, is_known, get).await;
+        answer.map_err(|unanswered| self.unanswered(unanswered))?
     }
 
     /// One attempt; the inner error is that the file changed.

@@ -125,12 +125,29 @@ impl Patience {
         }
     }
 
-    /// Repeats a request until it succeeds, cannot succeed, or the outage lasts too long. Not for
-    /// [`Operation::Create`], which [`Creation`](crate::policy::Creation) handles.
+    /// Repeats a request to the endpoint, as [`retry`](Self::retry) does.
     pub(crate) async fn call<T, F>(
         &self,
         client: &Client,
         operation: Operation,
+        request: impl FnMut() -> F,
+    ) -> Result<T, Unanswered>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let is_known = |_: &Failure| client.has_answered();
+        self.retry(operation, is_known, request).await
+    }
+
+    /// Repeats a request until it succeeds, cannot succeed, or the outage lasts too long.
+    /// `is_known` is whether the server has answered before, so that an answer of something else
+    /// is worth another attempt. Not for [`Operation::Create`], which
+    /// [`Creation`](crate::policy::Creation) handles, and not for what makes progress by parts,
+    /// which uses a [`Trial`].
+    pub(crate) async fn retry<T, F>(
+        &self,
+        operation: Operation,
+        is_known: impl Fn(&Failure) -> bool,
         mut request: impl FnMut() -> F,
     ) -> Result<T, Unanswered>
     where
@@ -144,7 +161,7 @@ impl Patience {
                     return Ok(answer);
                 }
                 Err(failure) => {
-                    let is_known = client.has_answered();
+                    let is_known = is_known(&failure);
                     trial.after(operation, failure, is_known).await?;
                 }
             }

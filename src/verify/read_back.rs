@@ -17,7 +17,7 @@ use crate::advice;
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::chunk::{DataChunk, RequestSize, is_zero};
-use crate::digest::{ChunkDigest, Digest};
+use crate::digest::{self, ChunkDigest, Digest};
 use crate::drive::DriveId;
 use crate::driver::blocking::blocking;
 use crate::driver::checksum::Hasher;
@@ -818,7 +818,7 @@ async fn digest_of(
     {
         return Ok(digest);
     }
-    let mut hasher = Hasher::default();
+    let mut hasher = digest::Hasher::default();
     for piece in pieces(span.offset..span.end(), READ_BYTES_MAX) {
         let len = piece.end - piece.start;
         let bytes = reader.read_all(piece.start, len, requests).await?;
