@@ -18,9 +18,39 @@ use crate::transfer::{
 };
 
 /// Uploads an image to a drive: call [`new`](Self::new), then set what should differ from the
-/// defaults, then [`run`](Self::run).
+/// defaults, then [`run`](Self::run). The same call with the same journal continues an upload that
+/// did not finish, and sends only what is missing.
 ///
-/// The first page of this crate has a complete program.
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/cloud.rs"));
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let cloud = Cloud::start().await?;
+/// # let client = &cloud.client;
+/// # let (path, journal) = (cloud.image()?, cloud.work.path().join("nightly.journal"));
+/// use std::num::NonZeroU32;
+/// use openhosting::image::{Image, ImageOptions};
+/// use openhosting::transfer::Verify;
+/// use openhosting::{ErrorKind, Upload};
+///
+/// // An image of any format, which its content shows.
+/// let image = Image::open(&path, &ImageOptions::default())?;
+/// let done = Upload::new(client, image, "nightly")
+///     .journal(&journal)
+///     .jobs(NonZeroU32::new(8).unwrap())
+///     .verify(Verify::Full)
+///     .run()
+///     .await;
+/// match done {
+///     Ok(uploaded) => println!("drive {} holds the image", uploaded.drive),
+///     Err(interrupted) if interrupted.error.kind() == ErrorKind::Unavailable => {
+///         println!("try again later: {}", interrupted.error.chain());
+///     }
+///     Err(interrupted) => return Err(interrupted.into()),
+/// }
+/// # assert_eq!(client.drives().await.map_err(|failure| failure.into_error("list"))?.len(), 1);
+/// # Ok(()) }
+/// ```
 pub struct Upload<'a> {
     client: &'a Client,
     image: Image,
@@ -125,9 +155,34 @@ impl fmt::Debug for Upload<'_> {
 }
 
 /// Downloads a drive: call [`new`](Self::new), then set what should differ from the defaults, then
-/// [`run`](Self::run).
+/// [`run`](Self::run). The file gets its name when it is complete.
 ///
-/// The first page of this crate has a complete program.
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/cloud.rs"));
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let cloud = Cloud::start().await?;
+/// # let client = &cloud.client;
+/// # let image = openhosting::image::Image::open_raw(&cloud.image()?)?;
+/// # let drive = openhosting::Upload::new(client, image, "nightly").run().await?.drive;
+/// # let path = cloud.work.path().join("copy.qcow2");
+/// use openhosting::Download;
+/// use openhosting::image::TargetFormat;
+/// use openhosting::monitor::Event;
+///
+/// let mut warnings = Vec::new();
+/// Download::new(client, drive, &path)
+///     .configure(|options| options.format = TargetFormat::Qcow2(None))
+///     .monitor(|event: &Event| {
+///         if let Event::Warning(line) = event {
+///             warnings.push(line.clone());
+///         }
+///     })
+///     .run()
+///     .await?;
+/// assert!(std::fs::read(&path)?.starts_with(b"QFI\xfb"));
+/// # Ok(()) }
+/// ```
 pub struct Download<'a> {
     client: &'a Client,
     destination: Destination,

@@ -23,7 +23,6 @@ use std::sync::Arc;
 
 use rangemap::RangeSet;
 
-use crate::advice;
 use crate::advice::Remedy;
 use crate::digest::ChunkDigest;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +32,7 @@ use crate::filesystem::{
 };
 use crate::plan::Span;
 use crate::system::FileAt;
+use openhosting_base::advice;
 
 use log::{Log, cannot};
 use record::VERSION;

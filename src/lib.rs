@@ -78,7 +78,7 @@ mod web_image;
 #[path = "../tests/simulator/mod.rs"]
 mod simulator;
 
-pub use openhosting_base::{advice, credentials, digest, drive, error};
+pub use openhosting_base::credentials;
 use openhosting_base::{buffer, locks, plan, quoting};
 use openhosting_engine as policy;
 use openhosting_filesystem as filesystem;
@@ -94,6 +94,11 @@ pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};
 
 // Of the crates in crates/, a user of the library needs only a part.
+
+/// Advice on an error, with the options that would help as data.
+pub mod advice {
+    pub use openhosting_base::advice::{Advice, Remedy};
+}
 
 /// Parts of a drive, as requests write them.
 pub mod chunk {
@@ -113,6 +118,24 @@ pub mod content {
     pub(crate) use openhosting_base::content::*;
 }
 
+/// SHA-256 of chunks and of whole images.
+pub mod digest {
+    pub(crate) use openhosting_base::digest::*;
+    pub use openhosting_base::digest::{ChunkDigest, Digest};
+}
+
+/// Drives: their identifiers, properties and sizes.
+pub mod drive {
+    pub(crate) use openhosting_base::drive::*;
+    pub use openhosting_base::drive::{DriveId, DriveInfo, DriveSpec};
+}
+
+/// Errors, classified by what the reader can do about them.
+pub mod error {
+    pub(crate) use openhosting_base::error::*;
+    pub use openhosting_base::error::{Error, ErrorKind, Result};
+}
+
 /// Why a single request failed.
 pub mod failure {
     pub(crate) use openhosting_base::failure::*;
@@ -123,8 +146,8 @@ pub mod failure {
 pub mod image {
     pub(crate) use openhosting_image::*;
     pub use openhosting_image::{
-        Disk, FalseHole, Fingerprint, Format, Holes, Image, ImageOptions, Input, Length,
-        MappedImage, RawImage, StreamFormat, StreamImage, StreamOptions, TargetFormat,
+        ClusterPacking, Disk, FalseHole, Fingerprint, Format, Holes, Image, ImageOptions, Input,
+        Length, MappedImage, RawImage, StreamFormat, StreamImage, StreamOptions, TargetFormat,
     };
 }
 

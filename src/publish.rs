@@ -18,6 +18,7 @@ pub(crate) mod selection;
 mod sending_blocks;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +28,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rangemap::RangeSet;
 use tokio::sync::Notify;
 
-use crate::advice;
 use crate::advice::{Advice, Remedy};
 use crate::api::Client;
 use crate::chunk::is_zero;
@@ -48,6 +48,7 @@ use crate::transfer::{
     counters, create, in_use, reporting, stopped,
 };
 use crate::wire::Properties;
+use openhosting_base::advice;
 
 use keys::{
     DIGEST_KEY, DriveState, GOAL_KEY, HOLDS_KEY, Holds, Mark, PUBLISH_KEY, PUBLISHED_KEY,
@@ -55,7 +56,7 @@ use keys::{
 };
 pub use receipts::check_receipt;
 use receipts::write_receipt;
-pub use selection::check_new_name;
+pub use selection::{Several, check_new_name, is_candidate, select};
 
 /// Blocks to read back of a whole drive: if one in a hundred is damaged, this finds it with 95 %
 /// probability.
@@ -218,6 +219,18 @@ pub struct Unpublished {
     pub unfinished: Option<DriveId>,
 }
 
+impl fmt::Display for Unpublished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Unpublished {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.error)
+    }
+}
+
 impl From<Error> for Unpublished {
     fn from(error: Error) -> Self {
         Self {
@@ -229,6 +242,29 @@ impl From<Error> for Unpublished {
 
 /// Publishes an image. It is done when a drive has the name and the digest of the content, and
 /// holds that content as far as `verify` requests a check.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/cloud.rs"));
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let cloud = Cloud::start().await?;
+/// # let (client, path) = (&cloud.client, cloud.image()?);
+/// # let endpoint = cloud.endpoint.clone();
+/// use openhosting::image::Image;
+/// use openhosting::monitor::Silent;
+/// use openhosting::publish::{PublishOptions, publish};
+/// use openhosting::transfer::Stop;
+///
+/// let options = PublishOptions::to("nightly", endpoint);
+/// let image = Image::open_raw(&path)?;
+/// let first = publish(client, image, &options, &mut Silent, Stop::never()).await?;
+///
+/// // The same content again: the drive is there, and nothing is sent.
+/// let image = Image::open_raw(&path)?;
+/// let again = publish(client, image, &options, &mut Silent, Stop::never()).await?;
+/// assert_eq!((again.drive, again.sent_bytes), (first.drive, 0));
+/// # Ok(()) }
+/// ```
 ///
 /// # Errors
 /// [`Unpublished`], with the reason and what is left.

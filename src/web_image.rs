@@ -15,7 +15,6 @@ use bytes::{Buf, Bytes};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use crate::advice;
 use crate::advice::Remedy;
 use crate::api::{Pin, Web, WebAnswer, WebUrl};
 use crate::digest::Digest;
@@ -27,6 +26,7 @@ use crate::image::{Fingerprint, Image, ImageOptions, Input, RawImage, Remote};
 use crate::locks::lock;
 use crate::policy::Operation;
 use crate::web_image::mirrors::{Known, Mirrors};
+use openhosting_base::advice;
 
 /// Bytes of the first request, which are also used to recognise the format.
 const FIRST_BYTES: u64 = 64 * 1024;

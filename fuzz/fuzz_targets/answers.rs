@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use openhosting::Credentials;
 use openhosting::api::{Client, ClientConfig, Upload, Web, WebUrl};
 use openhosting::chunk::Encoding;
-use openhosting::drive::{DRIVE_BYTES_MAX, DriveId};
+use openhosting_base::drive::{DRIVE_BYTES_MAX, DriveId};
 use openhosting::failure::Failure;
 use openhosting::wire::Properties;
 use tokio::runtime::{Builder, Runtime};

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use openhosting::digest::digest_for;
+use openhosting_base::digest::digest_for;
 
 fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);

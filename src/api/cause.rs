@@ -7,10 +7,10 @@ use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError};
 
 use super::endpoint::is_loopback;
 use super::route::Route;
-use crate::advice;
 use crate::advice::{Advice, Remedy};
 use crate::error::without_number;
 use crate::failure::{Failure, Obstacle};
+use openhosting_base::advice;
 
 /// What is said about a port on which no program listens.
 const REFUSED: &str = "connection refused";

@@ -84,7 +84,25 @@ impl Default for ClientConfig {
     }
 }
 
-/// A client of one endpoint. Cheap to clone; clones share their connections.
+/// A client of one endpoint. Cheap to clone; clones share their connections. Each method makes one
+/// attempt.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/cloud.rs"));
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let cloud = Cloud::start().await?;
+/// # let client = &cloud.client;
+/// use openhosting::wire::Properties;
+///
+/// let mut properties = Properties::new();
+/// properties.insert("name", "nightly")?;
+/// properties.insert("size", "1048576")?;
+/// let made = client.create(&properties).await.map_err(|failure| failure.into_error("Cannot create it"))?;
+/// let drives = client.drives().await.map_err(|failure| failure.into_error("Cannot list them"))?;
+/// assert_eq!((drives.len(), drives[0].id), (1, made.id));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,

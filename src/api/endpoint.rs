@@ -6,9 +6,9 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-use crate::advice;
 use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
+use openhosting_base::advice;
 
 /// Where the API is: scheme, host, port and optionally a path prefix (docs/dev/reference.md, 1.1).
 ///

@@ -56,7 +56,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::advice;
+    use openhosting_base::advice;
 
     #[test]
     fn a_remedy_is_a_flag_that_can_be_pasted() {

@@ -3,7 +3,6 @@
 use tokio::task::JoinSet;
 
 use super::options::DownloadOptions;
-use crate::advice;
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::drive::DriveInfo;
@@ -11,6 +10,7 @@ use crate::driver::claim::{claim, in_use};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::State;
 use crate::policy::Operation;
+use openhosting_base::advice;
 
 /// A check of the drive that runs concurrently with other requests. If only one request is allowed
 /// at a time, it begins when its result is needed.

@@ -10,7 +10,6 @@ use super::check_earlier::Recheck;
 use super::drive_unchanged::{check_same_drive, check_still, look};
 use super::options::{DownloadInterrupted, DownloadOptions, Downloaded};
 use super::sink::digest_of;
-use crate::advice;
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::content::set_of;
@@ -26,6 +25,7 @@ use crate::shard::{Shard, missing};
 use crate::verify::read_back::Passed;
 use crate::verify::read_back::{Again, Digests, Local, ReadFrom, Sampler, verify};
 use crate::verify::sample_places::HolePlaces;
+use openhosting_base::advice;
 
 /// The shards of a download, and where they wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]

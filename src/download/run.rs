@@ -16,7 +16,6 @@ use super::fetch_chunk::{Fetcher, Partials};
 use super::hole_survey::{Found, Survey, SurveyConfig};
 use super::options::{Destination, DownloadInterrupted, DownloadOptions, Downloaded};
 use super::sink::Sink;
-use crate::advice;
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::buffer::BufferPool;
@@ -40,6 +39,7 @@ use crate::policy::{Body, Concurrency, Engine, EngineConfig, Limits, Operation, 
 use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
 use crate::verify::read_back::{Again, Digests, Expected, Local, ReadFrom, Sampler, verify};
 use crate::verify::sample_places::HolePlaces;
+use openhosting_base::advice;
 
 /// Downloads a drive. It is done when every byte was received in full length, is written and on the
 /// disk, and the drive did not change meanwhile.

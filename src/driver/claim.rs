@@ -1,10 +1,10 @@
 //! A drive that something else uses.
 
-use crate::advice;
 use crate::advice::Advice;
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind};
+use openhosting_base::advice;
 
 /// What claims a drive, in words.
 pub(crate) fn claim(drive: &DriveInfo) -> Option<String> {

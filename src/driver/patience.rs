@@ -9,7 +9,6 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender, bounded};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::advice;
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::error::{Error, ErrorKind};
@@ -17,6 +16,7 @@ use crate::failure::{CANNOT_CONNECT, Failure};
 use crate::locks::lock;
 use crate::monitor::{Event, Monitor, Waiting};
 use crate::policy::{Attempts, Next, Operation, Outlook, Wait, Waits};
+use openhosting_base::advice;
 
 /// A request without an answer is reported after this long; until then it counts as slow.
 const SILENCE: Duration = Duration::from_secs(15);

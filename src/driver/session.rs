@@ -8,7 +8,6 @@ use rangemap::RangeSet;
 use uuid::Uuid;
 
 use super::blocking::blocking;
-use crate::advice;
 use crate::advice::Remedy;
 use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
@@ -17,6 +16,7 @@ use crate::filesystem::{Weakness, once};
 use crate::journal::{Direction, Header, Journal, Keeper, Kept, Note, Record, Replay, State};
 use crate::monitor::{Event, Monitor};
 use crate::plan::{Plan, Span};
+use openhosting_base::advice;
 
 /// Where a transfer stores its progress, and how it resumes an earlier run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,12 +10,12 @@ use std::sync::{Mutex, MutexGuard};
 use super::PageCache;
 use super::record::{HEADER_BYTES, RECORD_BYTES, Record, VERSION_WITH_UNSYNCED};
 use super::replay::Replay;
-use crate::advice;
 use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::sync_data;
 use crate::locks::lock;
 use crate::system::FileAt;
+use openhosting_base::advice;
 
 /// See the [module](self).
 #[derive(Debug)]

@@ -15,7 +15,7 @@ const LIST: &str = "List your drives with: openhosting ls";
 
 /// How to treat a name that several published drives have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Several {
+pub enum Several {
     /// Select the newest of them: for commands that change nothing.
     Newest,
     /// Refuse: for commands that would destroy data.
@@ -35,7 +35,7 @@ pub fn check_new_name(name: &str) -> Result<()> {
 }
 
 /// Whether a word could refer to this drive.
-pub(crate) fn is_candidate(drive: &DriveInfo, word: &str) -> bool {
+pub fn is_candidate(drive: &DriveInfo, word: &str) -> bool {
     has_name(drive, word)
         || has_prefix(drive, word)
         || counted(word).is_some_and(|(name, _)| has_name(drive, name))
@@ -49,11 +49,7 @@ pub(crate) fn is_candidate(drive: &DriveInfo, word: &str) -> bool {
 /// # Errors
 /// [`ErrorKind::NotFound`] if there is none; [`ErrorKind::Usage`] if there are several, with a list
 /// of them.
-pub(crate) fn select<'d>(
-    drives: &'d [DriveInfo],
-    word: &str,
-    several: Several,
-) -> Result<&'d DriveInfo> {
+pub fn select<'d>(drives: &'d [DriveInfo], word: &str, several: Several) -> Result<&'d DriveInfo> {
     let mut of_name: Vec<_> = named(drives, word).collect();
     let earlier =
         counted(word).and_then(|(name, index)| published_of(drives, name).get(index).copied());
@@ -241,7 +237,7 @@ mod tests {
         for several in [Several::Newest, Several::Refuse] {
             let error = select(&drives, "n~1", several).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage);
-            let hint = error.hint().unwrap();
+            let hint = error.hint().unwrap().to_string();
             for drive in [&drives[0], &drives[2]] {
                 assert!(hint.contains(&drive.id.to_string()), "{hint}");
             }

@@ -5,7 +5,6 @@ use rangemap::RangeSet;
 use super::growing_drive::too_small;
 use super::options::{Target, UploadOptions};
 use super::wire_speed::WORTH_BYTES_MIN;
-use crate::advice;
 use crate::advice::{Advice, Remedy};
 use crate::api::Client;
 use crate::drive::DriveInfo;
@@ -23,6 +22,7 @@ use crate::plan::Plan;
 use crate::policy::{Concurrency, Operation, Zeros};
 use crate::shard::Shard;
 use crate::wire::Properties;
+use openhosting_base::advice;
 
 /// Bytes at the end of a stream that may not be part of the disk.
 const FOOTER_BYTES: u64 = 512;

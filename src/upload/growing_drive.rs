@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use tokio::task::JoinHandle;
 
-use crate::advice;
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::chunk::is_zero;
@@ -17,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::policy::{Class, Operation, Requests, classify};
 use crate::wire::{Properties, READ_BYTES_MAX};
+use openhosting_base::advice;
 
 /// The drive doubles, but grows by at most this much at once: more than necessary costs money, and
 /// may exceed what the account allows.

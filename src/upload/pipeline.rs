@@ -10,7 +10,6 @@ use rangemap::RangeSet;
 
 use super::pace::Pace;
 use super::selection::Selection;
-use crate::advice;
 use crate::advice::Remedy;
 use crate::buffer::BufferPool;
 use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk, is_zero};
@@ -23,6 +22,7 @@ use crate::monitor::Encoded;
 use crate::plan::Plan;
 use crate::policy::READY_MAX;
 use crate::verify::read_back::Sampler;
+use openhosting_base::advice;
 
 /// A result of the pipeline, in any order.
 #[derive(Debug)]

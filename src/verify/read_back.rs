@@ -13,7 +13,6 @@ use rangemap::RangeSet;
 
 use super::sample_places as places;
 use super::sample_places::{HOLE_SAMPLES_MAX, place_in, spread};
-use crate::advice;
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::chunk::{DataChunk, RequestSize, is_zero};
@@ -36,6 +35,7 @@ use crate::monitor::{Monitor, Phase};
 use crate::plan::{Plan, Span};
 use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, Requests, Zeros};
 use crate::wire::READ_BYTES_MAX;
+use openhosting_base::advice;
 
 /// Bytes to read at each place of a sample.
 const SAMPLE_BYTES: usize = places::SAMPLE_BYTES as usize;

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::disk::content;
 use super::{LEAST_BYTES, S, Simulation, World, go_on, with};
+use crate::advice::Remedy;
 use crate::api::{Client, ClientConfig};
 use crate::codec::{Compression, Level};
 use crate::drive::{DriveId, DriveSpec};
@@ -287,13 +288,16 @@ impl Scenario {
 
     fn ended(&self, error: &Error) -> Outcome {
         let line = error.chain();
-        let hint = error.hint().unwrap_or_default();
+        let mut remedies = error.hint().into_iter().flat_map(|hint| hint.remedies());
         let is = |kind| error.kind() == kind;
         assert!(!is(ErrorKind::Bug) && !is(ErrorKind::Integrity), "{line}");
         if is(ErrorKind::Conflict) && line.contains("any of these drives may be the one") {
             return Outcome::Doubt;
         }
-        if !self.is_upload && is(ErrorKind::Local) && hint.contains("tart over with --restart") {
+        if !self.is_upload
+            && is(ErrorKind::Local)
+            && remedies.any(|remedy| *remedy == Remedy::Restart)
+        {
             return Outcome::Restart;
         }
         Outcome::Ended(line)

@@ -8,6 +8,17 @@ use zeroize::Zeroizing;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A user and its secret key.
+///
+/// ```
+/// # use openhosting_base as openhosting;
+/// use openhosting::credentials::Credentials;
+///
+/// // As the variable OHAUTH has them.
+/// let (user, key) = Credentials::split("2164ce57-591c-43ee-ade5-e2fe0ee13c3e:secret");
+/// let credentials = Credentials::new(user, key.ok_or("a key is missing")?)?;
+/// assert!(!format!("{credentials:?}").contains("secret"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     user: String,

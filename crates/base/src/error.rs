@@ -47,6 +47,24 @@ pub enum ErrorKind {
 }
 
 /// An error of this library: a kind, one line, its cause and a piece of advice.
+///
+/// ```
+/// # use openhosting_base as openhosting;
+/// use openhosting::advice::Remedy;
+/// use openhosting::error::{Error, ErrorKind};
+///
+/// /// Whether the same transfer is worth another run, and with which options.
+/// fn again(error: &Error) -> (bool, Vec<Remedy>) {
+///     let remedies = error.hint().into_iter().flat_map(|hint| hint.remedies());
+///     let is_for_now = error.kind() == ErrorKind::Unavailable && !error.is_permanent();
+///     (is_for_now, remedies.cloned().collect())
+/// }
+///
+/// let changed = Error::new(ErrorKind::Integrity, "The image changed since the upload began")
+///     .hint_to(Remedy::ChangedOk);
+/// assert_eq!(again(&changed), (false, vec![Remedy::ChangedOk]));
+/// assert_eq!(changed.hint().unwrap().to_string(), "`changed_ok`");
+/// ```
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
