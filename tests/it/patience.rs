@@ -1,7 +1,6 @@
 //! How long a run continues without success, from its first request to its last, and what it
 //! reports meanwhile.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -84,15 +83,12 @@ fn redirect() -> Fault {
 
 #[test]
 fn an_endpoint_that_comes_up_late_is_waited_for() {
-    // An address of its own, because other tests listen on free ports of 127.0.0.1.
-    let address = format!("127.77.{}.{}", fastrand::u8(..), fastrand::u8(1..));
-    let port = {
-        let listener = TcpListener::bind((address.as_str(), 0)).unwrap();
-        listener.local_addr().unwrap().port()
-    };
-    let listen = format!("{address}:{port}");
-    let uri = format!("http://{listen}/");
+    // A front is there already, and breaks every connection. A port of this machine that refuses
+    // connections is an error at once: commands.rs.
     let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    proxy.fault(|_| true, usize::MAX, Fault::ResetBeforeBody);
+    let uri = proxy.uri();
     let image = noise(1, SIZE);
     desk.file("a.img", &image);
     let upload = desk.upload(&uri).args("-c 65536 a.img").spawn();
@@ -102,7 +98,7 @@ fn an_endpoint_that_comes_up_late_is_waited_for() {
     for waiting in [&upload, &publish, &list] {
         waiting.wait_stderr("The endpoint does not answer, waiting; giving up in ");
     }
-    let server = desk.server_with(&["--listen", &listen]);
+    proxy.heal();
     let uploaded = upload.wait().code(0).says("The endpoint answers again");
     assert_drive(&server, &uploaded.created(), &image);
     publish.wait().code(0).says("The endpoint answers again");
