@@ -12,9 +12,9 @@ use libfuzzer_sys::fuzz_target;
 use openhosting::Credentials;
 use openhosting::api::{Client, ClientConfig, Upload, Web, WebUrl};
 use openhosting::chunk::Encoding;
-use openhosting_base::drive::{DRIVE_BYTES_MAX, DriveId};
 use openhosting::failure::Failure;
 use openhosting::wire::Properties;
+use openhosting_base::drive::{DRIVE_BYTES_MAX, DriveId};
 use tokio::runtime::{Builder, Runtime};
 
 const DRIVE: &str = "0012e24a-6eae-4279-9912-3432f698cec8";

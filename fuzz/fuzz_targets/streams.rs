@@ -10,10 +10,10 @@ use std::os::unix::fs::FileExt;
 
 use libfuzzer_sys::fuzz_target;
 use openhosting_base::buffer::BufferPool;
+use openhosting_base::plan::Plan;
 use openhosting_image::{
     Fingerprint, Image, ImageOptions, ImageReader, Input, Piece, StreamFormat,
 };
-use openhosting_base::plan::Plan;
 
 /// The most chunks that are read.
 const CHUNKS_MAX: usize = 16;
