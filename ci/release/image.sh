@@ -11,6 +11,8 @@ from=$(cd "${1:?"usage: image.sh DIR"}" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 version=$(sed -n '0,/^version = /s/^version = "\(.*\)"$/\1/p' Cargo.toml)
 archive=$from/openhosting-$version.oci.tar
+# The same programs make the same image.
+date=${SOURCE_DATE_EPOCH:-315532800}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 context=$work/context
@@ -23,10 +25,9 @@ for pair in amd64:x86_64 arm64:aarch64; do
     name=openhosting-$version-${pair#*:}-unknown-linux-musl
     tar -xzf "$from/$name.tar.gz" --directory "$context/$processor" --strip-components 1 \
         --wildcards "$name/openhosting*"
-    # The same programs make the same image.
-    "${buildah[@]}" build --quiet --isolation chroot --timestamp "${SOURCE_DATE_EPOCH:-315532800}" \
+    "${buildah[@]}" build --quiet --isolation chroot --timestamp "$date" \
         --platform "linux/$processor" --manifest openhosting --file ci/docker/Dockerfile.static "$context" >&2
 done
-rm -f "$archive"
-"${buildah[@]}" manifest push --quiet --all --format oci openhosting "oci-archive:$archive" >&2
+"${buildah[@]}" manifest push --quiet --all --format oci openhosting "oci:$work/layout" >&2
+tar --create --sort=name --owner=0 --group=0 --numeric-owner --mtime "@$date" --file "$archive" --directory "$work/layout" .
 echo "$archive"

@@ -88,7 +88,7 @@ pub(super) fn no_state_directory(what: &str) -> Error {
 /// The path of the config file.
 pub(super) fn config_file() -> Option<PathBuf> {
     let directory = base_directory("XDG_CONFIG_HOME").or_else(|| base_of_system(BASE_OF_CONFIG))?;
-    Some(directory.join("openhosting/config.toml"))
+    Some(directory.join("openhosting").join("config.toml"))
 }
 
 /// A directory of this program below the state directory.
