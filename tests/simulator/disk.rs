@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -28,6 +29,8 @@ pub struct Disk {
     pub eio_per_mille: u32,
     /// How often power was lost.
     pub boots: u8,
+    /// The file of a download, as long as it is staged.
+    pub part: PathBuf,
 }
 
 fn key(file: &File) -> Key {
@@ -144,6 +147,19 @@ impl Disk {
         {
             overwrite(&file, &synced.with_all_of(&content(&file)));
             synced.failed = None;
+        }
+    }
+
+    /// These bytes of the staged file were written, perhaps as they were.
+    pub fn written(&mut self, bytes: Range<u64>) {
+        if let Some(file) = open(&self.part)
+            && let Some(synced) = self.files.get_mut(&key(&file))
+            && let Some(failed) = &mut synced.failed
+        {
+            let seen = content(&file);
+            for at in bytes.start as usize..bytes.end as usize {
+                failed[at] = !seen[at];
+            }
         }
     }
 

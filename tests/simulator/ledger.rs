@@ -235,7 +235,12 @@ impl Watch {
         });
         match failure {
             Some(failure) => self.failed(span, requests, failure, engine),
-            None => self.goods += 1,
+            None => {
+                self.goods += 1;
+                if self.transfers {
+                    with(|sim| sim.disk.written(span.offset..span.end()));
+                }
+            }
         }
     }
 

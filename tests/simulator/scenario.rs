@@ -569,6 +569,7 @@ fn play(seed: u64, trace: bool, seen: &mut Seen) {
     let scenario = Scenario::new(&mut world, directory.path());
     let mut simulation = Simulation::new(world);
     simulation.jobs = scenario.jobs.get();
+    simulation.disk.part = scenario.part();
     if simulation.world.rng.u8(..4) == 0 {
         simulation.disk.eio_per_mille = simulation.world.rng.u32(..200);
     }
