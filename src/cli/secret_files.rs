@@ -67,7 +67,6 @@ pub(super) fn read_public(what: &str, path: &Path) -> Result<Zeroizing<String>> 
 ///
 /// # Errors
 /// As [`read_public`].
-#[cfg(feature = "signing")]
 pub(super) fn read_public_bytes(what: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     read_bytes(what, path, |_| None)
 }

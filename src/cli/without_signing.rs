@@ -2,7 +2,7 @@
 //! `signing`.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -25,6 +25,13 @@ impl Signer {
     pub(super) fn sign(&self, _: &Path, _: &str) -> Result<()> {
         match self.0 {}
     }
+}
+
+/// The path that a signature of a file would have.
+pub(super) fn signature_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".minisig");
+    name.into()
 }
 
 /// Fails.
