@@ -83,7 +83,7 @@ bug 'no fsync of the data before its record' \
     src/journal/keeper.rs 'sync_data(data)' 'data.metadata().map(|_| ())'
 bug 'a failed sync takes nothing back' \
     'lib journal::tests::after_a_failed_sync_nothing_counts_that_was_not_synced' \
-    src/journal/keeper.rs 'self.journal.log.revoke();' ''
+    src/journal/keeper.rs 'self.log.revoke();' ''
 bug 'what another boot did not sync is believed' \
     'it killed::records_of_another_boot_file_system_or_file_are_not_believed' \
     src/download/check_earlier.rs 'target.page_cache() != session.state.page_cache()' \
@@ -200,12 +200,12 @@ bug 'only the first member of a gzip image' \
     $'match next(self.format, head, is_first) {\n            _ if !is_first => Ok(State::Ended),'
 bug 'other bytes at the second attempt' \
     'it upload_faults::a_write_whose_connection_is_reset_is_repeated' \
-    src/upload/send_chunks.rs 'Body::Given => match self.bodies.get(&span.index) {' \
-    'Body::Given => match self.bodies.remove(&span.index).as_ref() {'
-bug 'DONE is noted before the answer' \
+    src/upload/send_chunks.rs 'error.outcome(chunk, written.requests)' \
+    'error.outcome(ToSend::new(Body::Zeros(Arc::default())), written.requests)'
+bug 'a chunk counts before the answer' \
     'lib driver::shell::tests::nothing_is_settled_before_it_is_confirmed' \
-    src/driver/shell.rs $'            Action::Send(span, body) => {\n' \
-    $'            Action::Send(span, body) => {\n                let _ = self.job.settled(span, body);\n'
+    src/driver/shell.rs $'            Action::Send { span, payload } => {\n' \
+    $'            Action::Send { span, payload } => {\n                self.engine.confirmed(span.index, &Requests::default(), Duration::ZERO);\n'
 bug 'digests of an earlier change are verified' \
     'it resume::what_was_sent_twice_is_verified_as_it_is_now' \
     src/journal.rs 'digests.insert(index, digest);' \

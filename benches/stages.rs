@@ -225,14 +225,12 @@ mod journal {
 
     #[divan::bench(args = [1, RECORDS])]
     fn append_and_sync(bencher: Bencher<'_, '_>, records: u64) {
-        let (_directory, mut journal) = journal();
+        let (_directory, journal) = journal();
         let mut index = 0;
         bencher.bench_local(|| {
-            for _ in 0..records {
-                journal.append(&record(index));
-                index += 1;
-            }
-            journal.sync().unwrap();
+            let records: Vec<_> = (index..index + records).map(record).collect();
+            journal.record(&records).unwrap();
+            index += records.len() as u64;
         });
     }
 }

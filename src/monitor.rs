@@ -55,8 +55,8 @@ pub enum Event {
         /// The same as a line for a log.
         line: String,
     },
-    /// The end of an image of unknown size was found.
-    Ended {
+    /// The size of the image was unknown and is known now, while the transfer runs.
+    SizeKnown {
         /// Number of chunks to transfer.
         chunks: u64,
         /// Their total bytes.

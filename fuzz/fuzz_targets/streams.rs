@@ -10,10 +10,9 @@ use std::os::unix::fs::FileExt;
 
 use libfuzzer_sys::fuzz_target;
 use openhosting_base::buffer::BufferPool;
+use openhosting_base::chunk::Found;
 use openhosting_base::plan::Plan;
-use openhosting_image::{
-    Fingerprint, Image, ImageOptions, ImageReader, Input, Piece, StreamFormat,
-};
+use openhosting_image::{Fingerprint, Image, ImageOptions, ImageReader, Input, StreamFormat};
 
 /// The most chunks that are read.
 const CHUNKS_MAX: usize = 16;
@@ -58,8 +57,8 @@ fn read(image: openhosting::Result<Image>) {
     let todo = vec![0..plan.count()];
     let mut reader = ImageReader::new(image, plan, todo, BufferPool::new(2));
     for _ in 0..CHUNKS_MAX {
-        match reader.next_piece() {
-            Ok(Some(Piece::End(_)) | None) | Err(_) => return,
+        match reader.read_next() {
+            Ok(Some(Found::SizeKnown(_)) | None) | Err(_) => return,
             Ok(Some(_)) => {}
         }
     }

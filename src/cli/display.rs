@@ -925,7 +925,7 @@ impl Monitor for Display {
                 self.draw(|bar, now| bar.begin(verb, done, total, now));
                 screen::draw_now();
             }
-            Event::Ended { chunks, bytes } => {
+            Event::SizeKnown { chunks, bytes } => {
                 self.bytes = Some(*bytes);
                 self.chunks = Some(*chunks);
                 // Counted from the first chunk on, including those of earlier runs.

@@ -98,13 +98,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let create = |name: &str, direction, at: u64| {
             let path = directory.path().join(name);
-            let mut journal = Journal::create(&path, &header_of(direction)).unwrap();
+            let journal = Journal::create(&path, &header_of(direction)).unwrap();
             let drive = Record::Drive {
                 id: DriveId::random(),
                 is_ours: true,
             };
-            journal.append(&drive);
-            journal.sync().unwrap();
+            journal.record(&[drive]).unwrap();
             let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(at);
             let file = std::fs::File::options().write(true).open(&path).unwrap();
             file.set_modified(at).unwrap();

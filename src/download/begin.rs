@@ -131,7 +131,7 @@ impl Opening<'_> {
             // The earlier run ended before it knew its drive, so what it staged, if anything, is
             // useless.
             restart = true;
-            drop(session.journal.take());
+            session.journal = None;
             session = begin_again(options, self.identity(format)).await?;
         }
         if session.is_resumed {
@@ -142,7 +142,7 @@ impl Opening<'_> {
                 return Ok((target, session));
             }
             // The staged file is gone, so what the journal says about it no longer applies.
-            drop(session.journal.take());
+            session.journal = None;
             session = begin_again(options, self.identity(format)).await?;
         }
         let target = blocking(move || {
@@ -161,7 +161,7 @@ impl Opening<'_> {
                 return Err(error);
             }
         };
-        note_drive(&mut session, options, self.info).await?;
+        note_drive(&session, options, self.info).await?;
         Ok((target, session))
     }
 
@@ -221,7 +221,7 @@ impl Opening<'_> {
         if session.is_resumed
             && (session.state.drive.is_none() || session.source.as_ref() != Some(&file))
         {
-            drop(session.journal.take());
+            session.journal = None;
             session = begin_again(options, identity()).await?;
         }
         if session.is_resumed {
@@ -236,7 +236,7 @@ impl Opening<'_> {
                 line: format!("Resuming: {there} bytes of this shard are there"),
             });
         } else {
-            note_drive(&mut session, options, self.info).await?;
+            note_drive(&session, options, self.info).await?;
         }
         Ok((target, session))
     }
@@ -276,11 +276,7 @@ fn room_notice(path: &Path, size: u64, options: &DownloadOptions) -> Option<Stri
 }
 
 /// Records in a new journal which drive it is about, and the drive's state.
-async fn note_drive(
-    session: &mut Session,
-    options: &DownloadOptions,
-    info: &DriveInfo,
-) -> Result<()> {
+async fn note_drive(session: &Session, options: &DownloadOptions, info: &DriveInfo) -> Result<()> {
     if let Some((write_bytes, write_requests)) = counters(info) {
         let state = Record::Drivestate {
             write_bytes,
@@ -359,25 +355,23 @@ async fn published(
     if !is_recorded && whole.is_none() {
         return Ok(None);
     }
-    let Some(journal) = session.journal.take() else {
+    let Some(journal) = session.journal.clone() else {
         return Ok(None);
     };
     let (path, all, holes) = (path.to_owned(), *plan, session.state.holes.clone());
-    let (target, journal) = blocking(move || {
+    let target = blocking(move || {
         let plan = all;
         let Some(target) = ImageTarget::published(&path, plan.size(), format)? else {
-            return Ok((None, journal));
+            return Ok(None);
         };
         if !is_recorded && !is_whole(&target, whole) {
-            return Ok((None, journal));
+            return Ok(None);
         }
         let disk = target.to_disk(format)?;
         let wrong = differing(&*disk, &plan, journal.digests()?, &holes)?;
-        Ok((wrong.is_empty().then_some(target), journal))
-    })
-    .await?;
-    session.journal = Some(journal);
-    match target {
+        Ok(wrong.is_empty().then_some(target))
+    });
+    match target.await? {
         Some(target) => take_whole(target, plan, session).await.map(Some),
         None => Ok(None),
     }
@@ -399,16 +393,15 @@ async fn take_whole(
     if missing.is_empty() || !is_whole(&target, session.state.whole) {
         return Ok(target);
     }
-    let Some(mut journal) = session.journal.take() else {
+    let Some(journal) = session.journal.clone() else {
         return Ok(target);
     };
     session.state.done.extend(missing.iter().cloned());
     let (plan, data) = (*plan, target.handle()?);
-    let journal = blocking(move || {
+    blocking(move || {
         let chunks = missing.into_iter().flatten();
-        journal.remember(&data, chunks.filter_map(|index| plan.span(index)))?;
-        Ok(journal)
-    });
-    session.journal = Some(journal.await?);
+        journal.remember(&data, chunks.filter_map(|index| plan.span(index)))
+    })
+    .await?;
     Ok(target)
 }

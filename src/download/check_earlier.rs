@@ -51,7 +51,7 @@ impl Recheck<'_> {
         if !session.is_resumed || sampler.is_off() || !target.is_staged() {
             return Ok(());
         }
-        let Some(journal) = session.journal.take() else {
+        let Some(journal) = session.journal.clone() else {
             return Ok(());
         };
         let image = target.to_disk(format)?;

@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use crate::api::Client;
 use crate::buffer::{Buffer, BufferPool};
 use crate::chunk::{RequestSize, zeros};
@@ -13,13 +15,22 @@ use crate::drive::DriveId;
 use crate::driver::checksum::Hasher;
 use crate::driver::pieces::{Made, in_pieces};
 use crate::driver::read_range::DriveReader;
-use crate::driver::shell::Attempt;
+use crate::driver::shell::AttemptError;
 use crate::driver::spare_requests::Spare;
 use crate::failure::Failure;
 use crate::locks::lock;
 use crate::plan::Span;
 use crate::policy::{Limits, Requests};
 use crate::wire::READ_BYTES_MAX;
+
+/// A chunk that is not written.
+#[derive(Debug)]
+pub(super) struct ToRead {
+    /// The parts of the drive to read, in order.
+    pub(super) parts: Vec<Range<u64>>,
+    /// Its place in the window.
+    pub(super) permit: OwnedSemaphorePermit,
+}
 
 /// A chunk that was read: its parts. Everything between them is zeros.
 #[derive(Debug)]
@@ -130,34 +141,33 @@ impl Fetcher {
     pub(super) async fn fetch(
         &self,
         span: Span,
-        parts: Vec<Range<u64>>,
+        parts: &[Range<u64>],
         limits: Limits,
         spare: &Spare,
-    ) -> Result<(Fetched, Requests), Attempt> {
+    ) -> Result<(Fetched, Requests), (AttemptError, Requests)> {
         let partial = self.partials.take(span.index, &self.pool, self.chunk).await;
-        let failed = |failure| Attempt::of(Err(failure));
+        let failed = |failure: Failure| (failure.into(), Requests::default());
         let mut partial = partial.ok_or_else(|| failed(no_buffer()))?;
-        let read = self.read(&parts, &mut partial, limits, spare).await;
-        let attempt = read.unwrap_or_else(failed);
-        match attempt.answer {
-            Ok(Ok(())) => {
+        let read = self.read(parts, &mut partial, limits, spare).await;
+        match read {
+            Ok(requests) => {
                 self.partials.forget(span.index);
                 let fetched = Fetched {
                     span,
-                    parts,
+                    parts: parts.to_vec(),
                     bytes: partial.bytes,
                 };
-                Ok((fetched, attempt.requests))
+                Ok((fetched, requests))
             }
-            answer => {
+            Err((error, requests)) => {
                 let advanced_bytes = self.partials.keep(span.index, partial);
-                Err(Attempt {
-                    answer,
-                    requests: Requests {
+                Err((
+                    error,
+                    Requests {
                         advanced_bytes,
-                        ..attempt.requests
+                        ..requests
                     },
-                })
+                ))
             }
         }
     }
@@ -169,11 +179,16 @@ impl Fetcher {
         partial: &mut Partial,
         limits: Limits,
         spare: &Spare,
-    ) -> Result<Attempt, Failure> {
+    ) -> Result<Requests, (AttemptError, Requests)> {
+        let failed = |failure: Failure| (failure.into(), Requests::default());
         let len = parts.iter().map(|part| part.end - part.start).sum();
         let step = limits.piece_of(RequestSize::plain(len));
-        let bytes = partial.bytes.get_mut(..index(len)?).ok_or_else(no_buffer)?;
-        let mut pieces = pieces(parts, bytes, partial.filled, step)?.into_iter();
+        let len = index(len).map_err(failed)?;
+        let bytes = partial.bytes.get_mut(..len);
+        let bytes = bytes.ok_or_else(|| failed(no_buffer()))?;
+        let mut pieces = pieces(parts, bytes, partial.filled, step)
+            .map_err(failed)?
+            .into_iter();
         let most = limits.read_bytes_max();
         let next = || {
             let piece = pieces.next();
@@ -184,16 +199,17 @@ impl Fetcher {
                 let read = self.read_piece(offset, bytes, most, &mut requests).await;
                 Some(Made {
                     bytes: offset..end,
-                    attempt: Attempt {
-                        requests,
-                        ..Attempt::of(read)
-                    },
+                    result: read.map_err(Into::into),
+                    requests,
                 })
             }
         };
         let whole = in_pieces(limits.is_shared().then_some(spare), next).await;
-        partial.filled += index(whole.attempt.requests.advanced_bytes)?;
-        Ok(whole.attempt)
+        partial.filled += index(whole.requests.advanced_bytes).map_err(failed)?;
+        match whole.result {
+            Ok(()) => Ok(whole.requests),
+            Err(error) => Err((error, whole.requests)),
+        }
     }
 
     /// Fills `bytes` from `offset` of the drive, in order.

@@ -9,14 +9,17 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::fetch_chunk::ToRead;
 use super::sink::Sink;
 use crate::api::Client;
+use crate::chunk::Found;
 use crate::drive::DriveId;
 use crate::driver::blocking::blocking;
 use crate::driver::data_ranges::none_if_invalid;
+use crate::driver::shell::{Feed, NewChunk};
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::plan::Plan;
@@ -30,12 +33,12 @@ const FAILURES_MAX: u32 = 6;
 /// on a link with high latency costs more than transferring a MiB.
 const LEFT_OUT_BYTES_MIN: u64 = 1 << 20;
 
-/// A result of the survey.
+/// What the endpoint reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+enum Reported {
     /// A chunk that may contain data, with the bytes of the drive to read, in order.
     Chunk(u64, Vec<Range<u64>>),
-    /// Chunks that are holes, and are settled.
+    /// Chunks that are holes.
     Holes(Range<u64>),
 }
 
@@ -58,7 +61,7 @@ pub(super) struct SurveyConfig {
 /// A survey in progress. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Survey {
-    found: mpsc::Receiver<Result<Found>>,
+    found: mpsc::Receiver<Result<Found<NewChunk<ToRead>>>>,
     settled: watch::Sender<()>,
     task: JoinSet<()>,
 }
@@ -84,8 +87,8 @@ impl Survey {
         }
     }
 
-    /// The next result, in order; `None` at the end. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Result<Found>> {
+    /// The next result, in order; holes are settled. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Feed<ToRead> {
         self.found.recv().await
     }
 
@@ -105,7 +108,7 @@ struct Closed;
 
 struct Surveyor {
     config: SurveyConfig,
-    to: mpsc::Sender<Result<Found>>,
+    to: mpsc::Sender<Result<Found<NewChunk<ToRead>>>>,
     settled: watch::Receiver<()>,
     /// Number of consecutive failures of requests for extents, while chunks were read.
     failures: u32,
@@ -156,7 +159,8 @@ impl Surveyor {
             self.settled.mark_unchanged();
             if let Some(span) = plan.span(chunks.start) {
                 let data = base + span.offset..base + span.end();
-                self.hand_over(Found::Chunk(span.index, vec![data])).await?;
+                self.hand_over(Reported::Chunk(span.index, vec![data]))
+                    .await?;
             }
             chunks.start += 1;
             if self.failures > 0 && !self.is_over {
@@ -179,21 +183,22 @@ impl Surveyor {
         extents
     }
 
-    async fn hand_over(&mut self, found: Found) -> Result<(), Closed> {
-        if let Found::Holes(chunks) = found {
-            return self.settle(chunks).await;
+    async fn hand_over(&mut self, found: Reported) -> Result<(), Closed> {
+        match found {
+            Reported::Holes(chunks) => self.settle(chunks).await,
+            Reported::Chunk(index, parts) => {
+                let permit = self.admit().await?;
+                let chunk = NewChunk::plain(index, ToRead { parts, permit });
+                let chunk = Ok(Found::Chunk(chunk));
+                self.to.send(chunk).await.map_err(|_| Closed)
+            }
         }
-        self.admit().await?;
-        self.to.send(Ok(found)).await.map_err(|_| Closed)
     }
 
-    /// Waits for room in the window.
-    async fn admit(&self) -> Result<(), Closed> {
-        match self.config.window.acquire().await {
-            Ok(permit) => {
-                permit.forget();
-                Ok(())
-            }
+    /// Waits for a place in the window.
+    async fn admit(&self) -> Result<OwnedSemaphorePermit, Closed> {
+        match Arc::clone(&self.config.window).acquire_owned().await {
+            Ok(permit) => Ok(permit),
             Err(_) => {
                 // The output closed it.
                 let _ = self.to.send(Err(self.config.sink.failed())).await;
@@ -210,14 +215,14 @@ impl Surveyor {
             let holes = chunks.start..chunks.end.min(chunks.start.saturating_add(step));
             chunks.start = holes.end;
             let sink = Arc::clone(&self.config.sink);
-            if sink.is_ordered() {
-                self.admit().await?;
-            }
-            let window = Arc::clone(&self.config.window);
+            let permit = match sink.is_ordered() {
+                true => Some(self.admit().await?),
+                false => None,
+            };
             let put = holes.clone();
-            let put = blocking(move || sink.put_holes(&plan, base, put, &window)).await;
-            let found = put.map(|()| Found::Holes(holes));
-            self.to.send(found).await.map_err(|_| Closed)?;
+            let put = blocking(move || sink.put_holes(&plan, base, put, permit)).await;
+            let settled = put.map(|()| Found::Hole(holes));
+            self.to.send(settled).await.map_err(|_| Closed)?;
         }
         Ok(())
     }
@@ -230,7 +235,7 @@ fn divide<'a>(
     base: u64,
     chunks: Range<u64>,
     data: &'a [Range<u64>],
-) -> impl Iterator<Item = Found> + use<'a> {
+) -> impl Iterator<Item = Reported> + use<'a> {
     let plan = *plan;
     let (mut chunks, mut data) = (chunks, data);
     std::iter::from_fn(move || {
@@ -243,10 +248,10 @@ fn divide<'a>(
         if next >= end {
             let first = plan.index_of(next - base).clamp(span.index + 1, chunks.end);
             chunks.start = first;
-            return Some(Found::Holes(span.index..first));
+            return Some(Reported::Holes(span.index..first));
         }
         chunks.start += 1;
-        Some(Found::Chunk(span.index, parts(start..end, data)))
+        Some(Reported::Chunk(span.index, parts(start..end, data)))
     })
 }
 
@@ -273,7 +278,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn divided(data: &[Range<u64>], chunks: Range<u64>) -> Vec<Found> {
+    fn divided(data: &[Range<u64>], chunks: Range<u64>) -> Vec<Reported> {
         let plan = Plan::new(38 * MIB, NonZeroU64::new(4 * MIB).unwrap());
         divide(&plan, MIB, chunks, data).collect()
     }
@@ -281,7 +286,7 @@ mod tests {
     #[test]
     #[allow(clippy::single_range_in_vec_init)]
     fn holes_are_left_out_where_that_saves_more_than_it_costs() {
-        use Found::{Chunk, Holes};
+        use Reported::{Chunk, Holes};
         assert_eq!(divided(&[], 0..10), [Holes(0..10)]);
         // The ends of a chunk cost nothing to leave out, between them it takes a
         // request more.
@@ -321,8 +326,8 @@ mod tests {
             let mut next = chunks.start;
             for found in divide(&plan, base, chunks.clone(), &data) {
                 let (chunks, parts) = match found {
-                    Found::Holes(chunks) => (chunks, Vec::new()),
-                    Found::Chunk(index, parts) => {
+                    Reported::Holes(chunks) => (chunks, Vec::new()),
+                    Reported::Chunk(index, parts) => {
                         prop_assert!(!parts.is_empty());
                         (index..index + 1, parts)
                     }

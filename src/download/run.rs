@@ -1,10 +1,9 @@
 //! A download: survey, GET, check of the length, write, settle, publish.
 
-use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 
 use rangemap::RangeSet;
 use tokio::sync::Semaphore;
@@ -12,30 +11,30 @@ use tokio::sync::Semaphore;
 use super::begin::{Opened, Opening};
 use super::check_earlier::Recheck;
 use super::drive_unchanged::{StillThere, look};
-use super::fetch_chunk::{Fetcher, Partials};
-use super::hole_survey::{Found, Survey, SurveyConfig};
+use super::fetch_chunk::{Fetcher, Partials, ToRead};
+use super::hole_survey::{Survey, SurveyConfig};
 use super::options::{Destination, DownloadInterrupted, DownloadOptions, Downloaded};
 use super::sink::Sink;
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::buffer::BufferPool;
-use crate::chunk::RequestSize;
+use crate::chunk::{Found, RequestSize};
 use crate::digest::Digest;
 use crate::drive::DriveInfo;
 use crate::driver::blocking::blocking;
 use crate::driver::checksum::Follower;
 use crate::driver::pieces::at_most;
 use crate::driver::session::{Ended, Session, done, finish, gaps, refuted, warn};
-use crate::driver::shell::{Attempt, Feed, Job, Shell, lost};
+use crate::driver::shell::{Feed, Job, Outcome, Shell};
 use crate::driver::spare_requests::Spare;
 use crate::driver::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::Weakness;
 use crate::image::{Disk, TargetFormat};
-use crate::journal::{Journal, Keeper, Note, Record, State};
+use crate::journal::{Journal, Note, Record, State};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{Body, Concurrency, Engine, EngineConfig, Limits, Operation, Zeros};
+use crate::policy::{Concurrency, Engine, EngineConfig, Limits, Operation, Zeros};
 use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
 use crate::verify::read_back::{Again, Digests, Expected, Local, ReadFrom, Sampler, verify};
 use crate::verify::sample_places::HolePlaces;
@@ -206,13 +205,9 @@ impl<'a> Run<'a> {
         }
         let todo = gaps(&plan, 0, &settled);
         self.announce(&todo, &session.state, monitor);
-        let keeper = match session.journal.take() {
-            Some(journal) => {
-                let data = sink.data(std::mem::take(&mut session.taken))?;
-                Some(Keeper::start(journal, data))
-            }
-            None => None,
-        };
+        if let Some(journal) = &session.journal {
+            journal.begin(sink.data(std::mem::take(&mut session.taken))?);
+        }
         let follower = match &sink {
             Sink::File(target) if options.checksum && self.is_raw() => {
                 let there = settled.clone();
@@ -251,12 +246,10 @@ impl<'a> Run<'a> {
             fetcher: self.fetcher(),
             sink,
             survey: Survey::start(survey),
-            parts: HashMap::new(),
             window,
             served: 0,
             sampler: self.sampler.clone(),
-            put: Arc::default(),
-            keeper,
+            journal: session.journal,
             early_checks: early_checks.clone(),
             to_verify: Expected::default(),
             holes,
@@ -286,7 +279,7 @@ impl<'a> Run<'a> {
         });
     }
 
-    fn engine(&self, settled: RangeSet<u64>) -> Engine {
+    fn engine(&self, settled: RangeSet<u64>) -> Engine<ToRead> {
         let options = self.options;
         Engine::new(EngineConfig {
             plan: self.plan,
@@ -353,15 +346,15 @@ impl<'a> Run<'a> {
         let job = shell.into_job();
         job.survey.end().await;
         let is_whole = self.is_raw() && self.options.shard.is_none();
-        if let (Ok(()), None, Some(keeper), true) = (&outcome, &mismatch, &job.keeper, is_whole) {
+        let journal = job.journal;
+        if let (Ok(()), None, Some(journal), true) = (&outcome, &mismatch, &journal, is_whole) {
             // If that fails, ending the journal fails as well.
-            let _ = keeper.note(Note::Whole);
+            let _ = journal.note(Note::Whole);
         }
-        let kept = finish(job.keeper).await;
+        let finished = finish(journal.as_ref()).await;
         let there = |error| self.interrupted(error, first_open);
         outcome.map_err(there)?;
-        let kept = kept.map_err(there)?;
-        let (journal, unrecorded) = kept.map(|kept| (kept.journal, kept.unrecorded)).unzip();
+        let unrecorded = finished.map_err(there)?;
         if let Some(error) = mismatch {
             return Err(mismatched(error, journal).await);
         }
@@ -369,7 +362,7 @@ impl<'a> Run<'a> {
             progress,
             first_open,
             journal,
-            unrecorded: unrecorded.unwrap_or_default(),
+            unrecorded,
             early_checks,
             sink: job.sink,
             to_verify: job.to_verify,
@@ -489,7 +482,7 @@ async fn mismatched(error: Error, journal: Option<Journal>) -> DownloadInterrupt
 /// by calling the file complete. Without them, the journal is still correct, so a failure is
 /// ignored.
 async fn remember(journal: Option<Journal>, sink: &Sink, chunks: Vec<Span>) {
-    if let (Some(mut journal), Ok(Some(data))) = (journal, sink.handle()) {
+    if let (Some(journal), Ok(Some(data))) = (journal, sink.handle()) {
         let remembered = blocking(move || journal.remember(&data, chunks)).await;
         if let Err(error) = remembered {
             tracing::debug!(%error, "the last chunks have no digests");
@@ -498,7 +491,7 @@ async fn remember(journal: Option<Journal>, sink: &Sink, chunks: Vec<Span>) {
 }
 
 /// What is known about a chunk that was written.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Put {
     /// Number of its blocks with data.
     blocks: u64,
@@ -515,16 +508,12 @@ struct Download {
     plan: Plan,
     sink: Arc<Sink>,
     survey: Survey,
-    /// The parts of the drive to read for chunks that are not settled.
-    parts: HashMap<u64, Vec<Range<u64>>>,
     /// Permits for chunks in flight or waiting to be written in order.
     window: Arc<Semaphore>,
     /// The number of workers for which the window and the pool are sized.
     served: u32,
     sampler: Sampler,
-    /// Chunks that were written but are not settled yet, by index.
-    put: Arc<Mutex<BTreeMap<u64, Put>>>,
-    keeper: Option<Keeper>,
+    journal: Option<Journal>,
     early_checks: Option<EarlyChecks>,
     /// What a full verification expects of data that cannot be read again.
     to_verify: Expected,
@@ -549,20 +538,19 @@ impl Download {
 }
 
 impl Job for Download {
-    async fn feed(&mut self) -> Feed {
-        match self.survey.next().await {
-            Some(Ok(Found::Chunk(index, parts))) => {
-                self.note_holes(index..index + 1, &parts);
-                self.parts.insert(index, parts);
-                Feed::Chunk(index)
+    type Payload = ToRead;
+    type Done = Put;
+
+    async fn feed(&mut self) -> Feed<ToRead> {
+        let next = self.survey.next().await;
+        match &next {
+            Some(Ok(Found::Chunk(chunk))) => {
+                self.note_holes(chunk.index..chunk.index + 1, &chunk.payload.parts);
             }
-            Some(Ok(Found::Holes(chunks))) => {
-                self.note_holes(chunks.clone(), &[]);
-                Feed::Hole(chunks)
-            }
-            Some(Err(error)) => Feed::Failed(error),
-            None => Feed::End,
+            Some(Ok(Found::Hole(chunks))) => self.note_holes(chunks.clone(), &[]),
+            Some(Ok(Found::SizeKnown(_)) | Err(_)) | None => {}
         }
+        next
     }
 
     fn serve(&mut self, workers: u32) {
@@ -579,68 +567,50 @@ impl Job for Download {
     fn attempt(
         &mut self,
         span: Span,
-        body: Body,
+        chunk: ToRead,
         limits: Limits,
         spare: &Spare,
-    ) -> impl Future<Output = Attempt> + Send + 'static {
+    ) -> impl Future<Output = Outcome<ToRead, Put>> + Send + 'static {
         let on_drive = Span {
             offset: self.base + span.offset,
             ..span
         };
-        // A hole is in place before the engine learns about it.
-        let parts = match body {
-            Body::Given => self.parts.get(&span.index).cloned().ok_or_else(lost),
-            Body::Zeros => Err(lost()),
-        };
         let (fetcher, spare) = (self.fetcher.clone(), spare.clone());
-        let (sink, window) = (Arc::clone(&self.sink), Arc::clone(&self.window));
-        let (sampler, all) = (self.sampler.clone(), Arc::clone(&self.put));
-        let lag = self.keeper.as_ref().map(Keeper::lag).unwrap_or_default();
+        let (sink, sampler) = (Arc::clone(&self.sink), self.sampler.clone());
+        let journal = self.journal.clone();
         async move {
-            let parts = match parts {
-                Ok(parts) => parts,
-                Err(error) => return Attempt::local(error),
-            };
-            let fetched = fetcher.fetch(on_drive, parts, limits, &spare).await;
-            let (fetched, requests) = match fetched {
+            let fetched = fetcher.fetch(on_drive, &chunk.parts, limits, &spare);
+            let (fetched, requests) = match fetched.await {
                 Ok(fetched) => fetched,
-                Err(attempt) => return attempt,
+                Err((error, requests)) => return error.outcome(chunk, requests),
             };
             let put = blocking(move || {
                 if let Some((span, bytes)) = fetched.first() {
                     sampler.look_at(span, bytes);
                 }
-                let is_wanted = sampler.wants_digests() || lag.is_behind();
+                let is_behind = journal.is_some_and(|journal| journal.is_behind());
+                let is_wanted = sampler.wants_digests() || is_behind;
                 let digest = is_wanted.then(|| fetched.digest());
-                let blocks = sink.put(fetched, &window)?;
-                if let Ok(mut all) = all.lock() {
-                    all.insert(span.index, Put { blocks, digest });
-                }
-                Ok(())
+                let blocks = sink.put(fetched, chunk.permit)?;
+                Ok(Put { blocks, digest })
             });
             match put.await {
-                Ok(()) => Attempt {
-                    requests,
-                    ..Attempt::of(Ok(()))
-                },
-                Err(error) => Attempt::local(error),
+                Ok(put) => Outcome::Done(put, requests),
+                Err(error) => Outcome::Local(error),
             }
         }
     }
 
-    fn settled(&mut self, span: Span, _: Body) -> Result<()> {
+    fn settled(&mut self, span: Span, put: Put) -> Result<()> {
+        let Put { blocks, digest } = put;
         self.survey.settled();
-        self.parts.remove(&span.index);
         if let Some(follower) = &mut self.follower {
             follower.settled(span.index..span.index + 1);
         }
-        let put = self.put.lock().ok();
-        let put = put.and_then(|mut all| all.remove(&span.index));
-        let Put { blocks, digest } = put.unwrap_or_default();
-        if let Some(keeper) = &self.keeper {
+        if let Some(journal) = &self.journal {
             // If there is a journal, the plan begins where the file begins.
             let written = Note::Written { span, blocks };
-            keeper.note(done(span, digest.map(Into::into)).map_or(written, Note::Record))?;
+            journal.note(done(span, digest.map(Into::into)).map_or(written, Note::Record))?;
         }
         if self.sampler.collects()
             && let Some(digest) = digest
@@ -658,8 +628,8 @@ impl Job for Download {
         if let Some(follower) = &mut self.follower {
             follower.settled(chunks.clone());
         }
-        if let Some(keeper) = &self.keeper {
-            keeper.note(Record::Holes {
+        if let Some(journal) = &self.journal {
+            journal.note(Record::Holes {
                 first: chunks.start,
                 count: chunks.end - chunks.start,
             })?;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::Semaphore;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::fetch_chunk::{Fetched, Run};
 use super::options::DownloadOptions;
@@ -64,9 +64,9 @@ impl Sink {
         }
     }
 
-    /// Writes a chunk to its place. Blocks. Returns its permit to the window when it is written.
-    /// For a raw file, the result is the number of its blocks with data.
-    pub(super) fn put(&self, chunk: Fetched, window: &Arc<Semaphore>) -> Result<u64> {
+    /// Writes a chunk to its place. Blocks. Gives up its place in the window when it is written. For
+    /// a raw file, the result is the number of its blocks with data.
+    pub(super) fn put(&self, chunk: Fetched, permit: OwnedSemaphorePermit) -> Result<u64> {
         match self {
             Self::File(target) => {
                 let span = chunk.span();
@@ -74,15 +74,12 @@ impl Sink {
                     Run::Bytes(bytes) => Some((offset, bytes)),
                     Run::Zeros(_) => None,
                 });
-                let blocks = target.put_all(span.offset..span.end(), data)?;
-                window.add_permits(1);
-                Ok(blocks)
+                target.put_all(span.offset..span.end(), data)
             }
             Self::Stream(_) | Self::Packed(_) => {
                 let index = chunk.span().index;
                 let chunk = Piece::Chunk(chunk);
-                let put = self.ordered()?.put(index, chunk, Arc::clone(window));
-                put.map(|()| 0)
+                self.ordered()?.put(index, chunk, Some(permit)).map(|()| 0)
             }
         }
     }
@@ -100,14 +97,14 @@ impl Sink {
         }
     }
 
-    /// Settles these chunks of a plan that begins at byte `base`, which are holes. Blocks. A stream
-    /// returns a permit to the window when they are written.
+    /// Settles these chunks of a plan that begins at byte `base`, which are holes. Blocks. In a
+    /// stream they have a place in the window, which they give up when they are written.
     pub(super) fn put_holes(
         &self,
         plan: &Plan,
         base: u64,
         chunks: Range<u64>,
-        window: &Arc<Semaphore>,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Result<()> {
         let bytes = plan.bytes_of(&chunks);
         let (offset, bytes) = (base + bytes.start, bytes.end - bytes.start);
@@ -116,7 +113,7 @@ impl Sink {
             Self::Stream(_) | Self::Packed(_) => {
                 let count = chunks.end - chunks.start;
                 let zeros = Piece::Zeros { count, bytes };
-                self.ordered()?.put(chunks.start, zeros, Arc::clone(window))
+                self.ordered()?.put(chunks.start, zeros, permit)
             }
         }
     }
@@ -309,11 +306,14 @@ impl Piece {
     }
 }
 
+/// A piece with the index of its first chunk and its place in the window.
+type Waiting = (u64, Piece, Option<OwnedSemaphorePermit>);
+
 /// Writes chunks to a stream in order, on a separate thread. The window limits how many wait for an
 /// earlier one.
 #[derive(Debug)]
 pub(super) struct Ordered {
-    pieces: mpsc::Sender<(u64, Piece, Arc<Semaphore>)>,
+    pieces: mpsc::Sender<Waiting>,
     thread: std::thread::JoinHandle<std::io::Result<Option<Digest>>>,
     failed: Failed,
     count: u64,
@@ -326,7 +326,7 @@ impl Ordered {
         options: &DownloadOptions,
     ) -> Result<Self> {
         let (packing, checksum) = (options.packing, options.checksum);
-        let (pieces, incoming) = mpsc::channel::<(u64, Piece, Arc<Semaphore>)>();
+        let (pieces, incoming) = mpsc::channel::<Waiting>();
         let failed = Failed::default();
         let slot = Arc::clone(&failed);
         let thread = std::thread::Builder::new()
@@ -336,16 +336,15 @@ impl Ordered {
                 let mut stream = Packer::new(packing, Hashed { stream, hasher })?;
                 let mut early = BTreeMap::new();
                 let mut next = 0;
-                for (index, piece, window) in incoming {
-                    early.insert(index, (piece, window));
-                    while let Some((piece, window)) = early.remove(&next) {
+                for (index, piece, permit) in incoming {
+                    early.insert(index, (piece, permit));
+                    while let Some((piece, permit)) = early.remove(&next) {
                         let written = piece.write_to(&mut stream);
                         written.inspect_err(|cause| {
                             let _ = slot.set(copy(cause));
                             // Otherwise those who wait for room would wait for ever.
-                            window.close();
+                            permit.iter().for_each(|permit| permit.semaphore().close());
                         })?;
-                        window.add_permits(1);
                         next += piece.count();
                     }
                 }
@@ -366,9 +365,9 @@ impl Ordered {
         })
     }
 
-    fn put(&self, index: u64, piece: Piece, window: Arc<Semaphore>) -> Result<()> {
+    fn put(&self, index: u64, piece: Piece, permit: Option<OwnedSemaphorePermit>) -> Result<()> {
         debug_assert!(index + piece.count() <= self.count);
-        let sent = self.pieces.send((index, piece, window));
+        let sent = self.pieces.send((index, piece, permit));
         sent.map_err(|_| self.failed())
     }
 

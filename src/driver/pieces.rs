@@ -7,7 +7,7 @@ use std::ops::Range;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use super::shell::Attempt;
+use super::shell::AttemptError;
 use super::spare_requests::Spare;
 use crate::chunk::RequestSize;
 use crate::policy::{PiecesConfig, Requests};
@@ -26,7 +26,8 @@ pub(crate) fn at_most(most: RequestSize) -> PiecesConfig {
 #[derive(Debug)]
 pub(crate) struct Made {
     pub(crate) bytes: Range<u64>,
-    pub(crate) attempt: Attempt,
+    pub(crate) result: Result<(), AttemptError>,
+    pub(crate) requests: Requests,
 }
 
 /// Makes the requests that `next` returns, each for the next piece of a chunk in order, until it
@@ -76,7 +77,10 @@ where
 /// The result of an attempt in pieces.
 #[derive(Debug)]
 pub(crate) struct Whole {
-    pub(crate) attempt: Attempt,
+    /// The first failure, if there was one.
+    pub(crate) result: Result<(), AttemptError>,
+    /// All requests, as far as they observe the limits.
+    pub(crate) requests: Requests,
     /// The byte of the drive before which everything succeeded; `None` if nothing did.
     pub(crate) end: Option<u64>,
 }
@@ -86,19 +90,18 @@ pub(crate) struct Whole {
 struct Shared {
     /// Each piece, and whether it succeeded.
     pieces: Vec<(Range<u64>, Requests, bool)>,
-    /// The first failure.
-    failed: Option<Attempt>,
+    /// The first failure, and its request.
+    failed: Option<(AttemptError, Option<RequestSize>)>,
 }
 
 impl Shared {
     /// Adds a piece; returns whether it succeeded.
     fn add(&mut self, piece: Made) -> bool {
-        let Made { bytes, attempt } = piece;
-        let is_good = matches!(attempt.answer, Ok(Ok(())));
-        self.pieces.push((bytes, attempt.requests, is_good));
-        if !is_good {
-            self.failed.get_or_insert(attempt);
+        let is_good = piece.result.is_ok();
+        if let Err(error) = piece.result {
+            self.failed.get_or_insert((error, piece.requests.failed));
         }
+        self.pieces.push((piece.bytes, piece.requests, is_good));
         is_good
     }
 
@@ -115,13 +118,16 @@ impl Shared {
                 end = if has_gap { end } else { Some(bytes.end) };
             }
         }
-        requests.failed = self.failed.as_ref().and_then(|one| one.requests.failed);
-        let attempt = self.failed.unwrap_or_else(|| Attempt::of(Ok(())));
+        let result = match self.failed {
+            Some((error, size)) => {
+                requests.failed = size;
+                Err(error)
+            }
+            None => Ok(()),
+        };
         Whole {
-            attempt: Attempt {
-                requests,
-                ..attempt
-            },
+            result,
+            requests,
             end,
         }
     }
@@ -184,7 +190,7 @@ mod tests {
                     seen.ended += 1;
                     seen.failed |= !is_good;
                     let mut requests = Requests::default();
-                    let answer = match is_good {
+                    let result = match is_good {
                         true => {
                             requests.confirm(RequestSize::plain(PIECE));
                             Ok(())
@@ -192,15 +198,13 @@ mod tests {
                         false => {
                             requests.advanced_bytes = 3;
                             requests.failed = Some(RequestSize::plain(PIECE));
-                            Err(Failure::Broken(format!("{start}")))
+                            Err(Failure::Broken(format!("{start}")).into())
                         }
                     };
                     Some(Made {
                         bytes: start..start + PIECE,
-                        attempt: Attempt {
-                            requests,
-                            ..Attempt::of(answer)
-                        },
+                        result,
+                        requests,
                     })
                 }
             };
@@ -226,11 +230,11 @@ mod tests {
             prop_assert!(!seen.begun_after_failure);
             let begun = &pieces[..usize::try_from(seen.begun).unwrap()];
             let is_good = begun.iter().all(|piece| piece.1);
-            prop_assert_eq!(is_good, matches!(whole.attempt.answer, Ok(Ok(()))));
+            prop_assert_eq!(is_good, whole.result.is_ok());
             prop_assert!(!is_good || begun.len() == pieces.len());
             let in_order = begun.iter().take_while(|piece| piece.1).count() as u64;
             prop_assert_eq!(whole.end, (in_order > 0).then_some(in_order * PIECE));
-            let requests = whole.attempt.requests;
+            let requests = whole.requests;
             let part = if is_good { 0 } else { 3 };
             prop_assert_eq!(requests.advanced_bytes, in_order * PIECE + part);
             let good = begun.iter().filter(|piece| piece.1).count();
@@ -243,7 +247,7 @@ mod tests {
     fn the_first_failure_is_the_one_that_counts() {
         let pieces = [(9, false), (5, false), (7, false)];
         let (whole, ..) = play(&pieces, Some(2));
-        let Ok(Err(Failure::Broken(which))) = whole.attempt.answer else {
+        let Err(AttemptError::Failed(Failure::Broken(which))) = whole.result else {
             panic!("{whole:?}");
         };
         assert_eq!(which, "10");

@@ -13,7 +13,7 @@ use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Weakness, once};
-use crate::journal::{Direction, Header, Journal, Keeper, Kept, Note, Record, Replay, State};
+use crate::journal::{Direction, Header, Journal, Note, Record, Replay, State};
 use crate::monitor::{Event, Monitor};
 use crate::plan::{Plan, Span};
 use openhosting_base::advice;
@@ -135,17 +135,11 @@ impl Session {
     }
 
     /// Writes a record to the disk before anything else happens.
-    pub(crate) async fn record(&mut self, record: Record) -> Result<()> {
-        let Some(mut journal) = self.journal.take() else {
-            return Ok(());
-        };
-        let journal = blocking(move || {
-            journal.append(&record);
-            journal.sync()?;
-            Ok(journal)
-        });
-        self.journal = Some(journal.await?);
-        Ok(())
+    pub(crate) async fn record(&self, record: Record) -> Result<()> {
+        match self.journal.clone() {
+            Some(journal) => blocking(move || journal.record(&[record])).await,
+            None => Ok(()),
+        }
     }
 
     /// Removes the journal of a run that ended before it did anything and left nothing behind: it
@@ -347,10 +341,10 @@ pub(crate) fn done(span: Span, digest: Option<ChunkDigest>) -> Option<Record> {
     })
 }
 
-/// Ends writing to a journal and returns it.
-pub(crate) async fn finish(keeper: Option<Keeper>) -> Result<Option<Kept>> {
-    match keeper {
-        Some(keeper) => keeper.finish().await.map(Some),
-        None => Ok(None),
+/// As [`Journal::finish`], if there is a journal.
+pub(crate) async fn finish(journal: Option<&Journal>) -> Result<Vec<Span>> {
+    match journal {
+        Some(journal) => journal.finish().await,
+        None => Ok(Vec::new()),
     }
 }

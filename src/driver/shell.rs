@@ -14,84 +14,112 @@ use super::read_range::DriveReader;
 use super::spare_requests::Spare;
 use super::stop::{GRACE, Stop, stopped};
 use crate::api::{Client, Delivery};
-use crate::chunk::is_zero;
+use crate::chunk::{Found, is_zero};
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Encoded, Event, Monitor, Progress};
-use crate::plan::{Plan, Span};
-use crate::policy::{Action, Body, Ending, Engine, Limits, Operation, Requests, Wire};
+use crate::plan::Span;
+use crate::policy::{Action, Ending, Engine, Limits, Operation, Payload, Requests, Wire};
 use crate::wire::READ_BYTES_MAX;
 
 /// A silence of this long while requests are in flight is reported.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// What a job passes to the engine.
+/// A chunk for the engine.
 #[derive(Debug)]
-pub(crate) enum Feed {
-    /// A chunk to transfer.
-    Chunk(u64),
-    /// A chunk, with how it was encoded.
-    Encoded(u64, Encoded),
-    /// Chunks that are all zero.
-    Hole(Range<u64>),
-    /// The size of the image was unknown and is now known, with the resulting plan.
-    Ends(Plan),
-    /// There are no more chunks.
-    End,
-    /// There cannot be more, because of this error.
-    Failed(Error),
+pub(crate) struct NewChunk<P> {
+    pub(crate) index: u64,
+    pub(crate) payload: P,
+    /// How it was encoded, if it was.
+    pub(crate) encoded: Option<Encoded>,
 }
 
-/// One attempt at one chunk.
-#[derive(Debug)]
-pub(crate) struct Attempt {
-    /// The result; the outer error is a local one.
-    pub(crate) answer: Result<Result<(), Failure>>,
-    /// The outcome of its requests, if they observe the given limits.
-    pub(crate) requests: Requests,
+impl<P> NewChunk<P> {
+    /// A chunk that is not encoded.
+    pub(crate) fn plain(index: u64, payload: P) -> Self {
+        Self {
+            index,
+            payload,
+            encoded: None,
+        }
+    }
 }
 
-impl Attempt {
-    /// An attempt that was made.
-    pub(crate) fn of(answer: Result<(), Failure>) -> Self {
-        Self {
-            answer: Ok(answer),
-            requests: Requests::default(),
-        }
-    }
+/// What a job passes to the engine; `None` at the end.
+pub(crate) type Feed<P> = Option<Result<Found<NewChunk<P>>>>;
 
-    /// An attempt that failed locally.
-    pub(crate) fn local(error: Error) -> Self {
-        Self {
-            answer: Err(error),
-            requests: Requests::default(),
+/// Why an attempt at a chunk, or at a piece of it, failed.
+#[derive(Debug)]
+pub(crate) enum AttemptError {
+    /// The endpoint or the link: the engine decides what follows.
+    Failed(Failure),
+    /// This machine, or a drive that does not hold what it should. It ends the transfer.
+    Local(Error),
+}
+
+impl From<Failure> for AttemptError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Error> for AttemptError {
+    fn from(error: Error) -> Self {
+        Self::Local(error)
+    }
+}
+
+impl AttemptError {
+    /// The outcome for a chunk with this payload, after these requests.
+    pub(crate) fn outcome<P, D>(self, payload: P, requests: Requests) -> Outcome<P, D> {
+        match self {
+            Self::Failed(failure) => Outcome::Failed(failure, payload, requests),
+            Self::Local(error) => Outcome::Local(error),
         }
     }
+}
+
+/// How an attempt at a chunk ended.
+#[derive(Debug)]
+pub(crate) enum Outcome<P, D> {
+    /// The chunk needs no other attempt.
+    Done(D, Requests),
+    /// It failed, and its payload comes back for another attempt.
+    Failed(Failure, P, Requests),
+    /// It failed on this machine, which ends the transfer.
+    Local(Error),
 }
 
 /// The chunks of a transfer.
-pub(crate) trait Job {
+pub(crate) trait Job: 'static {
+    /// What an attempt needs for a chunk. It is with the engine or with an attempt, never elsewhere.
+    type Payload: Send + 'static;
+    /// What an attempt knows of a chunk that needs no other attempt.
+    type Done: Send + 'static;
     /// Waits for the next input. Must be cancel-safe.
-    fn feed(&mut self) -> impl Future<Output = Feed> + Send;
+    fn feed(&mut self) -> impl Future<Output = Feed<Self::Payload>> + Send;
     /// The first chunk of the transfer.
     fn first(&self) -> u64 {
         0
     }
     /// From now on, up to `workers` chunks may be in flight.
     fn serve(&mut self, _workers: u32) {}
+    /// The payload of a chunk of zeros; `None` in a job that transfers no zeros.
+    fn zeros(&mut self, _: Span) -> Option<Self::Payload> {
+        None
+    }
     /// Makes an attempt at a chunk, in requests within these limits: one at a time, and if the
-    /// limits allow sharing, one more for each spare request. If the body should be here and is
-    /// not, it fails with [`lost`].
+    /// limits allow sharing, one more for each spare request.
     fn attempt(
         &mut self,
         span: Span,
-        body: Body,
+        payload: Self::Payload,
         limits: Limits,
         spare: &Spare,
-    ) -> impl Future<Output = Attempt> + Send + 'static;
+    ) -> impl Future<Output = Outcome<Self::Payload, Self::Done>> + Send + 'static;
     /// A chunk needs no other attempt. An error ends the transfer.
-    fn settled(&mut self, span: Span, body: Body) -> Result<()>;
+    fn settled(&mut self, span: Span, done: Self::Done) -> Result<()>;
     /// Holes were left out.
     fn skipped(&mut self, chunks: Range<u64>) -> Result<()>;
     /// The state of the wire, whenever it changes, without bytes, which only the job knows.
@@ -99,12 +127,12 @@ pub(crate) trait Job {
 }
 
 /// See the [module](self).
-pub(crate) struct Shell<J> {
+pub(crate) struct Shell<J: Job> {
     client: Client,
     drive: DriveId,
-    engine: Engine,
+    engine: Engine<J::Payload>,
     job: J,
-    attempts: JoinSet<Answer>,
+    attempts: JoinSet<Answer<J>>,
     spare: Spare,
     local_error: Option<Error>,
     patience: Patience,
@@ -123,8 +151,8 @@ pub(crate) struct Shell<J> {
 }
 
 /// The result of a request.
-enum Answer {
-    Chunk(Span, Body, Attempt),
+enum Answer<J: Job> {
+    Chunk(Span, Outcome<J::Payload, J::Done>),
     /// Whether the bytes are zeros; the error is an outage that lasted too long.
     Proof(Result<bool, Failure>),
     Probe(Result<(), Failure>),
@@ -135,7 +163,7 @@ impl<J: Job> Shell<J> {
     pub(crate) fn new(
         client: Client,
         drive: DriveId,
-        mut engine: Engine,
+        mut engine: Engine<J::Payload>,
         job: J,
         patience: &Patience,
     ) -> Self {
@@ -220,7 +248,7 @@ impl<J: Job> Shell<J> {
                 Action::End(ending) => return ending,
                 Action::Wait(until) => until,
                 action => {
-                    self.start(&action, monitor);
+                    self.start(action, monitor);
                     continue;
                 }
             };
@@ -286,18 +314,26 @@ impl<J: Job> Shell<J> {
     }
 
     /// Starts a request.
-    fn start(&mut self, action: &Action, monitor: &mut dyn Monitor) {
+    fn start(&mut self, action: Action<J::Payload>, monitor: &mut dyn Monitor) {
         #[cfg(test)]
         self.watch
-            .starts(action, &self.engine, self.began.elapsed());
+            .starts(&action, &self.engine, self.began.elapsed());
         let (client, drive) = (self.client.clone(), self.drive);
-        match *action {
-            Action::Send(span, body) => {
+        match action {
+            Action::Send { span, payload } => {
+                let payload = match payload {
+                    Payload::Given(payload) => Some(payload),
+                    Payload::Zeros => self.job.zeros(span),
+                };
+                let Some(payload) = payload else {
+                    self.engine.failed_here(span.index);
+                    return self.fail(lost());
+                };
                 let attempt = self
                     .job
-                    .attempt(span, body, self.engine.limits(), &self.spare);
+                    .attempt(span, payload, self.engine.limits(), &self.spare);
                 self.attempts
-                    .spawn(async move { Answer::Chunk(span, body, attempt.await) });
+                    .spawn(async move { Answer::Chunk(span, attempt.await) });
                 // Immediately, because a request that is not seen in flight appears to take no
                 // time.
                 self.tell_wire();
@@ -338,38 +374,10 @@ impl<J: Job> Shell<J> {
         }
     }
 
-    fn answered(&mut self, answer: Answer, monitor: &mut dyn Monitor) {
+    fn answered(&mut self, answer: Answer<J>, monitor: &mut dyn Monitor) {
         let now = self.began.elapsed();
         match answer {
-            Answer::Chunk(span, body, attempt) => {
-                let answer = attempt.answer.unwrap_or_else(|error| {
-                    let failure = Failure::Broken(error.to_string());
-                    self.fail(error);
-                    Err(failure)
-                });
-                match &answer {
-                    Ok(_) => {
-                        self.progress.done_bytes += span.len;
-                        self.progress.done_chunks += 1;
-                        if let Err(error) = self.job.settled(span, body) {
-                            self.fail(error);
-                        }
-                    }
-                    Err(failure) => tracing::debug!(offset = span.offset, %failure, "attempt"),
-                }
-                let was_alone = self.engine.limits().is_alone;
-                let was_refused = self.engine.pieces().smallest_refused().is_some();
-                let failure = answer.as_ref().err().cloned();
-                #[cfg(test)]
-                self.watch.begins(&self.engine, now);
-                self.engine
-                    .attempted(span.index, &attempt.requests, answer, now);
-                #[cfg(test)]
-                self.watch
-                    .attempted(span, &attempt.requests, failure.as_ref(), &self.engine);
-                self.report_pieces(was_alone, was_refused, monitor);
-                self.waits(failure, now);
-            }
+            Answer::Chunk(span, outcome) => self.attempted(span, outcome, now, monitor),
             Answer::Proof(Err(failure)) => self.engine.unproved(failure),
             Answer::Proof(Ok(is_zero)) => {
                 if !is_zero {
@@ -387,6 +395,48 @@ impl<J: Job> Shell<J> {
             }
             Answer::Look(by) => self.engine.looked(by),
         }
+    }
+
+    fn attempted(
+        &mut self,
+        span: Span,
+        outcome: Outcome<J::Payload, J::Done>,
+        now: Duration,
+        monitor: &mut dyn Monitor,
+    ) {
+        let was_alone = self.engine.limits().is_alone;
+        let was_refused = self.engine.pieces().smallest_refused().is_some();
+        #[cfg(test)]
+        self.watch.begins(&self.engine, now);
+        let failure = match outcome {
+            Outcome::Done(done, requests) => {
+                self.progress.done_bytes += span.len;
+                self.progress.done_chunks += 1;
+                if let Err(error) = self.job.settled(span, done) {
+                    self.fail(error);
+                }
+                self.engine.confirmed(span.index, &requests, now);
+                #[cfg(test)]
+                self.watch.attempted(span, &requests, None, &self.engine);
+                None
+            }
+            Outcome::Failed(failure, payload, requests) => {
+                tracing::debug!(offset = span.offset, %failure, "attempt");
+                let same = failure.clone();
+                self.engine
+                    .failed(span.index, payload, &requests, same, now);
+                #[cfg(test)]
+                self.watch
+                    .attempted(span, &requests, Some(&failure), &self.engine);
+                Some(failure)
+            }
+            Outcome::Local(error) => {
+                self.engine.failed_here(span.index);
+                return self.fail(error);
+            }
+        };
+        self.report_pieces(was_alone, was_refused, monitor);
+        self.waits(failure, now);
     }
 
     /// Reports once why requests are smaller than before.
@@ -416,24 +466,25 @@ impl<J: Job> Shell<J> {
         }
     }
 
-    fn fed(&mut self, feed: Feed, monitor: &mut dyn Monitor) {
+    fn fed(&mut self, feed: Feed<J::Payload>, monitor: &mut dyn Monitor) {
         match feed {
-            Feed::Chunk(index) => self.engine.chunk(index),
-            Feed::Encoded(index, encoded) => {
-                self.engine.chunk(index);
-                monitor.event(&Event::Encoded(encoded));
+            Some(Ok(Found::Chunk(chunk))) => {
+                self.engine.chunk(chunk.index, chunk.payload);
+                if let Some(encoded) = chunk.encoded {
+                    monitor.event(&Event::Encoded(encoded));
+                }
             }
-            Feed::Hole(chunks) => self.engine.hole(chunks),
-            Feed::Failed(error) => self.fail(error),
-            Feed::Ends(plan) => {
-                self.engine.ends_at(plan);
+            Some(Ok(Found::Hole(chunks))) => self.engine.hole(chunks),
+            Some(Ok(Found::SizeKnown(size))) => {
+                let plan = self.engine.ends_at(size);
                 let chunks = self.job.first()..plan.count();
-                monitor.event(&Event::Ended {
+                monitor.event(&Event::SizeKnown {
                     chunks: chunks.end.saturating_sub(chunks.start),
                     bytes: plan.bytes_in(&chunks),
                 });
             }
-            Feed::End => self.engine.image_ended(),
+            Some(Err(error)) => self.fail(error),
+            None => self.engine.image_ended(),
         }
     }
 
@@ -494,8 +545,8 @@ impl<J: Job> Shell<J> {
     }
 }
 
-/// The error for a chunk that has no body, or was never passed on.
-pub(crate) fn lost() -> Error {
+/// The error for a chunk that was never passed on.
+fn lost() -> Error {
     Error::new(ErrorKind::Bug, "A chunk was lost inside this program")
         .hint_to("This is a bug, please report it. Nothing is called done that is not")
 }
@@ -510,43 +561,62 @@ mod tests {
     use crate::api::ClientConfig;
     use crate::failure::Refusal;
     use crate::monitor::Silent;
+    use crate::plan::Plan;
     use crate::policy::{EngineConfig, Operation, PiecesConfig, Zeros};
 
     /// Three chunks; the attempts at the middle one fail.
     struct Middle {
         fed: u64,
+        /// Whether the first one is a hole.
+        has_hole: bool,
         failure: Failure,
         settled: Vec<u64>,
     }
 
+    impl Middle {
+        fn new(failure: Failure) -> Self {
+            Self {
+                fed: 0,
+                has_hole: false,
+                failure,
+                settled: Vec::new(),
+            }
+        }
+    }
+
     impl Job for Middle {
-        async fn feed(&mut self) -> Feed {
+        type Payload = ();
+        type Done = ();
+
+        async fn feed(&mut self) -> Feed<()> {
             self.fed += 1;
             if self.fed > 3 {
-                return Feed::End;
+                return None;
             }
-            Feed::Chunk(self.fed - 1)
+            Some(Ok(match self.fed {
+                1 if self.has_hole => Found::Hole(0..1),
+                fed => Found::Chunk(NewChunk::plain(fed - 1, ())),
+            }))
         }
 
         fn attempt(
             &mut self,
             span: Span,
-            _: Body,
+            (): (),
             _: Limits,
             _: &Spare,
-        ) -> impl Future<Output = Attempt> + Send + 'static {
+        ) -> impl Future<Output = Outcome<(), ()>> + Send + 'static {
             let failure = self.failure.clone();
             async move {
-                let answer = if span.index == 1 {
-                    Err(failure)
-                } else {
-                    Ok(())
-                };
-                Attempt::of(answer)
+                let requests = Requests::default();
+                match span.index {
+                    1 => Outcome::Failed(failure, (), requests),
+                    _ => Outcome::Done((), requests),
+                }
             }
         }
 
-        fn settled(&mut self, span: Span, _: Body) -> Result<()> {
+        fn settled(&mut self, span: Span, (): ()) -> Result<()> {
             self.settled.push(span.index);
             Ok(())
         }
@@ -556,8 +626,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn nothing_is_settled_before_it_is_confirmed() {
+    fn shell(job: Middle) -> Shell<Middle> {
         let endpoint = "https://127.0.0.1:1/".parse().unwrap();
         let credentials = crate::Credentials::new("u", "k").unwrap();
         let client = Client::new(endpoint, &credentials, &ClientConfig::default()).unwrap();
@@ -575,22 +644,31 @@ mod tests {
             pieces: PiecesConfig::default(),
             seed: 1,
         });
+        Shell::new(client, DriveId::random(), engine, job, &Patience::default())
+    }
+
+    #[tokio::test]
+    async fn nothing_is_settled_before_it_is_confirmed() {
         let failure = Failure::Refused(Refusal {
             status: 507,
             error: None,
             message: String::new(),
             retry_after: None,
         });
-        let job = Middle {
-            fed: 0,
-            failure: failure.clone(),
-            settled: Vec::new(),
-        };
-        let patience = Patience::default();
-        let mut shell = Shell::new(client, DriveId::random(), engine, job, &patience);
-        let stop = Stop::never();
-        let ending = shell.run(&mut Silent, stop).await;
+        let mut shell = shell(Middle::new(failure.clone()));
+        let ending = shell.run(&mut Silent, Stop::never()).await;
         assert_eq!(ending, Ending::Failed(failure));
         assert_eq!((shell.first_open(), shell.into_job().settled), (1, vec![0]));
+    }
+
+    #[tokio::test]
+    async fn a_job_that_transfers_no_zeros_gets_none() {
+        let mut job = Middle::new(Failure::Broken("reset".into()));
+        job.has_hole = true;
+        let mut shell = shell(job);
+        let ending = shell.run(&mut Silent, Stop::never()).await;
+        let error = shell.outcome(ending, "write to").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Bug);
+        assert_eq!((shell.first_open(), shell.into_job().settled), (0, vec![]));
     }
 }

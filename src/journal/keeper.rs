@@ -15,7 +15,7 @@
 //! its mode 0600, the digest would not reveal it.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,11 +24,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::log::Log;
-use super::{Journal, PageCache, Proof, Record};
+use super::{PageCache, Proof, Record};
 use crate::blocking::blocking;
 use crate::digest::ChunkDigest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{sync_all, sync_data};
+use crate::filesystem::{digest_of, sync_all, sync_data};
 use crate::image::modified_ns;
 use crate::plan::Span;
 use crate::system::FileId;
@@ -121,36 +121,13 @@ pub(crate) struct Data {
     pub taken: Vec<Note>,
 }
 
-/// The journal at the end of its transfer.
+/// The tasks of a journal, while a transfer runs.
 #[derive(Debug)]
-pub(crate) struct Kept {
-    /// The journal.
-    pub journal: Journal,
-    /// Chunks that it covers only by calling the file complete.
-    pub unrecorded: Vec<Span>,
-}
-
-/// How far recording is behind the transfer.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Lag(Arc<AtomicU64>);
-
-impl Lag {
-    /// Whether the caller should compute the digest of the chunk that it has in memory. Otherwise
-    /// recording would fall further and further behind, and a crash would lose more and more of the
-    /// transfer.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > BEHIND_BYTES
-    }
-}
-
-/// The handle to which a transfer sends its notes.
-#[derive(Debug)]
-pub(crate) struct Keeper {
+pub(super) struct Keeper {
     notes: Sender<Note>,
-    lag: Lag,
     failed: Failed,
     writing: JoinHandle<Option<()>>,
-    keeping: JoinHandle<Option<Kept>>,
+    keeping: JoinHandle<Option<Vec<Span>>>,
 }
 
 /// The first reason why the journal cannot be written any more.
@@ -181,54 +158,37 @@ impl Failed {
 }
 
 impl Keeper {
-    /// Starts the tasks for a journal; for a download, with the file to which chunks are written.
-    pub(crate) fn start(journal: Journal, data: Option<Data>) -> Self {
+    /// See [`Journal::begin`](super::Journal::begin).
+    pub(super) fn start(log: &Arc<Log>, data: Option<Data>) -> Self {
         let (notes, incoming) = unbounded();
         let (written, to_sync) = unbounded();
         let failed = Failed::default();
-        let lag = Lag::default();
         let (file, before) = data
             .map(|data| (data.file, (data.page_cache, data.taken)))
             .unzip();
         let writing = Writing {
-            log: Arc::clone(&journal.log),
+            log: Arc::clone(log),
             written,
-            lag: lag.clone(),
         };
         let keeping = Keeping {
-            journal,
+            log: Arc::clone(log),
             data: file,
-            lag: lag.clone(),
         };
         Self {
             notes,
-            lag,
             writing: tokio::spawn(failed.clone().keep(writing.run(incoming, before))),
             keeping: tokio::spawn(failed.clone().keep(keeping.run(to_sync))),
             failed,
         }
     }
 
-    /// Records a note soon, without waiting for it.
-    ///
-    /// # Errors
-    /// Why the journal cannot be written any more.
-    pub(crate) fn note(&self, note: impl Into<Note>) -> Result<()> {
-        let note = note.into();
-        self.lag.0.fetch_add(note.bytes(), Ordering::Relaxed);
+    /// See [`Journal::note`](super::Journal::note).
+    pub(super) fn note(&self, note: Note) -> Result<()> {
         self.notes.try_send(note).map_err(|_| self.failed.reason())
     }
 
-    /// How far recording is behind.
-    pub(crate) fn lag(&self) -> Lag {
-        self.lag.clone()
-    }
-
-    /// Records what is left, and returns the journal.
-    ///
-    /// # Errors
-    /// Why the journal cannot be written.
-    pub(crate) async fn finish(self) -> Result<Kept> {
+    /// See [`Journal::finish`](super::Journal::finish).
+    pub(super) async fn finish(self) -> Result<Vec<Span>> {
         drop(self.notes);
         // The second task ends after the first, which closes the channel between them.
         let written = self.writing.await.ok().flatten();
@@ -237,12 +197,37 @@ impl Keeper {
     }
 }
 
+impl Log {
+    /// Counts a note that waits to become durable.
+    pub(super) fn waits(&self, note: &Note) {
+        self.waiting_bytes
+            .fetch_add(note.bytes(), Ordering::Relaxed);
+    }
+
+    /// Whether notes arrive faster than they become durable.
+    pub(super) fn is_behind(&self) -> bool {
+        self.waiting_bytes.load(Ordering::Relaxed) > BEHIND_BYTES
+    }
+}
+
+/// The record of a chunk in `data`, from which its digest is computed.
+pub(super) fn done(data: &File, span: Span) -> Result<Option<Record>> {
+    let digest = digest_of(data, span.offset..span.end()).map_err(|cause| {
+        Error::new(ErrorKind::Local, "Cannot read the image for its journal").because(cause)
+    })?;
+    // A chunk fits a buffer, so its length always fits.
+    Ok(u32::try_from(span.len).ok().map(|len| Record::Done {
+        index: span.index,
+        len,
+        digest: digest.into(),
+    }))
+}
+
 /// The state of the first task.
 struct Writing {
     log: Arc<Log>,
     /// Passes each note to the second task.
     written: Sender<Note>,
-    lag: Lag,
 }
 
 impl Writing {
@@ -259,7 +244,7 @@ impl Writing {
             let log = Arc::clone(&self.log);
             is_trusted = blocking(move || log.begin_run(page_cache)).await?;
             for note in taken {
-                self.lag.0.fetch_add(note.bytes(), Ordering::Relaxed);
+                self.log.waits(&note);
                 let _ = self.written.try_send(note);
             }
         }
@@ -288,9 +273,8 @@ impl Writing {
 
 /// The state of the second task.
 struct Keeping {
-    journal: Journal,
+    log: Arc<Log>,
     data: Option<File>,
-    lag: Lag,
 }
 
 /// Notes that are recorded together.
@@ -317,11 +301,12 @@ impl Batch {
 }
 
 impl Keeping {
-    async fn run(mut self, notes: Receiver<Note>) -> Result<Kept> {
+    /// Returns the chunks that are covered only by calling the file complete.
+    async fn run(mut self, notes: Receiver<Note>) -> Result<Vec<Span>> {
         loop {
             // No record is waiting, so there is no time limit.
             let Ok(first) = notes.recv().await else {
-                return Ok(self.end(Vec::new()));
+                return Ok(Vec::new());
             };
             let wait = match self.data {
                 Some(_) => WAIT_FILE,
@@ -350,42 +335,36 @@ impl Keeping {
             }
             self = blocking(move || self.keep(&batch).map(|()| self)).await?;
             if is_over {
-                return Ok(self.end(Vec::new()));
+                return Ok(Vec::new());
             }
         }
     }
 
-    fn end(self, unrecorded: Vec<Span>) -> Kept {
-        Kept {
-            journal: self.journal,
-            unrecorded,
-        }
-    }
-
     /// Syncs first the data and then the records that depend on them.
-    fn keep(&mut self, batch: &Batch) -> Result<()> {
+    fn keep(&self, batch: &Batch) -> Result<()> {
+        let mut records = Vec::new();
         for note in &batch.notes {
             match (note, &self.data) {
-                (Note::Record(record), Some(_)) => self.journal.append(record),
-                (Note::Written { span, .. }, Some(data)) => {
-                    self.journal.append_written(data, *span)?;
-                }
+                (Note::Record(record), Some(_)) => records.push(record.clone()),
+                (Note::Written { span, .. }, Some(data)) => records.extend(done(data, *span)?),
                 // The first task has already written these.
                 (_, None) | (Note::Whole, _) => {}
             }
         }
         self.sync_data()?;
-        self.journal.sync()?;
-        self.lag.0.fetch_sub(batch.bytes, Ordering::Relaxed);
+        self.log.record(&records)?;
+        self.log
+            .waiting_bytes
+            .fetch_sub(batch.bytes, Ordering::Relaxed);
         Ok(())
     }
 
     /// Handles the last note: the file is complete, so chunks without a record need none.
-    fn whole(mut self, batch: Batch) -> Result<Kept> {
-        let mut unrecorded = Vec::new();
+    fn whole(self, batch: Batch) -> Result<Vec<Span>> {
+        let (mut records, mut unrecorded) = (Vec::new(), Vec::new());
         for note in batch.notes {
             match note {
-                Note::Record(record) => self.journal.append(&record),
+                Note::Record(record) => records.push(record),
                 Note::Written { span, .. } => unrecorded.push(span),
                 Note::Whole => {}
             }
@@ -395,13 +374,13 @@ impl Keeping {
             // is recognised.
             let synced = sync_all(data).and_then(|()| Ok((FileId::of(data)?, data.metadata()?)));
             let (id, metadata) = synced.map_err(|cause| self.cannot_sync(cause))?;
-            self.journal.append(&Record::Whole {
+            records.push(Record::Whole {
                 inode: id.inode,
                 modified_ns: modified_ns(&metadata),
             });
         }
-        self.journal.sync()?;
-        Ok(self.end(unrecorded))
+        self.log.record(&records)?;
+        Ok(unrecorded)
     }
 
     fn sync_data(&self) -> Result<()> {
@@ -415,7 +394,7 @@ impl Keeping {
     /// pages that it could not write as clean. So what this run wrote and did not sync must never
     /// count again, in any later run.
     fn cannot_sync(&self, cause: std::io::Error) -> Error {
-        self.journal.log.revoke();
+        self.log.revoke();
         Error::new(ErrorKind::Local, "Cannot sync the image to the disk").because(cause)
     }
 }

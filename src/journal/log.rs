@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard};
 
 use super::PageCache;
@@ -24,6 +25,8 @@ pub(super) struct Log {
     pub(super) path: PathBuf,
     pub(super) session: [u8; 16],
     pub(super) version: u32,
+    /// Bytes of the chunks that were noted and are not durable.
+    pub(super) waiting_bytes: AtomicU64,
     end: Mutex<End>,
 }
 
@@ -52,6 +55,7 @@ impl Log {
             path: path.to_owned(),
             session,
             version,
+            waiting_bytes: AtomicU64::new(0),
             end: Mutex::default(),
         }
     }
@@ -113,8 +117,14 @@ impl Log {
         self.file.write_all_at(bytes, place_of(number))
     }
 
+    /// Writes records, and syncs them and all before them.
+    pub(super) fn record(&self, records: &[Record]) -> Result<()> {
+        self.write(records)?;
+        self.sync()
+    }
+
     /// Syncs all records, so that they survive a loss of power.
-    pub(super) fn sync(&self) -> Result<()> {
+    fn sync(&self) -> Result<()> {
         let records = {
             let end = self.end();
             if let Some(cause) = &end.broken {

@@ -154,27 +154,24 @@ impl Beginning<'_> {
             size: (!plan.is_endless()).then(|| plan.size()),
             line: format!("Resuming: {there}{of} bytes are settled"),
         });
-        let Some(journal) = session.journal.take() else {
+        let Some(journal) = session.journal.clone() else {
             return Ok((image, false));
         };
         let now = image.fingerprint();
         let is_same = now.detects_changes() && session.source.as_ref() == Some(now);
         if is_same && !(self.holes_are_read && image.is_local()) {
-            session.journal = Some(journal);
             return Ok((image, false));
         }
         if image.disk().is_none() {
             // A stream is read again from its start, and compared then.
-            session.journal = Some(journal);
             return Ok((image, true));
         }
         let state = session.state.clone();
-        let (image, journal, changed) = blocking(move || {
+        let (image, changed) = blocking(move || {
             let changed = changed(&image, &plan, &journal, &state)?;
-            Ok((image, journal, changed))
+            Ok((image, changed))
         })
         .await?;
-        session.journal = Some(journal);
         let count: u64 = changed.iter().map(|range| range.end - range.start).sum();
         // Even without a difference, the image counts as changed: a chunk whose record was lost may
         // be on the drive, and be zero now.

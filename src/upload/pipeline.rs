@@ -12,28 +12,20 @@ use super::pace::Pace;
 use super::selection::Selection;
 use crate::advice::Remedy;
 use crate::buffer::BufferPool;
-use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk, is_zero};
+use crate::chunk::{Checked, EncodedChunk, Encoding, Found, RawChunk, is_zero};
 use crate::codec::Gzip;
 use crate::digest::{ChunkDigest, Digest};
 use crate::driver::checksum::Hasher;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Image, ImageReader, Piece, Unread};
+use crate::image::{Image, ImageReader, Unchecked};
 use crate::monitor::Encoded;
 use crate::plan::Plan;
 use crate::policy::READY_MAX;
 use crate::verify::read_back::Sampler;
 use openhosting_base::advice;
 
-/// A result of the pipeline, in any order.
-#[derive(Debug)]
-pub(super) enum Prepared {
-    /// A chunk that is ready to be sent, and how it was compressed.
-    Chunk(EncodedChunk, Encoded),
-    /// Chunks that are all zero.
-    Hole(Range<u64>),
-    /// The size of the image in bytes, if it was unknown. Comes before the last chunk.
-    End(u64),
-}
+/// A chunk that is ready to be sent, and how it was compressed.
+pub(super) type Prepared = (EncodedChunk, Encoded);
 
 /// The parameters of a pipeline.
 #[derive(Debug)]
@@ -92,28 +84,10 @@ fn changed(at: u64) -> Error {
     ])
 }
 
-/// The input of the compressors.
-#[derive(Debug)]
-enum ToCheck {
-    /// A chunk.
-    Read(RawChunk),
-    /// A chunk that the compressor reads itself, so that several are read in parallel.
-    Unread(Unread),
-}
-
-impl ToCheck {
-    fn read(self) -> Result<RawChunk> {
-        match self {
-            Self::Read(chunk) => Ok(chunk),
-            Self::Unread(unread) => unread.read(),
-        }
-    }
-}
-
 /// The running threads. Dropping it ends them.
 #[derive(Debug)]
 pub(super) struct Pipeline {
-    prepared: Receiver<Result<Prepared>>,
+    prepared: Receiver<Result<Found<Prepared>>>,
     checksum: Receiver<Digest>,
     pool: BufferPool,
     pace: Pace,
@@ -195,8 +169,8 @@ impl Pipeline {
         self.pool.grow(buffers(workers, self.pace.compressors()));
     }
 
-    /// The next result; `None` at the end of the image.
-    pub(super) async fn next(&self) -> Option<Result<Prepared>> {
+    /// The next result, in any order; `None` at the end of the image.
+    pub(super) async fn next(&self) -> Option<Result<Found<Prepared>>> {
         self.prepared.recv().await.ok()
     }
 
@@ -250,16 +224,16 @@ struct Reading {
     selection: Option<Arc<Selection>>,
     hasher: Option<(Hasher, Sender<Digest>)>,
     sampler: Sampler,
-    to_check: Sender<ToCheck>,
-    to_send: Sender<Result<Prepared>>,
+    to_check: Sender<Unchecked>,
+    to_send: Sender<Result<Found<Prepared>>>,
 }
 
 impl Reading {
     /// Runs until the image ends, or nothing takes the results any more.
     fn run(&mut self, mut reader: ImageReader) {
         loop {
-            let taken = match reader.next_piece() {
-                Ok(Some(piece)) => self.hand_over(piece),
+            let taken = match reader.read_next() {
+                Ok(Some(found)) => self.hand_over(found),
                 Ok(None) => {
                     if let Some((hasher, hashed)) = self.hasher.take() {
                         let _ = hashed.send_blocking(hasher.finish());
@@ -279,23 +253,23 @@ impl Reading {
         }
     }
 
-    /// Passes a piece on; returns whether something takes it.
-    fn hand_over(&mut self, piece: Piece) -> Result<bool> {
-        let piece = match piece {
-            // It is hashed in order, and therefore read in order.
-            Piece::Unread(unread) if self.hasher.is_some() => Piece::Chunk(unread.read()?),
-            piece => piece,
-        };
-        Ok(match piece {
-            Piece::Unread(unread) => self.to_check.send_blocking(ToCheck::Unread(unread)).is_ok(),
-            Piece::Chunk(chunk) => {
+    /// Passes on what was found; returns whether something takes it.
+    fn hand_over(&mut self, found: Found<Unchecked>) -> Result<bool> {
+        Ok(match found {
+            // What is hashed is read here, because that has to be in order. Otherwise several
+            // compressors read in parallel.
+            Found::Chunk(chunk @ Unchecked::Unread(_)) if self.hasher.is_none() => {
+                self.to_check.send_blocking(chunk).is_ok()
+            }
+            Found::Chunk(chunk) => {
+                let chunk = chunk.read()?;
                 if let Some((hasher, _)) = &mut self.hasher {
                     hasher.bytes(chunk.bytes());
                 }
                 let is_wanted = self.todo.contains(&chunk.span().index) || self.differs(&chunk)?;
-                !is_wanted || self.to_check.send_blocking(ToCheck::Read(chunk)).is_ok()
+                !is_wanted || self.to_check.send_blocking(Unchecked::Read(chunk)).is_ok()
             }
-            Piece::Hole(chunks) => {
+            Found::Hole(chunks) => {
                 if let Some((hasher, _)) = &mut self.hasher {
                     hasher.zeros(self.plan.bytes_in(&chunks));
                 }
@@ -308,17 +282,18 @@ impl Reading {
                         None => Ok(()),
                     };
                     let is_same = checked.is_ok();
-                    let prepared = checked.map(|()| Prepared::Hole(hole));
-                    self.to_send.send_blocking(prepared).is_ok() && is_same
+                    let hole = checked.map(|()| Found::Hole(hole));
+                    self.to_send.send_blocking(hole).is_ok() && is_same
                 })
             }
-            Piece::End(size) => {
+            Found::SizeKnown(size) => {
                 self.plan = self.plan.ending_at(size);
                 self.sampler.ends_at(&self.plan);
                 if self.earlier.reaches(self.plan.count()) && !self.earlier.changed_ok {
                     return Err(changed(size));
                 }
-                self.to_send.send_blocking(Ok(Prepared::End(size))).is_ok()
+                let size = Ok(Found::SizeKnown(size));
+                self.to_send.send_blocking(size).is_ok()
             }
         })
     }
@@ -352,7 +327,7 @@ struct Compressor {
 
 impl Compressor {
     /// Runs until there is no more input, or nothing takes the results.
-    fn run(&mut self, raw: &Receiver<ToCheck>, to_send: &Sender<Result<Prepared>>) {
+    fn run(&mut self, raw: &Receiver<Unchecked>, to_send: &Sender<Result<Found<Prepared>>>) {
         while let Ok(chunk) = raw.recv_blocking() {
             let prepared = chunk.read().and_then(|chunk| self.prepare(chunk));
             let is_same = prepared.is_ok();
@@ -363,7 +338,7 @@ impl Compressor {
     }
 
     /// Converts a chunk to what is sent of it.
-    fn prepare(&mut self, chunk: RawChunk) -> Result<Prepared> {
+    fn prepare(&mut self, chunk: RawChunk) -> Result<Found<Prepared>> {
         let Self {
             gzip,
             pace,
@@ -374,7 +349,7 @@ impl Compressor {
         let chunk = match chunk.check() {
             Checked::Hole(span) => {
                 selection.map_or(Ok(()), |selection| selection.check(span.index, None))?;
-                return Ok(Prepared::Hole(span.index..span.index + 1));
+                return Ok(Found::Hole(span.index..span.index + 1));
             }
             Checked::Data(chunk) => chunk,
         };
@@ -395,6 +370,6 @@ impl Compressor {
             .iter()
             .all(|part| part.encoding == Encoding::Identity);
         let encoded = pace.done(&task, span, chunk.body_bytes(), is_raw);
-        Ok(Prepared::Chunk(EncodedChunk { digest, ..chunk }, encoded))
+        Ok(Found::Chunk((EncodedChunk { digest, ..chunk }, encoded)))
     }
 }

@@ -11,7 +11,7 @@ use super::growing_drive::Room;
 use super::options::{Interrupted, Resume, Target, UploadOptions, Uploaded};
 use super::pace::Pace;
 use super::pipeline::{Earlier, Pipeline, PipelineConfig};
-use super::send_chunks::Upload;
+use super::send_chunks::{ToSend, Upload};
 use super::wire_speed::{Sounding, WireProbe};
 use crate::advice::Advice;
 use crate::api::Client;
@@ -26,7 +26,7 @@ use crate::driver::shell::Shell;
 use crate::driver::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Holes, Image, LateNotices, Length, RawImage, Trailer};
-use crate::journal::{Journal, Keeper, State};
+use crate::journal::{Journal, State};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::Plan;
 use crate::policy::{Ending, Engine, EngineConfig, Operation, Zeros};
@@ -257,7 +257,7 @@ impl<'a> Run<'a> {
     /// Starts reading and compressing, and creates everything that the transfer needs.
     async fn start(&self, begun: Begun, monitor: &mut dyn Monitor) -> Result<Sending> {
         let (client, options, drive) = (self.client, self.options, self.drive.id);
-        let (plan, mut session) = (begun.plan, begun.session);
+        let (plan, session) = (begun.plan, begun.session);
         let scope = self.scope(&plan, &session.state);
         self.announce(&plan, begun.image.length(), &scope.passed, monitor);
         let compare = options.compare || session.is_damaged;
@@ -278,7 +278,7 @@ impl<'a> Run<'a> {
         let seed = fastrand::u64(..);
         let sampler = Sampler::new(options.verify, &plan, seed, digests, again.is_some());
         let image = look_back(begun.image, &plan, &scope.settled, &sampler).await?;
-        let earlier = earlier(&image, &mut session, options).await?;
+        let earlier = earlier(&image, &session, options).await?;
         let checks = SourceChecks::begin(&image, options.sha256, late)?;
         let engine = self.engine(plan, scope.passed, begun.zeros, begun.is_new);
         let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
@@ -313,12 +313,11 @@ impl<'a> Run<'a> {
         if let Some(early_checks) = &early_checks {
             early_checks.settled_before(&scope.settled, &session.state.holes);
         }
-        let keep = |journal| Keeper::start(journal, None);
         let pipeline = Pipeline::start(config, &sampler)?;
-        let keeper = session.journal.take().map(keep);
+        let journal = session.journal.inspect(|journal| journal.begin(None));
         let job = Upload {
             compare,
-            keeper,
+            journal,
             early_checks: early_checks.clone(),
             to_verify: sampler.collects().then(Expected::default),
             first: self.first,
@@ -347,7 +346,13 @@ impl<'a> Run<'a> {
         Room::of(self.client, &self.drive, is_ours, &self.options.patience)
     }
 
-    fn engine(&self, plan: Plan, settled: RangeSet<u64>, zeros: Zeros, is_fresh: bool) -> Engine {
+    fn engine(
+        &self,
+        plan: Plan,
+        settled: RangeSet<u64>,
+        zeros: Zeros,
+        is_fresh: bool,
+    ) -> Engine<ToSend> {
         let options = self.options;
         Engine::new(EngineConfig {
             plan,
@@ -404,10 +409,10 @@ impl<'a> Run<'a> {
             self.resume.chunks = Some(job.plan.count());
             self.resume.size = Some(job.plan.size());
         }
-        let kept = finish(job.keeper).await;
+        let finished = finish(job.journal.as_ref()).await;
         if let Some(error) = mismatch {
-            let journal = kept?.map(|kept| kept.journal);
-            return Err(self.mismatched(error, journal).await);
+            finished?;
+            return Err(self.mismatched(error, job.journal).await);
         }
         outcome.inspect_err(|error| {
             // An image that changed while it was read has to be read again from its start.
@@ -415,10 +420,11 @@ impl<'a> Run<'a> {
                 self.resume.chunk = self.first;
             }
         })?;
+        finished?;
         Ok(Sent {
             plan: job.plan,
             progress,
-            journal: kept?.map(|kept| kept.journal),
+            journal: job.journal,
             pipeline: job.pipeline,
             room: job.room,
             to_verify: job.to_verify.unwrap_or_default(),
@@ -486,16 +492,16 @@ impl<'a> Run<'a> {
         };
         self.fit_drive(sent.room, &sent.checks.late, plan.size(), monitor)
             .await?;
-        let (journal, local) = match sent.again {
+        let journal = sent.journal;
+        let local = match sent.again {
             Some(mut again) => {
                 again.holes.extend(sent.holes);
-                (sent.journal, Local::Again(again))
+                Local::Again(again)
             }
             None => {
-                let (journal, to_verify) = (sent.journal, sent.to_verify);
-                let (journal, seen) =
-                    everything_settled(journal, sent.state, &plan, to_verify, &sampler).await?;
-                (journal, Local::Seen(seen))
+                let (journal, to_verify) = (journal.clone(), sent.to_verify);
+                let seen = everything_settled(journal, sent.state, &plan, to_verify, &sampler);
+                Local::Seen(seen.await?)
             }
         };
         let early_checks = sent.early_checks;
@@ -603,21 +609,12 @@ impl SourceChecks {
 }
 
 /// What earlier runs settled of an image that is read in order.
-async fn earlier(image: &Image, session: &mut Session, options: &UploadOptions) -> Result<Earlier> {
-    if image.disk().is_some() {
-        return Ok(Earlier::default());
-    }
-    let Some(journal) = session.journal.take() else {
+async fn earlier(image: &Image, session: &Session, options: &UploadOptions) -> Result<Earlier> {
+    let (None, Some(journal)) = (image.disk(), session.journal.clone()) else {
         return Ok(Earlier::default());
     };
-    let (journal, digests) = blocking(move || {
-        let digests = journal.digests()?;
-        Ok((journal, digests))
-    })
-    .await?;
-    session.journal = Some(journal);
     Ok(Earlier {
-        digests,
+        digests: blocking(move || journal.digests()).await?,
         holes: session.state.holes.clone(),
         changed_ok: options.journal.changed_ok,
     })
@@ -648,9 +645,9 @@ pub(super) async fn everything_settled(
     plan: &Plan,
     mut to_verify: Expected,
     sampler: &Sampler,
-) -> Result<(Option<Journal>, Expected)> {
+) -> Result<Expected> {
     if !sampler.collects() {
-        return Ok((journal, to_verify));
+        return Ok(to_verify);
     }
     let plan = *plan;
     blocking(move || {
@@ -664,7 +661,7 @@ pub(super) async fn everything_settled(
                 to_verify.chunk(span, digest);
             }
         }
-        Ok((journal, to_verify))
+        Ok(to_verify)
     })
     .await
 }

@@ -4,16 +4,15 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use rangemap::RangeSet;
 use tokio::sync::{Mutex, OnceCell};
 
 use super::growing_drive::Room;
-use super::pipeline::{Pipeline, Prepared};
+use super::pipeline::Pipeline;
 use crate::api::Client;
-use crate::chunk::{EncodedChunk, Encoding, Part, RequestSize};
+use crate::chunk::{EncodedChunk, Encoding, Found, Part, RequestSize};
 use crate::codec::{Cutter, gzip_zeros};
 use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
@@ -21,12 +20,12 @@ use crate::driver::blocking::blocking;
 use crate::driver::pieces::{Made, Whole, in_pieces};
 use crate::driver::read_range::DriveReader;
 use crate::driver::session::done;
-use crate::driver::shell::{Attempt, Feed, Job, lost};
+use crate::driver::shell::{Feed, Job, NewChunk, Outcome};
 use crate::driver::spare_requests::Spare;
 use crate::error::Result;
-use crate::journal::{Keeper, Record};
+use crate::journal::{Journal, Record};
 use crate::plan::{Plan, Span};
-use crate::policy::{Body, Limits, Requests, Wire};
+use crate::policy::{Limits, Requests, Wire};
 use crate::verify::early_checks::EarlyChecks;
 use crate::verify::read_back::{Expected, ZeroDigests, holds};
 
@@ -36,16 +35,13 @@ pub(super) struct Upload {
     pub(super) drive: DriveId,
     pub(super) plan: Plan,
     pub(super) pipeline: Pipeline,
-    /// Bodies of chunks that are not confirmed, stored for another attempt.
-    pub(super) bodies: HashMap<u64, EncodedChunk>,
-    /// For chunks that were attempted: the offset on the drive up to which the chunk is confirmed.
-    /// Another attempt begins there.
-    pub(super) confirmed: HashMap<u64, Arc<AtomicU64>>,
+    /// The chunks that were prepared and are not confirmed.
+    pub(super) unconfirmed: Unconfirmed,
     /// Bodies of zero chunks, by length: there are at most two.
     pub(super) zeros: HashMap<u64, Arc<OnceCell<Bytes>>>,
     /// Whether a chunk is read from the drive before it is written.
     pub(super) compare: bool,
-    pub(super) keeper: Option<Keeper>,
+    pub(super) journal: Option<Journal>,
     pub(super) early_checks: Option<EarlyChecks>,
     /// The chunks to verify at the end, if all have to be and they cannot be read again.
     pub(super) to_verify: Option<Expected>,
@@ -56,8 +52,8 @@ pub(super) struct Upload {
     pub(super) first: u64,
     /// The room on the drive, for an image of unknown size.
     pub(super) room: Option<Room>,
-    /// The next piece, which waits for room on the drive.
-    pub(super) waiting: Option<Feed>,
+    /// What waits for room on the drive.
+    pub(super) waiting: Option<Found<NewChunk<ToSend>>>,
 }
 
 impl Upload {
@@ -68,11 +64,10 @@ impl Upload {
             drive,
             plan,
             pipeline,
-            bodies: HashMap::new(),
-            confirmed: HashMap::new(),
+            unconfirmed: Unconfirmed::default(),
             zeros: HashMap::new(),
             compare: false,
-            keeper: None,
+            journal: None,
             early_checks: None,
             to_verify: None,
             holes: RangeSet::new(),
@@ -83,62 +78,71 @@ impl Upload {
         }
     }
 
-    /// The next piece. Cancel-safe: dropping the future loses nothing.
-    async fn next(&mut self) -> Feed {
-        match self.pipeline.next().await {
-            Some(Ok(Prepared::Chunk(chunk, encoded))) => {
-                let index = chunk.span.index;
-                self.bodies.insert(index, chunk);
-                Feed::Encoded(index, encoded)
+    /// The next that is ready. Cancel-safe: dropping the future loses nothing.
+    async fn next(&mut self) -> Feed<ToSend> {
+        let prepared = self.pipeline.next().await?;
+        Some(prepared.map(|found| match found {
+            Found::Chunk((chunk, encoded)) => {
+                self.unconfirmed.count += 1;
+                self.unconfirmed.bytes += chunk.body_bytes();
+                Found::Chunk(NewChunk {
+                    index: chunk.span.index,
+                    payload: ToSend::new(Body::Data(chunk)),
+                    encoded: Some(encoded),
+                })
             }
-            Some(Ok(Prepared::Hole(chunks))) => Feed::Hole(chunks),
-            Some(Ok(Prepared::End(size))) => {
+            Found::Hole(chunks) => Found::Hole(chunks),
+            Found::SizeKnown(size) => {
                 self.plan = self.plan.ending_at(size);
-                Feed::Ends(self.plan)
+                Found::SizeKnown(size)
             }
-            Some(Err(error)) => Feed::Failed(error),
-            None => Feed::End,
-        }
+        }))
     }
 
-    /// The end of a piece. For the last chunk this is its actual end, because the end of the image
-    /// is reported before it.
-    fn end_of(&self, feed: &Feed) -> u64 {
-        let chunks = match feed {
-            Feed::Chunk(index) | Feed::Encoded(index, _) => 0..index.saturating_add(1),
-            Feed::Hole(chunks) => 0..chunks.end,
-            Feed::Ends(_) | Feed::End | Feed::Failed(_) => 0..0,
+    /// The end of what is ready. For the last chunk this is its actual end, because the size is reported
+    /// before it.
+    fn end_of(&self, found: &Found<NewChunk<ToSend>>) -> u64 {
+        let chunks = match found {
+            Found::Chunk(chunk) => 0..chunk.index.saturating_add(1),
+            Found::Hole(chunks) => 0..chunks.end,
+            Found::SizeKnown(_) => 0..0,
         };
         self.plan.bytes_of(&chunks).end
     }
 
-    /// The body to send for a chunk.
-    ///
-    /// # Errors
-    /// [`lost`] if the chunk should have a body and has none. Sending zeros instead would make a
-    /// wrong drive that counts as confirmed.
-    fn body(&mut self, span: Span, kind: Body) -> Result<Payload> {
-        match kind {
-            Body::Zeros => Ok(Payload::Zeros(Arc::clone(
-                self.zeros.entry(span.len).or_default(),
-            ))),
-            Body::Given => match self.bodies.get(&span.index) {
-                Some(chunk) if chunk.span == span => Ok(Payload::Data(chunk.clone())),
-                _ => Err(lost()),
-            },
-        }
-    }
-
-    fn digest(&mut self, span: Span, body: &Payload) -> Option<ChunkDigest> {
+    fn digest(&mut self, span: Span, body: &Body) -> Option<ChunkDigest> {
         match body {
-            Payload::Data(chunk) => chunk.digest,
-            Payload::Zeros(_) => Some(self.zero_digests.of(span.len).into()),
+            Body::Data(chunk) => chunk.digest,
+            Body::Zeros(_) => Some(self.zero_digests.of(span.len).into()),
         }
     }
 }
 
+/// Chunks with data that were prepared and are not confirmed.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Unconfirmed {
+    count: u64,
+    /// The total of their bodies.
+    bytes: u64,
+}
+
+/// A chunk that is not confirmed.
+#[derive(Debug)]
+pub(super) struct ToSend {
+    body: Body,
+    /// The offset on the drive up to which it is confirmed, where the next attempt begins.
+    confirmed: u64,
+}
+
+impl ToSend {
+    fn new(body: Body) -> Self {
+        Self { body, confirmed: 0 }
+    }
+}
+
 /// What is sent for a chunk.
-enum Payload {
+#[derive(Debug)]
+pub(super) enum Body {
     Data(EncodedChunk),
     /// Zeros, and their body once it was created.
     Zeros(Arc<OnceCell<Bytes>>),
@@ -228,7 +232,8 @@ async fn write(client: &Client, drive: DriveId, cuts: Cuts, spare: &Spare) -> Wh
             Err(error) => {
                 return Some(Made {
                     bytes: end..end,
-                    attempt: Attempt::local(error),
+                    result: Err(error.into()),
+                    requests: Requests::default(),
                 });
             }
         };
@@ -244,32 +249,32 @@ async fn write(client: &Client, drive: DriveId, cuts: Cuts, spare: &Spare) -> Wh
         }
         Some(Made {
             bytes,
-            attempt: Attempt {
-                requests,
-                ..Attempt::of(written)
-            },
+            result: written.map_err(Into::into),
+            requests,
         })
     };
     in_pieces(limits.is_shared().then_some(spare), next).await
 }
 
 impl Job for Upload {
-    async fn feed(&mut self) -> Feed {
+    type Payload = ToSend;
+    type Done = Body;
+
+    async fn feed(&mut self) -> Feed<ToSend> {
         if self.waiting.is_none() {
-            let next = self.next().await;
-            if self.room.is_none() {
-                return next;
+            match self.next().await {
+                Some(Ok(found)) if self.room.is_some() => self.waiting = Some(found),
+                other => return other,
             }
-            self.waiting = Some(next);
         }
-        let end = self.waiting.as_ref().map_or(0, |feed| self.end_of(feed));
+        let end = self.waiting.as_ref().map_or(0, |found| self.end_of(found));
         // Before the engine learns about it: a hole can be left out only within the drive.
         if let Some(room) = &mut self.room
             && let Err(error) = room.reach(end).await
         {
-            return Feed::Failed(error);
+            return Some(Err(error));
         }
-        self.waiting.take().unwrap_or(Feed::End)
+        self.waiting.take().map(Ok)
     }
 
     fn first(&self) -> u64 {
@@ -284,26 +289,25 @@ impl Job for Upload {
         self.pipeline.serve(workers);
     }
 
+    fn zeros(&mut self, span: Span) -> Option<ToSend> {
+        let made = Arc::clone(self.zeros.entry(span.len).or_default());
+        Some(ToSend::new(Body::Zeros(made)))
+    }
+
     fn attempt(
         &mut self,
         span: Span,
-        kind: Body,
+        mut chunk: ToSend,
         limits: Limits,
         spare: &Spare,
-    ) -> impl Future<Output = Attempt> + Send + 'static {
-        let body = self.body(span, kind);
-        let expected = match (&body, self.compare) {
-            (Ok(body), true) => self.digest(span, body),
-            _ => None,
+    ) -> impl Future<Output = Outcome<ToSend, Body>> + Send + 'static {
+        let expected = match self.compare {
+            true => self.digest(span, &chunk.body),
+            false => None,
         };
-        let confirmed = Arc::clone(self.confirmed.entry(span.index).or_default());
         let (client, drive, spare) = (self.client.clone(), self.drive, spare.clone());
         let turn = self.room.as_ref().map(Room::turn);
         async move {
-            let body = match body {
-                Ok(body) => body,
-                Err(error) => return Attempt::local(error),
-            };
             let _turn = match turn {
                 Some(turn) => Some(turn.await),
                 None => None,
@@ -317,51 +321,52 @@ impl Job for Upload {
                     step_max,
                 };
                 match holds(reader, span, &expected, &mut requests).await {
-                    Ok(true) => return Attempt::of(Ok(())),
+                    Ok(true) => return Outcome::Done(chunk.body, Requests::default()),
                     Ok(false) => {}
                     Err(failure) => {
-                        return Attempt {
-                            requests: requests.without_progress(),
-                            ..Attempt::of(Err(failure))
-                        };
+                        return Outcome::Failed(failure, chunk, requests.without_progress());
                     }
                 }
             }
-            let chunk = match body {
-                Payload::Data(chunk) => Ok(chunk),
-                Payload::Zeros(made) => zero_chunk(span, &made).await,
+            let encoded = match &chunk.body {
+                Body::Data(encoded) => Ok(encoded.clone()),
+                Body::Zeros(made) => zero_chunk(span, made).await,
             };
-            match chunk {
-                Ok(chunk) => {
-                    let cuts = Cuts::new(chunk, confirmed.load(Ordering::Relaxed), limits);
+            match encoded {
+                Ok(encoded) => {
+                    let cuts = Cuts::new(encoded, chunk.confirmed, limits);
                     let written = write(&client, drive, cuts, &spare).await;
                     if let Some(end) = written.end {
-                        confirmed.store(end, Ordering::Relaxed);
+                        chunk.confirmed = end;
                     }
-                    written.attempt
+                    match written.result {
+                        Ok(()) => Outcome::Done(chunk.body, written.requests),
+                        Err(error) => error.outcome(chunk, written.requests),
+                    }
                 }
-                Err(error) => Attempt::local(error),
+                Err(error) => Outcome::Local(error),
             }
         }
     }
 
-    fn settled(&mut self, span: Span, kind: Body) -> Result<()> {
-        self.confirmed.remove(&span.index);
-        if self.keeper.is_some() || self.to_verify.is_some() {
-            let body = self.body(span, kind)?;
+    fn settled(&mut self, span: Span, body: Body) -> Result<()> {
+        if self.journal.is_some() || self.to_verify.is_some() {
             let digest = self.digest(span, &body);
-            if let (Some(keeper), Some(record)) = (&self.keeper, done(span, digest)) {
-                keeper.note(record)?;
+            if let (Some(journal), Some(record)) = (&self.journal, done(span, digest)) {
+                journal.note(record)?;
             }
             if let (Some(to_verify), Some(digest)) = (&mut self.to_verify, digest) {
-                match body {
-                    Payload::Data(_) => to_verify.chunk(span, digest),
-                    Payload::Zeros(_) => to_verify.zeros(span.offset..span.end()),
+                match &body {
+                    Body::Data(_) => to_verify.chunk(span, digest),
+                    Body::Zeros(_) => to_verify.zeros(span.offset..span.end()),
                 }
             }
         }
-        if let Some(chunk) = self.bodies.remove(&span.index) {
-            self.pipeline.pace().confirmed(span.len, chunk.body_bytes());
+        if let Body::Data(chunk) = body {
+            let body_bytes = chunk.body_bytes();
+            self.unconfirmed.count -= 1;
+            self.unconfirmed.bytes -= body_bytes;
+            self.pipeline.pace().confirmed(span.len, body_bytes);
         }
         if let Some(early_checks) = &self.early_checks {
             early_checks.settled(span);
@@ -378,8 +383,8 @@ impl Job for Upload {
         if let Some(room) = &mut self.room {
             room.leave_zeros();
         }
-        if let Some(keeper) = &self.keeper {
-            keeper.note(Record::Holes {
+        if let Some(journal) = &self.journal {
+            journal.note(Record::Holes {
                 first: chunks.start,
                 count: chunks.end - chunks.start,
             })?;
@@ -397,11 +402,10 @@ impl Job for Upload {
     }
 
     fn wire(&mut self, wire: Wire) {
-        let bodies = self.bodies.values().map(EncodedChunk::body_bytes);
-        let bytes: u64 = bodies.sum();
+        let Unconfirmed { count, bytes } = self.unconfirmed;
         self.pipeline.pace().observe(Wire {
             ready: wire.ready + self.pipeline.ready(),
-            bytes: bytes * wire.in_flight as u64 / (self.bodies.len() as u64).max(1),
+            bytes: bytes * wire.in_flight as u64 / count.max(1),
             ..wire
         });
     }
@@ -410,26 +414,12 @@ impl Job for Upload {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::num::NonZeroU64;
-    use std::time::Duration;
 
     use flate2::read::GzDecoder;
     use flate2::write::GzEncoder;
     use proptest::prelude::*;
 
-    use super::super::pace::Pace;
-    use super::super::pipeline::{Earlier, PipelineConfig};
     use super::*;
-    use crate::api::ClientConfig;
-    use crate::codec::Compression;
-    use crate::driver::patience::Patience;
-    use crate::driver::shell::Shell;
-    use crate::driver::stop::Stop;
-    use crate::error::ErrorKind;
-    use crate::image::Image;
-    use crate::monitor::Silent;
-    use crate::policy::{Engine, EngineConfig, Operation, PiecesConfig, Zeros};
-    use crate::verify::read_back::{Digests, Sampler, Verify};
 
     fn packed(bytes: &[u8]) -> Bytes {
         let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -445,85 +435,6 @@ mod tests {
             decoder.read_to_end(&mut plain).unwrap();
         }
         plain
-    }
-
-    /// An upload of zeros in chunks of 10 bytes, to an endpoint on which nothing listens.
-    fn upload(plan: Plan) -> Upload {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(plan.size()).unwrap();
-        let sampler = Sampler::new(Verify::None, &plan, 1, Digests::Quick, false);
-        let config = PipelineConfig {
-            image: Image::open_raw(file.path()).unwrap(),
-            plan,
-            todo: Vec::new(),
-            jobs: 1,
-            pace: Pace::new(Compression::default(), 1, false),
-            checksum: false,
-            earlier: Earlier::default(),
-            selection: None,
-        };
-        let endpoint = "https://127.0.0.1:1/".parse().unwrap();
-        let credentials = crate::Credentials::new("u", "k").unwrap();
-        Upload {
-            client: Client::new(endpoint, &credentials, &ClientConfig::default()).unwrap(),
-            drive: DriveId::random(),
-            plan,
-            pipeline: Pipeline::start(config, &sampler).unwrap(),
-            bodies: HashMap::new(),
-            confirmed: HashMap::new(),
-            zeros: HashMap::new(),
-            compare: false,
-            keeper: None,
-            early_checks: None,
-            to_verify: Some(Expected::default()),
-            holes: RangeSet::new(),
-            zero_digests: ZeroDigests::default(),
-            first: 0,
-            room: None,
-            waiting: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_chunk_whose_body_is_lost_ends_the_transfer_and_sends_nothing() {
-        let plan = Plan::new(30, NonZeroU64::new(10).unwrap());
-        let mut engine = Engine::new(EngineConfig {
-            plan,
-            first: 0,
-            settled: RangeSet::new(),
-            jobs_min: 1,
-            jobs: 1,
-            zeros: Zeros::Write,
-            operation: Operation::Write,
-            is_fresh: false,
-            max_outage: Duration::from_secs(1),
-            round_trip: Duration::ZERO,
-            pieces: PiecesConfig::default(),
-            seed: 1,
-        });
-        // The chunk is announced, but its body never comes.
-        engine.chunk(1);
-        let job = upload(plan);
-        let mut shell = Shell::new(
-            job.client.clone(),
-            job.drive,
-            engine,
-            job,
-            &Patience::default(),
-        );
-        let ending = shell.run(&mut Silent, Stop::never()).await;
-        let error = shell.outcome(ending, "write to").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Bug);
-        assert_eq!(shell.first_open(), 0);
-        let mut job = shell.into_job();
-        let span = plan.span(1).unwrap();
-        let error = job.settled(span, Body::Given).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Bug);
-        // A chunk of zeros needs no body.
-        job.settled(span, Body::Zeros).unwrap();
-        let attempt = job.attempt(span, Body::Zeros, Limits::NONE, &Spare::default());
-        let attempt = attempt.await;
-        assert!(matches!(attempt.answer, Ok(Err(_))), "{attempt:?}");
     }
 
     proptest! {

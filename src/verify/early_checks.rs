@@ -27,6 +27,7 @@ use super::sample_places::{HOLE_SAMPLES_MAX, place_in, wanted};
 use crate::api::Client;
 use crate::drive::DriveId;
 use crate::driver::blocking::blocking;
+use crate::driver::shell::AttemptError;
 use crate::driver::spare_requests::Spare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
@@ -213,16 +214,16 @@ impl EarlyChecks {
             let mut requests = Requests::default();
             let checked = due.check.run(&against, READ_BYTES_MAX, &mut requests).await;
             match checked {
-                Ok(Ok(())) => self.passed(due),
-                Ok(Err(failure)) => self.failed(&failure),
-                Err(error) if error.kind() == ErrorKind::Integrity => {
+                Ok(()) => self.passed(due),
+                Err(AttemptError::Failed(failure)) => self.failed(&failure),
+                Err(AttemptError::Local(error)) if error.kind() == ErrorKind::Integrity => {
                     return match changed(image).await {
                         Some(changed) => CheckFailure::Changed(changed),
                         None => CheckFailure::Mismatch(error),
                     };
                 }
                 // What cannot be read here is reported when the sample is read at the end.
-                Err(error) => self.stop(&error),
+                Err(AttemptError::Local(error)) => self.stop(&error),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Compares a drive with a content, and finds the blocks that differ.
 
-use std::ops::Range;
+use std::ops::{Range, RangeFrom};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use rangemap::RangeSet;
 
 use super::read_back::ZeroDigests;
 use crate::api::Client;
-use crate::chunk::is_zero;
+use crate::chunk::{Found, is_zero};
 use crate::content::{BLOCK_BYTES, Content, Held, block_digest, blocks_of, chunk_of, chunks_of};
 use crate::digest::Digest;
 use crate::drive::DriveId;
@@ -16,15 +16,15 @@ use crate::driver::blocking::blocking;
 use crate::driver::data_ranges::not_holes;
 use crate::driver::patience::Patience;
 use crate::driver::read_range::DriveReader;
-use crate::driver::shell::{Attempt, Feed, Job, Shell};
+use crate::driver::shell::{AttemptError, Feed, Job, NewChunk, Outcome, Shell};
 use crate::driver::spare_requests::Spare;
 use crate::driver::stop::Stop;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::failure::Failure;
 use crate::locks::lock;
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
+use crate::policy::{Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
 
 /// Maximum ranges to compare concurrently at the start: the endpoint may have to read a chunk for
 /// each.
@@ -85,7 +85,7 @@ impl Inspection<'_> {
         let mut rng = fastrand::Rng::new();
         let patience = &options.patience;
         let ranges = stop.unless_asked(self.to_compare());
-        let ranges = Arc::new(patience.watching(monitor, ranges).await?);
+        let ranges = patience.watching(monitor, ranges).await?;
         // For the engine, each range is a chunk.
         let engine = Engine::new(EngineConfig {
             plan: Plan::new(ranges.len() as u64, std::num::NonZeroU64::MIN),
@@ -127,8 +127,7 @@ impl Inspection<'_> {
         };
         let job = Comparison {
             comparing: Arc::clone(&comparing),
-            ranges,
-            next: 0,
+            ranges: (0..).zip(ranges),
             compared,
         };
         let mut shell = Shell::new(client.clone(), drive, engine, job, patience);
@@ -217,7 +216,7 @@ impl Comparing {
         blocks: Range<u64>,
         step_max: u64,
         requests: &mut Requests,
-    ) -> Result<Result<(), Failure>> {
+    ) -> Result<(), AttemptError> {
         let (drive, plan) = (self.drive, self.content.block_plan());
         let bytes = plan.bytes_of(&blocks);
         let len = bytes.end - bytes.start;
@@ -226,11 +225,7 @@ impl Comparing {
             .plan()
             .span(bytes.start / self.content.plan().chunk_bytes());
         let whole = whole.filter(|span| span.offset == bytes.start && span.len == len);
-        let digest = match self.client.digest(drive, bytes.start, len).await {
-            Ok(digest) => digest,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        let Some(digest) = digest else {
+        let Some(digest) = self.client.digest(drive, bytes.start, len).await? else {
             return self.read(blocks, bytes, step_max, requests).await;
         };
         let is_one = blocks.end - blocks.start == 1;
@@ -243,25 +238,22 @@ impl Comparing {
             let is_same = self.is_same(expected, &digest, len);
             if is_same || is_one {
                 self.note(blocks, is_same);
-                return Ok(Ok(()));
+                return Ok(());
             }
         }
         // Something in the range differs, or its expected digest is unknown.
         for block in blocks {
             let bytes = plan.bytes_of(&(block..block + 1));
             let len = bytes.end - bytes.start;
-            let digest = match self.client.digest(drive, bytes.start, len).await {
-                Ok(Some(digest)) => digest,
-                Ok(None) => return Ok(Err(Failure::Broken("no digests any more".into()))),
-                Err(failure) => return Ok(Err(failure)),
-            };
+            let digest = self.client.digest(drive, bytes.start, len).await?;
+            let digest = digest.ok_or_else(|| Failure::Broken("no digests any more".into()))?;
             let is_same = self
                 .content
                 .block(block)
                 .is_some_and(|expected| self.is_same(expected, &digest, len));
             self.note(block..block + 1, is_same);
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     fn is_same(&self, expected: Held<'_>, digest: &Digest, len: u64) -> bool {
@@ -293,18 +285,15 @@ impl Comparing {
         bytes: Range<u64>,
         step_max: u64,
         requests: &mut Requests,
-    ) -> Result<Result<(), Failure>> {
+    ) -> Result<(), AttemptError> {
         let reader = DriveReader {
             client: &self.client,
             drive: self.drive,
             step_max,
         };
         let len = bytes.end - bytes.start;
-        let read = match reader.read_all(bytes.start, len, requests).await {
-            Ok(read) => read,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        blocking(move || {
+        let read = reader.read_all(bytes.start, len, requests).await?;
+        let compared = blocking(move || {
             let step = usize::try_from(BLOCK_BYTES.get()).unwrap_or(usize::MAX);
             for (block, bytes) in blocks.zip(read.chunks(step)) {
                 let is_same = match self.content.block(block) {
@@ -314,9 +303,9 @@ impl Comparing {
                 };
                 self.note(block..block + 1, is_same);
             }
-            Ok(Ok(()))
-        })
-        .await
+            Ok(())
+        });
+        Ok(compared.await?)
     }
 }
 
@@ -340,55 +329,46 @@ impl Monitor for InBytes<'_> {
 
 struct Comparison {
     comparing: Arc<Comparing>,
-    ranges: Arc<Vec<Range<u64>>>,
-    next: u64,
+    /// For the engine, each is a chunk.
+    ranges: std::iter::Zip<RangeFrom<u64>, std::vec::IntoIter<Range<u64>>>,
     /// Bytes of the settled ranges.
     compared: Arc<AtomicU64>,
 }
 
-impl Comparison {
-    fn range(&self, span: Span) -> Option<Range<u64>> {
-        self.ranges.get(usize::try_from(span.index).ok()?).cloned()
-    }
-}
-
 impl Job for Comparison {
-    async fn feed(&mut self) -> Feed {
-        if self.next == self.ranges.len() as u64 {
-            return Feed::End;
-        }
-        self.next += 1;
-        Feed::Chunk(self.next - 1)
+    type Payload = Range<u64>;
+    type Done = Range<u64>;
+
+    async fn feed(&mut self) -> Feed<Range<u64>> {
+        let (index, range) = self.ranges.next()?;
+        Some(Ok(Found::Chunk(NewChunk::plain(index, range))))
     }
 
     fn attempt(
         &mut self,
-        span: Span,
-        _: Body,
+        _: Span,
+        range: Range<u64>,
         limits: Limits,
         _: &Spare,
-    ) -> impl Future<Output = Attempt> + Send + 'static {
+    ) -> impl Future<Output = Outcome<Range<u64>, Range<u64>>> + Send + 'static {
         let comparing = Arc::clone(&self.comparing);
-        let range = self.range(span);
         async move {
-            let Some(range) = range else {
-                return Attempt::local(Error::new(ErrorKind::Bug, "No such range of blocks"));
-            };
             let mut requests = Requests::default();
             let step_max = limits.read_bytes_max();
-            Attempt {
-                answer: comparing.compare(range, step_max, &mut requests).await,
-                requests: requests.without_progress(),
+            let compared = comparing.compare(range.clone(), step_max, &mut requests);
+            let compared = compared.await;
+            let requests = requests.without_progress();
+            match compared {
+                Ok(()) => Outcome::Done(range, requests),
+                Err(error) => error.outcome(range, requests),
             }
         }
     }
 
-    fn settled(&mut self, span: Span, _: Body) -> Result<()> {
-        if let Some(range) = self.range(span) {
-            let bytes = self.comparing.content.block_plan().bytes_of(&range);
-            let bytes = bytes.end - bytes.start;
-            self.compared.fetch_add(bytes, Ordering::Relaxed);
-        }
+    fn settled(&mut self, _: Span, range: Range<u64>) -> Result<()> {
+        let bytes = self.comparing.content.block_plan().bytes_of(&range);
+        let bytes = bytes.end - bytes.start;
+        self.compared.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroU64;
-use std::ops::Range;
+use std::ops::{Range, RangeFrom};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -15,7 +15,7 @@ use super::sample_places as places;
 use super::sample_places::{HOLE_SAMPLES_MAX, place_in, spread};
 use crate::advice::Remedy;
 use crate::api::Client;
-use crate::chunk::{DataChunk, RequestSize, is_zero};
+use crate::chunk::{DataChunk, Found, RequestSize, is_zero};
 use crate::digest::{self, ChunkDigest, Digest};
 use crate::drive::DriveId;
 use crate::driver::blocking::blocking;
@@ -24,7 +24,7 @@ use crate::driver::patience::Patience;
 use crate::driver::phases::AsPhase;
 use crate::driver::pieces::at_most;
 use crate::driver::read_range::DriveReader;
-use crate::driver::shell::{Attempt, Feed, Job, Shell};
+use crate::driver::shell::{AttemptError, Feed, Job, NewChunk, Outcome, Shell};
 use crate::driver::spare_requests::Spare;
 use crate::driver::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,7 +33,7 @@ use crate::image::Disk;
 use crate::locks::lock;
 use crate::monitor::{Monitor, Phase};
 use crate::plan::{Plan, Span};
-use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, Requests, Zeros};
+use crate::policy::{Engine, EngineConfig, Limits, Operation, Requests, Zeros};
 use crate::wire::READ_BYTES_MAX;
 use openhosting_base::advice;
 
@@ -512,7 +512,7 @@ pub(crate) struct Passed {
 
 impl ReadFrom<'_> {
     /// An engine for `checks` checks; for the engine, each is a chunk.
-    fn engine(&self, checks: usize, sampler: &Sampler) -> Engine {
+    fn engine(&self, checks: usize, sampler: &Sampler) -> Engine<Check> {
         Engine::new(EngineConfig {
             plan: Plan::new(checks as u64, NonZeroU64::MIN),
             first: 0,
@@ -596,8 +596,7 @@ pub(crate) async fn verify(
     let against = Arc::new(Against::new(client.clone(), drive, disk, sampler.is_full()));
     let job = ReadBack {
         against,
-        checks: Arc::new(checks),
-        next: 0,
+        checks: (0..).zip(checks),
     };
     let mut shell = Shell::new(client.clone(), drive, engine, job, patience);
     let ending = shell.run(&mut monitor, stop).await;
@@ -644,7 +643,7 @@ impl Against {
         bytes: Range<u64>,
         step_max: u64,
         requests: &mut Requests,
-    ) -> Result<Result<bool, Failure>> {
+    ) -> Result<bool, AttemptError> {
         let disk = self
             .disk
             .clone()
@@ -658,17 +657,15 @@ impl Against {
         if self.is_full {
             let asked = self.client.digest(self.drive, offset, len);
             let (read, asked) = tokio::join!(read, asked);
-            let (read, digest) = match (read?, asked) {
-                (read, Ok(Some(digest))) => (read, digest),
-                (read, Ok(None)) => {
-                    return Ok(self.reads_as(offset, read, step_max, requests).await);
-                }
-                (_, Err(failure)) => return Ok(Err(failure)),
+            let read = read?;
+            let Some(digest) = asked? else {
+                return Ok(self.reads_as(offset, read, step_max, requests).await?);
             };
             let this = Arc::clone(self);
-            return blocking(move || Ok(Ok(this.digest(&read) == digest))).await;
+            return Ok(blocking(move || Ok(this.digest(&read) == digest)).await?);
         }
-        Ok(self.reads_as(offset, read.await?, step_max, requests).await)
+        let read = read.await?;
+        Ok(self.reads_as(offset, read, step_max, requests).await?)
     }
 
     fn reader(&self, step_max: u64) -> DriveReader<'_> {
@@ -710,18 +707,14 @@ impl Against {
         bytes: Range<u64>,
         step_max: u64,
         requests: &mut Requests,
-    ) -> Result<Result<bool, Failure>> {
+    ) -> Result<bool, AttemptError> {
         let len = bytes.end - bytes.start;
-        Ok(
-            match self.client.digest(self.drive, bytes.start, len).await {
-                Ok(Some(digest)) => {
-                    let this = Arc::clone(self);
-                    Ok(blocking(move || Ok(this.zero_digest(len) == digest)).await?)
-                }
-                Ok(None) => reads_as_zeros(self.reader(step_max), bytes, requests).await,
-                Err(failure) => Err(failure),
-            },
-        )
+        let digest = self.client.digest(self.drive, bytes.start, len).await?;
+        let Some(digest) = digest else {
+            return Ok(reads_as_zeros(self.reader(step_max), bytes, requests).await?);
+        };
+        let this = Arc::clone(self);
+        Ok(blocking(move || Ok(this.zero_digest(len) == digest)).await?)
     }
 }
 
@@ -742,28 +735,26 @@ impl Check {
         }
     }
 
-    /// Makes one attempt. The outer error is a mismatch, or a local error.
+    /// Makes one attempt. A mismatch is a local error.
     pub(crate) async fn run(
         &self,
         against: &Arc<Against>,
         step_max: u64,
         requests: &mut Requests,
-    ) -> Result<Result<(), Failure>> {
+    ) -> Result<(), AttemptError> {
         let (reader, drive) = (against.reader(step_max), against.drive);
         let is_same = match self {
             Self::Bytes { offset, bytes } => {
                 let len = bytes.len() as u64;
-                let read = reader.read_all(*offset, len, requests).await;
-                read.map(|read| read == *bytes)
+                reader.read_all(*offset, len, requests).await? == *bytes
             }
-            Self::Digest { span, digest } => holds(reader, *span, digest, requests).await,
+            Self::Digest { span, digest } => holds(reader, *span, digest, requests).await?,
             Self::Zeros(bytes) => against.is_zeros(bytes.clone(), step_max, requests).await?,
             Self::Again(bytes) => against.is_same(bytes.clone(), step_max, requests).await?,
         };
         match is_same {
-            Ok(true) => Ok(Ok(())),
-            Ok(false) => Err(self.mismatch(drive)),
-            Err(failure) => Ok(Err(failure)),
+            true => Ok(()),
+            false => Err(self.mismatch(drive).into()),
         }
     }
 
@@ -865,43 +856,40 @@ impl ZeroDigests {
 
 struct ReadBack {
     against: Arc<Against>,
-    checks: Arc<Vec<Check>>,
-    next: u64,
+    /// For the engine, each is a chunk.
+    checks: std::iter::Zip<RangeFrom<u64>, std::vec::IntoIter<Check>>,
 }
 
 impl Job for ReadBack {
-    async fn feed(&mut self) -> Feed {
-        if self.next == self.checks.len() as u64 {
-            return Feed::End;
-        }
-        self.next += 1;
-        Feed::Chunk(self.next - 1)
+    type Payload = Check;
+    type Done = ();
+
+    async fn feed(&mut self) -> Feed<Check> {
+        let (index, check) = self.checks.next()?;
+        Some(Ok(Found::Chunk(NewChunk::plain(index, check))))
     }
 
     fn attempt(
         &mut self,
-        span: Span,
-        _: Body,
+        _: Span,
+        check: Check,
         limits: Limits,
         _: &Spare,
-    ) -> impl Future<Output = Attempt> + Send + 'static {
-        let (checks, against) = (Arc::clone(&self.checks), Arc::clone(&self.against));
+    ) -> impl Future<Output = Outcome<Check, ()>> + Send + 'static {
+        let against = Arc::clone(&self.against);
         async move {
-            // For the engine there are as many chunks as checks.
-            let check = usize::try_from(span.index).ok().and_then(|i| checks.get(i));
-            let Some(check) = check else {
-                return Attempt::local(Error::new(ErrorKind::Bug, "No such check"));
-            };
             let mut requests = Requests::default();
             let step_max = limits.read_bytes_max();
-            Attempt {
-                answer: check.run(&against, step_max, &mut requests).await,
-                requests: requests.without_progress(),
+            let checked = check.run(&against, step_max, &mut requests).await;
+            let requests = requests.without_progress();
+            match checked {
+                Ok(()) => Outcome::Done((), requests),
+                Err(error) => error.outcome(check, requests),
             }
         }
     }
 
-    fn settled(&mut self, _: Span, _: Body) -> Result<()> {
+    fn settled(&mut self, _: Span, (): ()) -> Result<()> {
         Ok(())
     }
 

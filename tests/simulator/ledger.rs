@@ -172,20 +172,20 @@ impl Watch {
     }
 
     /// The shell does what the engine decided.
-    pub(crate) fn starts(&mut self, action: &Action, engine: &Engine, now: Duration) {
+    pub(crate) fn starts<P>(&mut self, action: &Action<P>, engine: &Engine<P>, now: Duration) {
         if !is_on() {
             return;
         }
         with(|sim| {
-            sim.world.say(|| format!("{action:?}"));
             assert!(
                 now >= self.not_before,
                 "a request before Retry-After allows it"
             );
             assert!(!self.refused, "a request after a refusal for good");
-            let Action::Send(span, _) = *action else {
+            let Action::Send { span, .. } = *action else {
                 return;
             };
+            sim.world.say(|| format!("{span:?}"));
             if self.transfers {
                 sim.ledger.sends(span.index);
             }
@@ -206,18 +206,18 @@ impl Watch {
     }
 
     /// The engine is about to hear of an answer.
-    pub(crate) fn begins(&mut self, engine: &Engine, now: Duration) {
+    pub(crate) fn begins<P>(&mut self, engine: &Engine<P>, now: Duration) {
         self.before = (engine.limit(), engine.limits());
         self.now = now;
     }
 
     /// The engine heard of an attempt.
-    pub(crate) fn attempted(
+    pub(crate) fn attempted<P>(
         &mut self,
         span: Span,
         requests: &Requests,
         failure: Option<&Failure>,
-        engine: &Engine,
+        engine: &Engine<P>,
     ) {
         if !is_on() {
             return;
@@ -244,7 +244,13 @@ impl Watch {
         }
     }
 
-    fn failed(&mut self, span: Span, requests: &Requests, failure: &Failure, engine: &Engine) {
+    fn failed<P>(
+        &mut self,
+        span: Span,
+        requests: &Requests,
+        failure: &Failure,
+        engine: &Engine<P>,
+    ) {
         let is_small = requests
             .failed
             .is_none_or(|size| size.body <= LEAST_BYTES && size.range <= LEAST_BYTES);

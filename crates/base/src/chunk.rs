@@ -15,6 +15,18 @@ use crate::plan::Span;
 use crate::zeros::BLOCK_BYTES;
 pub use crate::zeros::{data, is_zero, zeros};
 
+/// What a stage gets from the stage before it, which leaves a chunk as a `C`. Stages return it in a
+/// result and an option, for an error and the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found<C> {
+    /// A chunk.
+    Chunk(C),
+    /// Chunks, by index, that are all zero.
+    Hole(Range<u64>),
+    /// The size of the image in bytes, if it was unknown. Comes before the last chunk.
+    SizeKnown(u64),
+}
+
 /// Bytes of the image, not checked for zeros yet.
 #[derive(Debug)]
 pub struct RawChunk {

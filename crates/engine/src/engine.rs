@@ -2,8 +2,7 @@
 //! far. The shell calls [`Engine::next`], performs the action, and reports the outcome to the
 //! engine.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -69,23 +68,26 @@ pub struct EngineConfig {
     pub seed: u64,
 }
 
-/// The body to send for a chunk. A missing body never stands for zeros, which is why they are a
-/// variant of their own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Body {
-    /// The body that the shell holds for a chunk it passed to [`Engine::chunk`]. If the shell has
-    /// none, the chunk was lost and the transfer must fail.
-    #[default]
-    Given,
-    /// Zeros: the chunk was passed to [`Engine::hole`].
+/// What an attempt at a chunk transfers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload<P> {
+    /// What the shell passed to [`Engine::chunk`] or [`Engine::failed`].
+    Given(P),
+    /// Zeros, for the first attempt at a chunk that was passed to [`Engine::hole`].
     Zeros,
 }
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Make an attempt at this chunk, then call [`Engine::answered`].
-    Send(Span, Body),
+pub enum Action<P> {
+    /// Make an attempt at a chunk, then call [`Engine::confirmed`], [`Engine::failed`] or
+    /// [`Engine::failed_here`].
+    Send {
+        /// The chunk.
+        span: Span,
+        /// What to transfer. The engine gets it back if the attempt fails.
+        payload: Payload<P>,
+    },
     /// Read back these bytes, which were never written, then call [`Engine::proved`] or
     /// [`Engine::unproved`].
     ProveZeros(Span),
@@ -147,20 +149,21 @@ struct Tries {
     answers: u64,
 }
 
-/// One transfer, from its start to its end. The shell owns it; nothing shares it.
+/// One transfer, from its start to its end. The shell owns it; nothing shares it. It holds the
+/// payload `P` of every chunk that is neither in flight nor settled.
 #[derive(Clone, Debug)]
-pub struct Engine {
+pub struct Engine<P> {
     config: EngineConfig,
     ledger: Ledger,
     zeros: Zeros,
     /// Chunks to send for the first time.
-    ready: VecDeque<u64>,
+    ready: VecDeque<(u64, P)>,
     /// Holes that wait until the drive is proven to read as zeros, or to be written as zeros.
     holes: VecDeque<Range<u64>>,
-    /// Chunks to send again, ordered by the time they are due.
-    delayed: BinaryHeap<Reverse<(Duration, u64, Body)>>,
+    /// Chunks to send again, by the time they are due and by index.
+    delayed: BTreeMap<(Duration, u64), P>,
     /// Chunks being sent.
-    in_flight: BTreeMap<u64, (Ticket, Body)>,
+    in_flight: BTreeMap<u64, Ticket>,
     tries: HashMap<u64, Tries>,
     concurrency: Concurrency,
     breaker: Breaker,
@@ -194,7 +197,7 @@ pub struct Engine {
     rng: fastrand::Rng,
 }
 
-impl Engine {
+impl<P> Engine<P> {
     /// An engine at the start of a transfer, which is time 0.
     pub fn new(config: EngineConfig) -> Self {
         let all = config.first..config.plan.count().max(config.first);
@@ -203,7 +206,7 @@ impl Engine {
             zeros: config.zeros,
             ready: VecDeque::new(),
             holes: VecDeque::new(),
-            delayed: BinaryHeap::new(),
+            delayed: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             tries: HashMap::new(),
             concurrency: Concurrency::new(config.jobs_min, config.jobs, config.round_trip),
@@ -245,8 +248,8 @@ impl Engine {
     }
 
     /// A chunk of data is ready to be sent.
-    pub fn chunk(&mut self, index: u64) {
-        self.ready.push_back(index);
+    pub fn chunk(&mut self, index: u64, payload: P) {
+        self.ready.push_back((index, payload));
     }
 
     /// These chunks are all zero.
@@ -258,11 +261,13 @@ impl Engine {
         }
     }
 
-    /// The size of the image is now known, and this is its plan. No chunk at or beyond the end, and
-    /// not the last one, which the end may shorten, may have been passed before.
-    pub fn ends_at(&mut self, plan: Plan) {
+    /// The size of the image is now known. No chunk at or beyond the end, and not the last one, which
+    /// the end may shorten, may have been passed before. Returns the plan with this end.
+    pub fn ends_at(&mut self, size: u64) -> Plan {
+        let plan = self.config.plan.ending_at(size);
         self.config.plan = plan;
         self.ledger.ends_at(plan.count());
+        plan
     }
 
     /// The image has no more chunks.
@@ -302,7 +307,7 @@ impl Engine {
     }
 
     /// Decides what to do now.
-    pub fn next(&mut self, now: Duration) -> Action {
+    pub fn next(&mut self, now: Duration) -> Action<P> {
         if self.over_at().is_some_and(|at| now >= at)
             && let Some(failure) = self.last_failure.clone()
         {
@@ -316,7 +321,7 @@ impl Engine {
         }
     }
 
-    fn decide(&mut self, now: Duration) -> Action {
+    fn decide(&mut self, now: Duration) -> Action<P> {
         if let Some(ending) = &self.ending {
             return if self.is_quiet() {
                 Action::End(ending.clone())
@@ -347,13 +352,13 @@ impl Engine {
             return Action::ProveZeros(span);
         }
         if self.in_flight.len() < self.concurrency.limit() as usize
-            && let Some((span, body)) = self.next_chunk(now)
+            && let Some((span, payload)) = self.next_chunk(now)
         {
             self.in_flight
-                .insert(span.index, (self.concurrency.sent(now), body));
-            return Action::Send(span, body);
+                .insert(span.index, self.concurrency.sent(now));
+            return Action::Send { span, payload };
         }
-        let due = self.delayed.peek().map(|Reverse((due, ..))| *due);
+        let due = self.next_due();
         if due.is_none() && self.image_ended && self.is_quiet() {
             return Action::End(Ending::Incomplete);
         }
@@ -362,35 +367,83 @@ impl Engine {
         Action::Wait(times.filter(|at| *at > now).min())
     }
 
-    /// An attempt at a chunk ended, successfully or not.
-    pub fn answered(&mut self, index: u64, answer: Result<(), Failure>, now: Duration) {
-        self.attempted(index, &Requests::default(), answer, now);
+    /// An attempt at a chunk succeeded, in these requests.
+    pub fn confirmed(&mut self, index: u64, requests: &Requests, now: Duration) {
+        let ticket = self.in_flight.remove(&index).unwrap_or_default();
+        self.ledger.settle(index..index + 1);
+        self.tries.remove(&index);
+        self.successes += 1;
+        self.answers += 1;
+        self.busy_since = None;
+        if self.breaker.succeeded() {
+            self.concurrency.outage_ended(now);
+        }
+        self.concurrency.succeeded(ticket, now);
+        self.pieces.succeeded(requests);
     }
 
-    /// As [`answered`](Self::answered), for an attempt that made these requests.
-    pub fn attempted(
+    /// An attempt at a chunk failed. Its payload comes back, for another attempt.
+    pub fn failed(
         &mut self,
         index: u64,
+        payload: P,
         requests: &Requests,
-        answer: Result<(), Failure>,
+        failure: Failure,
         now: Duration,
     ) {
-        let (ticket, body) = self.in_flight.remove(&index).unwrap_or_default();
-        match answer {
-            Ok(()) => {
-                self.ledger.settle(index..index + 1);
-                self.tries.remove(&index);
-                self.successes += 1;
-                self.answers += 1;
-                self.busy_since = None;
-                if self.breaker.succeeded() {
-                    self.concurrency.outage_ended(now);
-                }
-                self.concurrency.succeeded(ticket, now);
-                self.pieces.succeeded(requests);
-            }
-            Err(failure) => self.failed((index, body), ticket, requests, failure, now),
+        let ticket = self.in_flight.remove(&index).unwrap_or_default();
+        if self.ending.is_some() {
+            return;
         }
+        let verdict = self.pieces.failed(requests, &failure);
+        if failure.is_about_size() && verdict == Verdict::TooLarge {
+            // Only the size was wrong, and the next attempt uses a smaller one.
+            self.concurrency.failed(now);
+            self.retries += 1;
+            self.delayed.insert((now, index), payload);
+            return;
+        }
+        let has_advanced = requests.advanced_bytes >= self.config.pieces.least_bytes;
+        if has_advanced {
+            self.advanced(index, now);
+        }
+        let mut class = classify_known(self.config.operation, &failure);
+        let is_its_own = verdict == Verdict::TooLarge || has_advanced && failure.is_break();
+        let is_ours_alone = self.lower_limit(class, is_its_own, ticket, now);
+        if class == Class::Permanent && self.is_too_new(&failure, now) {
+            class = Class::Transient;
+        }
+        let tries = self.count_failure(index, verdict, &failure);
+        let is_final = self.is_final(class, index, is_ours_alone, now);
+        // If the endpoint answers other requests well and only this chunk fails, it is no outage.
+        if is_final || tries.foreign >= FOREIGN_MAX {
+            return self.end(Ending::Failed(failure));
+        }
+        let is_over = tries.counted >= ATTEMPTS_MAX || self.is_hopeless(now);
+        if is_over || !self.has_time_for(&failure, now) {
+            return self.end(Ending::GaveUp(failure));
+        }
+        let due = match has_advanced && failure.is_break() {
+            // The connection broke after progress, so the endpoint is there: no need to wait.
+            true => now,
+            false => now + wait(class, &failure, tries.failures - 1, &mut self.rng),
+        };
+        let due = self.in_time(due);
+        self.last_failure = Some(failure.clone());
+        if class == Class::Throttle || is_ours_alone {
+            self.gate = self.gate.max(due);
+        }
+        if matches!(class, Class::Throttle | Class::Busy) && failure.retry_after().is_some() {
+            self.asked = self.asked.max(due);
+        }
+        self.retries += 1;
+        self.delayed.insert((due, index), payload);
+    }
+
+    /// An attempt at a chunk failed because of an error on this machine, which the shell holds.
+    pub fn failed_here(&mut self, index: u64) {
+        self.in_flight.remove(&index);
+        self.end(Ending::ImageFailed);
     }
 
     /// The read-back of a range that was never written ended. `is_zero` says whether it was read
@@ -459,8 +512,7 @@ impl Engine {
         let next = if self.breaker.is_open() {
             self.probe_at
         } else {
-            let due = self.delayed.peek().map(|Reverse((due, ..))| *due);
-            self.gate.max(due.unwrap_or(now))
+            self.gate.max(self.next_due().unwrap_or(now))
         };
         Some(Outlook {
             next: next.max(self.asked).max(now),
@@ -575,62 +627,6 @@ impl Engine {
         self.zeros
     }
 
-    fn failed(
-        &mut self,
-        (index, body): (u64, Body),
-        ticket: Ticket,
-        requests: &Requests,
-        failure: Failure,
-        now: Duration,
-    ) {
-        if self.ending.is_some() {
-            return;
-        }
-        let verdict = self.pieces.failed(requests, &failure);
-        if failure.is_about_size() && verdict == Verdict::TooLarge {
-            // Only the size was wrong, and the next attempt uses a smaller one.
-            self.concurrency.failed(now);
-            self.retries += 1;
-            self.delayed.push(Reverse((now, index, body)));
-            return;
-        }
-        let has_advanced = requests.advanced_bytes >= self.config.pieces.least_bytes;
-        if has_advanced {
-            self.advanced(index, now);
-        }
-        let mut class = classify_known(self.config.operation, &failure);
-        let is_its_own = verdict == Verdict::TooLarge || has_advanced && failure.is_break();
-        let is_ours_alone = self.lower_limit(class, is_its_own, ticket, now);
-        if class == Class::Permanent && self.is_too_new(&failure, now) {
-            class = Class::Transient;
-        }
-        let tries = self.count_failure(index, verdict, &failure);
-        let is_final = self.is_final(class, index, is_ours_alone, now);
-        // If the endpoint answers other requests well and only this chunk fails, it is no outage.
-        if is_final || tries.foreign >= FOREIGN_MAX {
-            return self.end(Ending::Failed(failure));
-        }
-        let is_over = tries.counted >= ATTEMPTS_MAX || self.is_hopeless(now);
-        if is_over || !self.has_time_for(&failure, now) {
-            return self.end(Ending::GaveUp(failure));
-        }
-        let due = match has_advanced && failure.is_break() {
-            // The connection broke after progress, so the endpoint is there: no need to wait.
-            true => now,
-            false => now + wait(class, &failure, tries.failures - 1, &mut self.rng),
-        };
-        let due = self.in_time(due);
-        self.last_failure = Some(failure.clone());
-        if class == Class::Throttle || is_ours_alone {
-            self.gate = self.gate.max(due);
-        }
-        if matches!(class, Class::Throttle | Class::Busy) && failure.retry_after().is_some() {
-            self.asked = self.asked.max(due);
-        }
-        self.retries += 1;
-        self.delayed.push(Reverse((due, index, body)));
-    }
-
     /// Lowers the number of requests in flight after a failure. `is_its_own` says that the request
     /// itself is the cause: its size, or a connection that broke after progress. Returns whether
     /// the drive is busy although this is the only writer.
@@ -719,7 +715,7 @@ impl Engine {
         }
     }
 
-    fn next_in_outage(&mut self, now: Duration) -> Action {
+    fn next_in_outage(&mut self, now: Duration) -> Action<P> {
         if self.asking > 0 {
             return Action::Wait(None);
         }
@@ -737,15 +733,18 @@ impl Engine {
         self.config.plan.span(self.holes.front()?.start)
     }
 
+    /// When the first of the chunks that wait for another attempt is due.
+    fn next_due(&self) -> Option<Duration> {
+        self.delayed.first_key_value().map(|((due, _), _)| *due)
+    }
+
     /// The next chunk to send: one whose wait is over, a new one, or zeros.
-    fn next_chunk(&mut self, now: Duration) -> Option<(Span, Body)> {
-        let (index, body) = if let Some(Reverse((due, index, body))) = self.delayed.peek().copied()
-            && due <= now
-        {
-            self.delayed.pop();
-            (index, body)
-        } else if let Some(index) = self.ready.pop_front() {
-            (index, Body::Given)
+    fn next_chunk(&mut self, now: Duration) -> Option<(Span, Payload<P>)> {
+        let (index, payload) = if self.next_due().is_some_and(|due| due <= now) {
+            let ((_, index), payload) = self.delayed.pop_first()?;
+            (index, Payload::Given(payload))
+        } else if let Some((index, payload)) = self.ready.pop_front() {
+            (index, Payload::Given(payload))
         } else if self.zeros == Zeros::Write {
             let chunks = self.holes.front_mut()?;
             let index = chunks.start;
@@ -753,11 +752,11 @@ impl Engine {
             if chunks.is_empty() {
                 self.holes.pop_front();
             }
-            (index, Body::Zeros)
+            (index, Payload::Zeros)
         } else {
             return None;
         };
-        Some((self.config.plan.span(index)?, body))
+        Some((self.config.plan.span(index)?, payload))
     }
 
     fn skip(&mut self, chunks: Range<u64>) {
@@ -822,7 +821,7 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
-    fn engine(chunks: u64, jobs: u32, zeros: Zeros) -> Engine {
+    fn engine(chunks: u64, jobs: u32, zeros: Zeros) -> Engine<()> {
         Engine::new(EngineConfig {
             plan: Plan::new(chunks * 10, NonZeroU64::new(10).unwrap()),
             first: 0,
@@ -848,9 +847,28 @@ mod tests {
         })
     }
 
-    fn sent(action: &Action) -> u64 {
+    impl Engine<()> {
+        fn answered(&mut self, index: u64, answer: Result<(), Failure>, now: Duration) {
+            self.attempted(index, &Requests::default(), answer, now);
+        }
+
+        fn attempted(
+            &mut self,
+            index: u64,
+            requests: &Requests,
+            answer: Result<(), Failure>,
+            now: Duration,
+        ) {
+            match answer {
+                Ok(()) => self.confirmed(index, requests, now),
+                Err(failure) => self.failed(index, (), requests, failure, now),
+            }
+        }
+    }
+
+    fn sent(action: &Action<()>) -> u64 {
         match action {
-            Action::Send(span, _) => span.index,
+            Action::Send { span, .. } => span.index,
             other => panic!("{other:?} instead of a chunk"),
         }
     }
@@ -858,8 +876,8 @@ mod tests {
     #[test]
     fn all_chunks_confirmed_is_complete_and_nothing_less() {
         let mut engine = engine(3, 2, Zeros::Write);
-        engine.chunk(0);
-        engine.chunk(1);
+        engine.chunk(0, ());
+        engine.chunk(1, ());
         assert_eq!(sent(&engine.next(S)), 0);
         assert_eq!(sent(&engine.next(S)), 1);
         assert_eq!(engine.next(S), Action::Wait(None));
@@ -878,7 +896,7 @@ mod tests {
     fn a_chunk_that_got_lost_on_its_way_is_not_called_complete() {
         let mut engine = engine(3, 2, Zeros::Write);
         engine.hole(0..1);
-        engine.chunk(2);
+        engine.chunk(2, ());
         engine.image_ended();
         for index in [2, 0] {
             assert_eq!(sent(&engine.next(S)), index);
@@ -888,25 +906,30 @@ mod tests {
     }
 
     #[test]
-    fn another_attempt_sends_the_same_kind_of_body() {
-        let mut engine = engine(2, 2, Zeros::Write);
-        engine.chunk(0);
+    fn another_attempt_sends_the_same_payload() {
+        let mut engine = Engine::new(engine(2, 2, Zeros::Write).config);
+        engine.chunk(0, "data");
         engine.hole(1..2);
-        let mut seen: [Vec<Body>; 2] = Default::default();
+        let mut seen: [Vec<&str>; 2] = Default::default();
         let mut now = S;
-        while seen.iter().any(|bodies| bodies.len() < 3) {
+        while seen.iter().any(|payloads| payloads.len() < 3) {
             match engine.next(now) {
-                Action::Send(span, body) => {
-                    seen[span.index as usize].push(body);
-                    engine.answered(span.index, Err(refused(503, None)), now);
+                Action::Send { span, payload } => {
+                    let payload = match payload {
+                        Payload::Given(payload) => payload,
+                        Payload::Zeros => "zeros",
+                    };
+                    seen[span.index as usize].push(payload);
+                    let (requests, failure) = (Requests::default(), refused(503, None));
+                    engine.failed(span.index, payload, &requests, failure, now);
                 }
                 Action::Probe => engine.probed(Ok(()), now),
                 Action::Wait(Some(until)) => now = until,
                 other => panic!("{other:?}"),
             }
         }
-        assert!(seen[0].iter().all(|body| *body == Body::Given));
-        assert!(seen[1].iter().all(|body| *body == Body::Zeros));
+        assert!(seen[0].iter().all(|payload| *payload == "data"));
+        assert!(seen[1].iter().all(|payload| *payload == "zeros"));
     }
 
     #[test]
@@ -914,7 +937,7 @@ mod tests {
         for proven in [true, false] {
             let mut engine = engine(4, 2, Zeros::for_drive(true));
             engine.hole(0..3);
-            engine.chunk(3);
+            engine.chunk(3, ());
             assert!(matches!(engine.next(S), Action::ProveZeros(span) if span.index == 0));
             assert_eq!(sent(&engine.next(S)), 3);
             engine.answered(3, Ok(()), S);
@@ -947,7 +970,7 @@ mod tests {
     fn a_refused_chunk_ends_it_after_the_others_finish() {
         let mut engine = engine(3, 3, Zeros::Write);
         for index in 0..3 {
-            engine.chunk(index);
+            engine.chunk(index, ());
             engine.next(S);
         }
         engine.answered(1, Err(refused(507, None)), S);
@@ -966,7 +989,7 @@ mod tests {
         let busy = || Err(refused(409, Some(ErrorType::Busy)));
         let mut engine = engine(100, 4, Zeros::Write);
         for index in 0..4 {
-            engine.chunk(index);
+            engine.chunk(index, ());
             assert_eq!(sent(&engine.next(S)), index);
         }
         // Three requests that were sent together are busy: that lowers the limit once.
@@ -1003,7 +1026,7 @@ mod tests {
         let mut engine = engine(100, 4, Zeros::Write);
         let mut now = S;
         for index in 0..4 {
-            engine.chunk(index);
+            engine.chunk(index, ());
             engine.next(now);
         }
         for index in 0..4 {
@@ -1028,11 +1051,11 @@ mod tests {
     #[test]
     fn an_outage_without_end_is_given_up_and_can_be_resumed() {
         let mut engine = engine(100, 1, Zeros::Write);
-        engine.chunk(0);
+        engine.chunk(0, ());
         let mut now = S;
         let ending = loop {
             match engine.next(now) {
-                Action::Send(span, _) => {
+                Action::Send { span, .. } => {
                     engine.answered(span.index, Err(Failure::Connect("refused".into())), now);
                 }
                 Action::Probe => engine.probed(Err(Failure::Connect("refused".into())), now),
@@ -1050,12 +1073,12 @@ mod tests {
 
     /// Plays a transfer of one chunk whose attempts and probes all fail. Returns how it ended, and
     /// when.
-    fn outage(engine: &mut Engine, failure: &Failure) -> (Ending, Duration) {
-        engine.chunk(0);
+    fn outage(engine: &mut Engine<()>, failure: &Failure) -> (Ending, Duration) {
+        engine.chunk(0, ());
         let mut now = S;
         loop {
             match engine.next(now) {
-                Action::Send(span, _) => engine.answered(span.index, Err(failure.clone()), now),
+                Action::Send { span, .. } => engine.answered(span.index, Err(failure.clone()), now),
                 Action::Probe => engine.probed(Err(failure.clone()), now),
                 Action::Wait(Some(until)) => {
                     assert!(until > now, "a wait that is over already");
@@ -1093,16 +1116,16 @@ mod tests {
     fn a_page_for_one_chunk_alone_is_no_outage() {
         let mut engine = engine(100, 1, Zeros::Write);
         for index in 0..30 {
-            engine.chunk(index);
+            engine.chunk(index, ());
         }
         let (mut now, mut pages) = (S, 0);
         let ending = loop {
             match engine.next(now) {
-                Action::Send(span, _) if span.index == 7 => {
+                Action::Send { span, .. } if span.index == 7 => {
                     pages += 1;
                     engine.answered(7, Err(Failure::NotApi("html".into())), now);
                 }
-                Action::Send(span, _) => {
+                Action::Send { span, .. } => {
                     now += S;
                     engine.answered(span.index, Ok(()), now);
                 }
@@ -1118,12 +1141,12 @@ mod tests {
     #[test]
     fn a_page_for_the_only_chunk_that_is_left_is_no_outage_either() {
         let mut engine = engine(1, 1, Zeros::Write);
-        engine.chunk(0);
+        engine.chunk(0, ());
         engine.image_ended();
         let mut now = S;
         let ending = loop {
             match engine.next(now) {
-                Action::Send(..) => engine.answered(0, Err(refused(302, None)), now),
+                Action::Send { .. } => engine.answered(0, Err(refused(302, None)), now),
                 Action::Probe => engine.probed(Ok(()), now),
                 Action::Wait(Some(until)) => now = until,
                 Action::End(ending) => break ending,
@@ -1150,7 +1173,7 @@ mod tests {
             if let Some(at) = deadline {
                 engine.set_deadline(at);
             }
-            engine.chunk(0);
+            engine.chunk(0, ());
             sent(&engine.next(S));
             engine.answered(0, Err(asks(asked)), S);
             let is_over = engine.next(S) == Action::End(Ending::GaveUp(asks(asked)));
@@ -1167,7 +1190,7 @@ mod tests {
         config.max_outage = 10 * S;
         let mut engine = Engine::new(config);
         for index in 0..4 {
-            engine.chunk(index);
+            engine.chunk(index, ());
             sent(&engine.next(S));
         }
         engine.moved(40, S);
@@ -1179,7 +1202,7 @@ mod tests {
         let mut now = 31 * S;
         let until = loop {
             match engine.next(now) {
-                Action::Send(..) => engine.moved(50, now),
+                Action::Send { .. } => engine.moved(50, now),
                 Action::Wait(Some(until)) if until < 41 * S => now = until,
                 Action::Wait(Some(until)) => break until,
                 other => panic!("{other:?} while requests hang"),
@@ -1203,7 +1226,7 @@ mod tests {
         config.max_outage = 10 * S;
         let mut engine = Engine::new(config);
         for index in 0..5 {
-            engine.chunk(index);
+            engine.chunk(index, ());
             engine.next(S);
         }
         for index in 0..5 {
@@ -1227,7 +1250,7 @@ mod tests {
         let mut engine = engine(100, 8, Zeros::Write);
         assert_eq!(engine.outlook(S), None);
         for index in 0..5 {
-            engine.chunk(index);
+            engine.chunk(index, ());
             engine.next(S);
         }
         engine.answered(0, Err(asks(60)), S);
@@ -1244,8 +1267,8 @@ mod tests {
     #[test]
     fn retry_after_holds_back_all_workers() {
         let mut engine = engine(2, 2, Zeros::Write);
-        engine.chunk(0);
-        engine.chunk(1);
+        engine.chunk(0, ());
+        engine.chunk(1, ());
         sent(&engine.next(S));
         let failure = Failure::Refused(Refusal {
             status: 429,
@@ -1267,7 +1290,7 @@ mod tests {
         let mut config = engine(1, 1, Zeros::Write).config;
         config.is_fresh = true;
         let mut engine = Engine::new(config);
-        engine.chunk(0);
+        engine.chunk(0, ());
         sent(&engine.next(S));
         engine.answered(0, Err(missing.clone()), S);
         sent(&engine.next(60 * S));
@@ -1278,8 +1301,8 @@ mod tests {
     #[test]
     fn a_chunk_that_is_due_does_not_wake_the_shell_while_nothing_can_be_sent() {
         let mut engine = engine(2, 1, Zeros::Write);
-        engine.chunk(0);
-        engine.chunk(1);
+        engine.chunk(0, ());
+        engine.chunk(1, ());
         sent(&engine.next(S));
         engine.answered(0, Err(Failure::Broken("reset".into())), S);
         // Another chunk is in flight before the first is due again.
@@ -1299,7 +1322,7 @@ mod tests {
             })
         };
         let mut engine = engine(9, 1, Zeros::Write);
-        engine.chunk(0);
+        engine.chunk(0, ());
         sent(&engine.next(S));
         engine.answered(0, Err(asked(409)), S);
         let Action::Wait(Some(until)) = engine.next(S) else {
@@ -1312,7 +1335,7 @@ mod tests {
             assert_eq!(sent(&engine.next(until)), 0);
             engine.answered(0, Err(Failure::Broken("reset".into())), until);
             engine.delayed.clear();
-            engine.ready.push_back(0);
+            engine.ready.push_back((0, ()));
         }
         let later = until + 100 * S;
         assert_eq!(engine.next(later), Action::Probe);
@@ -1323,12 +1346,12 @@ mod tests {
     #[test]
     fn an_endpoint_that_answers_probes_but_takes_no_chunk_is_given_up() {
         let mut engine = engine(100, 1, Zeros::Write);
-        engine.chunk(0);
+        engine.chunk(0, ());
         let mut now = S;
         let ending = loop {
             assert!(now < 9000 * S, "it is tried for ever");
             match engine.next(now) {
-                Action::Send(span, _) => {
+                Action::Send { span, .. } => {
                     engine.answered(span.index, Err(refused(502, None)), now);
                 }
                 Action::Probe => engine.probed(Ok(()), now),
@@ -1348,7 +1371,7 @@ mod tests {
         config.is_fresh = true;
         let mut engine = Engine::new(config);
         for index in 0..4 {
-            engine.chunk(index);
+            engine.chunk(index, ());
             sent(&engine.next(S));
         }
         for index in 0..4 {
@@ -1368,7 +1391,7 @@ mod tests {
     }
 
     /// Chunks of 5 MiB, and one worker.
-    fn large_chunks() -> Engine {
+    fn large_chunks() -> Engine<()> {
         let mut config = engine(9, 1, Zeros::Write).config;
         let chunk = NonZeroU64::new(5 << 20).unwrap();
         config.plan = Plan::new(9 * chunk.get(), chunk);
@@ -1386,11 +1409,11 @@ mod tests {
     #[test]
     fn a_refused_size_is_tried_again_at_once_and_smaller() {
         let mut engine = large_chunks();
-        engine.chunk(0);
+        engine.chunk(0, ());
         let (mut bytes, mut attempts) = (5 << 20, 0);
         let ending = loop {
             match engine.next(S) {
-                Action::Send(span, _) => {
+                Action::Send { span, .. } => {
                     let requests = failing(bytes, 0);
                     engine.attempted(span.index, &requests, Err(refused(413, None)), S);
                     attempts += 1;
@@ -1409,11 +1432,11 @@ mod tests {
     /// breaks.
     fn gives_up_at(advanced_bytes: u64) -> Option<Duration> {
         let mut engine = large_chunks();
-        engine.chunk(0);
+        engine.chunk(0, ());
         let (mut now, mut attempts) = (S, 0);
         while attempts < 3000 {
             match engine.next(now) {
-                Action::Send(span, _) => {
+                Action::Send { span, .. } => {
                     attempts += 1;
                     now += 30 * S;
                     let answer = Err(Failure::Stalled(30 * S));
@@ -1439,7 +1462,7 @@ mod tests {
     #[test]
     fn a_connection_that_broke_on_the_way_is_made_again_at_once() {
         let mut engine = large_chunks();
-        engine.chunk(0);
+        engine.chunk(0, ());
         for advanced in [1 << 20, 0] {
             assert_eq!(sent(&engine.next(S)), 0);
             let answer = Err(Failure::Broken("reset".into()));
@@ -1452,8 +1475,8 @@ mod tests {
     #[test]
     fn stop_lets_what_is_in_flight_finish() {
         let mut engine = engine(2, 1, Zeros::Write);
-        engine.chunk(0);
-        engine.chunk(1);
+        engine.chunk(0, ());
+        engine.chunk(1, ());
         sent(&engine.next(S));
         engine.stop();
         assert_eq!(engine.next(S), Action::Wait(None));
@@ -1464,7 +1487,7 @@ mod tests {
 
     /// An engine with `chunks` chunks of 4 MiB, all but the last `left` settled, whose requests
     /// carry `rate` bytes per second each.
-    fn near_the_end(chunks: u64, jobs: u32, rate: u64, left: u64) -> (Engine, Duration) {
+    fn near_the_end(chunks: u64, jobs: u32, rate: u64, left: u64) -> (Engine<()>, Duration) {
         let mut config = engine(chunks, jobs, Zeros::Write).config;
         let chunk = NonZeroU64::new(4 << 20).unwrap();
         config.plan = Plan::new(chunks * chunk.get(), chunk);
@@ -1474,12 +1497,12 @@ mod tests {
         let (mut given, mut done) = (0, 0);
         while done < chunks - left {
             while engine.wants_chunk() && given < chunks {
-                engine.chunk(given);
+                engine.chunk(given, ());
                 given += 1;
             }
             engine.moved(moved, now);
             engine.arrived(moved, now);
-            while let Action::Send(span, _) = engine.next(now) {
+            while let Action::Send { span, .. } = engine.next(now) {
                 in_flight.push(span.index);
             }
             let all = in_flight.len() as u64;
@@ -1491,17 +1514,17 @@ mod tests {
             done += 1;
         }
         while engine.wants_chunk() && given < chunks {
-            engine.chunk(given);
+            engine.chunk(given, ());
             given += 1;
         }
-        while matches!(engine.next(now), Action::Send(..)) {}
+        while matches!(engine.next(now), Action::Send { .. }) {}
         (engine, now)
     }
 
     #[test]
     fn the_last_chunks_are_divided_where_requests_take_long() {
         let slow = 1 << 20;
-        let piece_of = |engine: &Engine| engine.limits().piece_of(RequestSize::plain(4 << 20));
+        let piece_of = |engine: &Engine<()>| engine.limits().piece_of(RequestSize::plain(4 << 20));
         // More chunks are left than the limit; the same over a slower link; fewer; a fast link; one
         // request at a time.
         assert_eq!(piece_of(&near_the_end(100, 8, 2 * slow, 40).0), u64::MAX);
@@ -1533,7 +1556,7 @@ mod tests {
         assert_eq!(engine.spare(now), limit - 2);
         // In an outage, and after the end.
         for _ in 0..20 {
-            if let Action::Send(span, _) = engine.next(now + S) {
+            if let Action::Send { span, .. } = engine.next(now + S) {
                 engine.answered(span.index, Err(busy.clone()), now + S);
             }
         }
@@ -1556,11 +1579,11 @@ mod tests {
         let mut config = engine.config.clone();
         let chunk = NonZeroU64::new(config.plan.chunk_bytes()).unwrap();
         let plan = std::mem::replace(&mut config.plan, Plan::endless(chunk));
-        let mut endless = Engine::new(config);
+        let mut endless: Engine<()> = Engine::new(config);
         assert_eq!(endless.spare(now), 0);
         assert!(!endless.limits().is_shared());
         endless.ledger.settle(0..98);
-        endless.ends_at(plan);
+        assert_eq!(endless.ends_at(plan.size()), plan);
         assert_eq!(endless.spare(now), 6);
     }
 }

@@ -69,7 +69,9 @@ mod tests {
     use rangemap::RangeSet;
 
     use super::super::concurrency::link::{Ended, Link, Network};
-    use super::super::{Action, Ending, Engine, EngineConfig, Operation, PiecesConfig, Zeros};
+    use super::super::{
+        Action, Ending, Engine, EngineConfig, Operation, PiecesConfig, Requests, Zeros,
+    };
     use super::*;
     use crate::chunk::RequestSize;
     use crate::plan::Plan;
@@ -140,14 +142,14 @@ mod tests {
             let now = network.now();
             engine.arrived(network.moved(), now);
             while engine.wants_chunk() && given < chunks {
-                engine.chunk(given);
+                engine.chunk(given, ());
                 given += 1;
             }
             if given == chunks {
                 engine.image_ended();
             }
             match engine.next(now) {
-                Action::Send(span, _) => {
+                Action::Send { span, .. } => {
                     let mut limits = engine.limits();
                     if !divides {
                         limits.shared_bytes = u64::MAX;
@@ -170,7 +172,7 @@ mod tests {
                         attempt.under_way -= 1;
                         if attempt.under_way == 0 && attempt.unsent.is_empty() {
                             attempts.remove(&index);
-                            engine.answered(index, Ok(()), network.now());
+                            engine.confirmed(index, &Requests::default(), network.now());
                         }
                     }
                 }

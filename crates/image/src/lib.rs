@@ -43,7 +43,7 @@ pub use mapped::MappedImage;
 pub use notices::LateNotices;
 pub use openhosting_system::Use;
 pub use raw::{Member, RawImage, Remote};
-pub use reader::{ImageReader, Piece, Unread};
+pub use reader::{ImageReader, Unchecked, Unread};
 pub use stream::{
     Input, Length, Sought, StreamEnd, StreamFormat, StreamImage, StreamOptions, Trailer,
     xz_index_size,

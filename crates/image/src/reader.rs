@@ -7,22 +7,31 @@ use std::sync::Arc;
 
 use super::{Disk, Image, MappedImage, StreamImage};
 use crate::buffer::{Buffer, BufferPool};
-use crate::chunk::RawChunk;
+use crate::chunk::{Found, RawChunk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Plan, Span};
 
-/// A result of the reader.
+/// A chunk from the reader.
 #[derive(Debug)]
-pub enum Piece {
-    /// A chunk that was read.
-    Chunk(RawChunk),
-    /// A chunk to be read by a worker: reading a format with a map takes more than a copy, so one
-    /// thread would be too slow.
+pub enum Unchecked {
+    /// It was read.
+    Read(RawChunk),
+    /// A worker has to read it: reading a format with a map takes more than a copy, so one thread
+    /// would be too slow.
     Unread(Unread),
-    /// Chunks, by index, that are in a hole of the file and were not read.
-    Hole(Range<u64>),
-    /// The size of the image in bytes, if it was unknown before. Comes before the last chunk.
-    End(u64),
+}
+
+impl Unchecked {
+    /// Reads it, if that was not done. Blocks.
+    ///
+    /// # Errors
+    /// As [`ImageReader::read_next`].
+    pub fn read(self) -> Result<RawChunk> {
+        match self {
+            Self::Read(chunk) => Ok(chunk),
+            Self::Unread(unread) => unread.read(),
+        }
+    }
 }
 
 /// A chunk to be read, with its buffer.
@@ -42,7 +51,7 @@ impl Unread {
     /// Reads it. Blocks.
     ///
     /// # Errors
-    /// As [`ImageReader::next_piece`].
+    /// As [`ImageReader::read_next`].
     pub fn read(mut self) -> Result<RawChunk> {
         let read = read_extents(&*self.image, &mut (0..0), self.span, &mut self.buffer)?;
         // The reader may have reached the end by now, and checked the image before this read.
@@ -63,7 +72,7 @@ pub struct ImageReader {
     extent: Range<u64>,
     /// How many bytes of a stream have been read.
     stream_offset: u64,
-    /// The last chunk of a stream, held back while its [`Piece::End`] is returned first.
+    /// The last chunk of a stream, held back while its [`Found::SizeKnown`] is returned first.
     held: Option<RawChunk>,
 }
 
@@ -82,14 +91,14 @@ impl ImageReader {
         }
     }
 
-    /// The next piece; `None` at the end, or after the pool was closed.
+    /// The next chunk, hole, or the size; `None` at the end, or after the pool was closed.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if the image cannot be read,
     /// [`ErrorKind::Integrity`] if it changed since it was opened.
-    pub fn next_piece(&mut self) -> Result<Option<Piece>> {
+    pub fn read_next(&mut self) -> Result<Option<Found<Unchecked>>> {
         if let Some(chunk) = self.held.take() {
-            return Ok(Some(Piece::Chunk(chunk)));
+            return Ok(Some(Found::Chunk(Unchecked::Read(chunk))));
         }
         let next = self.next_span();
         if let Image::Stream(stream) = &mut self.image {
@@ -114,7 +123,7 @@ impl ImageReader {
             let hole = hole.start..hole.end.min(range_end);
             if !hole.is_empty() {
                 self.advance(hole.end);
-                return Ok(Some(Piece::Hole(hole)));
+                return Ok(Some(Found::Hole(hole)));
             }
         }
         self.advance(span.index + 1);
@@ -136,7 +145,7 @@ impl ImageReader {
         }
     }
 
-    fn read(&mut self, span: Span) -> Result<Option<Piece>> {
+    fn read(&mut self, span: Span) -> Result<Option<Found<Unchecked>>> {
         // The length of a chunk fits `usize`, because otherwise the pool could not hold it.
         let Some(mut buffer) = self
             .pool
@@ -146,11 +155,12 @@ impl ImageReader {
         };
         if let Image::Mapped(image) = &self.image {
             let image = Arc::clone(image);
-            return Ok(Some(Piece::Unread(Unread {
+            let unread = Unread {
                 image,
                 span,
                 buffer,
-            })));
+            };
+            return Ok(Some(Found::Chunk(Unchecked::Unread(unread))));
         }
         let chunk = match self.image.disk() {
             Some(disk) => {
@@ -159,12 +169,12 @@ impl ImageReader {
             }
             None => RawChunk::new(span, buffer),
         };
-        Ok(Some(Piece::Chunk(chunk)))
+        Ok(Some(Found::Chunk(Unchecked::Read(chunk))))
     }
 
     /// The next chunk of a stream. If the size was unknown, reading ahead shows whether it is the
     /// last chunk.
-    fn next_of_stream(&mut self, span: Span) -> Result<Option<Piece>> {
+    fn next_of_stream(&mut self, span: Span) -> Result<Option<Found<Unchecked>>> {
         let Some(mut buffer) = self
             .pool
             .take(usize::try_from(span.len).unwrap_or(usize::MAX))
@@ -190,12 +200,16 @@ impl ImageReader {
                 return Err(shorter(stream, &self.plan, self.stream_offset));
             }
             self.advance(span.index + 1);
-            return Ok(Some(Piece::Chunk(RawChunk::new(span, buffer))));
+            return Ok(Some(Found::Chunk(Unchecked::Read(RawChunk::new(
+                span, buffer,
+            )))));
         }
         let is_last = !is_whole || stream.is_at_end(self.stream_offset)?;
         self.advance(span.index + 1);
         if !is_last {
-            return Ok(Some(Piece::Chunk(RawChunk::new(span, buffer))));
+            return Ok(Some(Found::Chunk(Unchecked::Read(RawChunk::new(
+                span, buffer,
+            )))));
         }
         self.plan = self.plan.ending_at(self.stream_offset);
         buffer.resize(n);
@@ -203,12 +217,16 @@ impl ImageReader {
             .plan
             .span(span.index)
             .map(|span| RawChunk::new(span, buffer));
-        Ok(Some(Piece::End(self.stream_offset)))
+        Ok(Some(Found::SizeKnown(self.stream_offset)))
     }
 }
 
 /// Checks the end of a stream: nothing may follow what the plan covers.
-fn end_of_stream(stream: &mut StreamImage, plan: &Plan, offset: u64) -> Result<Option<Piece>> {
+fn end_of_stream(
+    stream: &mut StreamImage,
+    plan: &Plan,
+    offset: u64,
+) -> Result<Option<Found<Unchecked>>> {
     if offset == plan.size() && !stream.is_at_end(offset)? {
         return Err(stream.wrong_size(plan.size(), true, offset));
     }
@@ -283,15 +301,15 @@ mod tests {
     fn replay(mut reader: ImageReader, plan: Plan, first: u64) -> (Vec<u8>, u64) {
         let mut drive = vec![0; usize::try_from(plan.size()).unwrap()];
         let (mut next, mut read) = (first, 0);
-        while let Some(piece) = reader.next_piece().unwrap() {
+        while let Some(piece) = reader.read_next().unwrap() {
             match piece {
-                Piece::Hole(range) => {
+                Found::Hole(range) => {
                     assert_eq!(range.start, next);
                     next = range.end;
                 }
-                Piece::End(_) => panic!("the size was known"),
-                Piece::Unread(_) => panic!("a raw image has no map"),
-                Piece::Chunk(chunk) => {
+                Found::SizeKnown(_) => panic!("the size was known"),
+                Found::Chunk(Unchecked::Unread(_)) => panic!("a raw image has no map"),
+                Found::Chunk(Unchecked::Read(chunk)) => {
                     read += 1;
                     let span = plan.span(next).unwrap();
                     if let Checked::Data(data) = chunk.check() {
@@ -351,11 +369,11 @@ mod tests {
         file.write_all_at(&[7; 4096], size / 2).unwrap();
         let (mut reader, plan) = reader(Image::open_raw(&path).unwrap(), 5 << 20, 0);
         let (mut holes, mut chunks) = (0, 0);
-        while let Some(piece) = reader.next_piece().unwrap() {
+        while let Some(piece) = reader.read_next().unwrap() {
             match piece {
-                Piece::Hole(range) => holes += range.end - range.start,
-                Piece::Chunk(_) | Piece::Unread(_) => chunks += 1,
-                Piece::End(_) => panic!("the size was known"),
+                Found::Hole(range) => holes += range.end - range.start,
+                Found::Chunk(_) => chunks += 1,
+                Found::SizeKnown(_) => panic!("the size was known"),
             }
         }
         assert_eq!((holes + chunks, chunks), (plan.count(), 1));
@@ -376,12 +394,14 @@ mod tests {
         let todo = vec![1..2, 4..4, 5..9];
         let mut reader = ImageReader::new(image, plan, todo, BufferPool::new(2));
         let mut seen = Vec::new();
-        while let Some(piece) = reader.next_piece().unwrap() {
+        while let Some(piece) = reader.read_next().unwrap() {
             seen.push(match piece {
-                Piece::Hole(range) => format!("hole {range:?}"),
-                Piece::End(size) => format!("end {size}"),
-                Piece::Unread(unread) => format!("unread {}", unread.span().index),
-                Piece::Chunk(chunk) => match chunk.check() {
+                Found::Hole(range) => format!("hole {range:?}"),
+                Found::SizeKnown(size) => format!("end {size}"),
+                Found::Chunk(Unchecked::Unread(unread)) => {
+                    format!("unread {}", unread.span().index)
+                }
+                Found::Chunk(Unchecked::Read(chunk)) => match chunk.check() {
                     Checked::Data(data) => format!("data {}", data.span().index),
                     Checked::Hole(span) => format!("zero {}", span.index),
                 },
@@ -448,7 +468,7 @@ mod tests {
             let path = dir.path().join("image");
             std::fs::write(&path, vec![1; 300_000]).unwrap();
             let (mut reader, _) = reader(Image::open_raw(&path).unwrap(), 100_000, 0);
-            assert!(reader.next_piece().unwrap().is_some());
+            assert!(reader.read_next().unwrap().is_some());
             let file = File::options().write(true).open(&path).unwrap();
             if truncate {
                 file.set_len(100_000).unwrap();
@@ -456,7 +476,7 @@ mod tests {
                 file.write_all_at(b"x", 0).unwrap();
             }
             let error = loop {
-                match reader.next_piece() {
+                match reader.read_next() {
                     Ok(Some(_)) => {}
                     Ok(None) => panic!("nothing was noticed"),
                     Err(error) => break error,
