@@ -365,8 +365,8 @@ mod tests {
             "verify",
             "yes",
         ];
-        fn collect<'a>(
-            command: &'a clap::Command,
+        fn collect(
+            command: &clap::Command,
             seen: &mut std::collections::BTreeMap<String, Vec<(String, String)>>,
         ) {
             for argument in command.get_arguments() {
