@@ -182,7 +182,7 @@ pub(super) const COMMANDS: &[OwnCommand] = &[
     OwnCommand {
         word: "version",
         group: Group::Program,
-        about: "Print the version; with --verbose also commit, target, features and paths",
+        about: "Print the version; with --verbose also commit, target and paths",
         main: version::main,
         command: version::Version::command,
     },
