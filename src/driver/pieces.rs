@@ -14,12 +14,11 @@ use crate::policy::{PiecesConfig, Requests};
 
 /// Requests of a transfer have at most this size.
 pub(crate) fn at_most(most: RequestSize) -> PiecesConfig {
-    PiecesConfig {
-        most,
-        #[cfg(test)]
-        least_bytes: crate::simulator::least_bytes(),
-        ..PiecesConfig::default()
-    }
+    #[cfg(not(test))]
+    let least_bytes = PiecesConfig::default().least_bytes;
+    #[cfg(test)]
+    let least_bytes = crate::simulator::least_bytes();
+    PiecesConfig { most, least_bytes }
 }
 
 /// The result of a piece: its bytes of the drive, and its request.

@@ -12,7 +12,7 @@
 //! compiled only for tests ask [`is_on`] for that, and do everything on the one thread of the
 //! simulation, so that a seed determines the order. docs/dev/reliability.md lists what is checked.
 
-#![allow(unreachable_pub)]
+#![allow(unreachable_pub, clippy::print_stderr)]
 
 mod disk;
 mod ledger;

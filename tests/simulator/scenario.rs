@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::disk::content;
 use super::{LEAST_BYTES, S, Simulation, World, go_on, with};
-use crate::advice::Remedy;
+use crate::advice::{Advice, Remedy};
 use crate::api::{Client, ClientConfig};
 use crate::codec::{Compression, Level};
 use crate::drive::{DriveId, DriveSpec};
@@ -288,7 +288,7 @@ impl Scenario {
 
     fn ended(&self, error: &Error) -> Outcome {
         let line = error.chain();
-        let mut remedies = error.hint().into_iter().flat_map(|hint| hint.remedies());
+        let mut remedies = error.hint().into_iter().flat_map(Advice::remedies);
         let is = |kind| error.kind() == kind;
         assert!(!is(ErrorKind::Bug) && !is(ErrorKind::Integrity), "{line}");
         if is(ErrorKind::Conflict) && line.contains("any of these drives may be the one") {
