@@ -9,6 +9,7 @@ use super::environment;
 use super::other_journals::others;
 use crate::api::Client;
 use crate::drive::{CHECK_FAILED, CHECK_KEY, DriveId, DriveInfo};
+use crate::filesystem::{self, Lock, Locked, open_own};
 use crate::journal::Direction;
 use crate::publish::keys::publication;
 
@@ -144,15 +145,21 @@ impl LocalUploads {
 
 /// Removes the journals of other uploads to this drive, which stopped: this upload has written all
 /// of it, so they describe bytes that are no longer there. Their commands then make new drives.
-/// The journal of this upload is still locked, and stays. What cannot be removed stays too: that only
-/// costs the right state in `ls`. Blocks.
+/// Only a journal that can be locked here is one that nothing works on: that of this upload is still
+/// locked, and a file system without locks does not tell. Others stay, which only costs the right
+/// state in `ls`. Blocks.
 pub(super) fn forget_other_uploads(drive: DriveId) {
     let Some(directory) = environment::state_of("journals") else {
         return;
     };
     let all = others(&directory, Direction::Upload, environment::is_journal_name);
-    for other in all.filter(|other| other.drive == drive && !other.is_running) {
-        let _ = std::fs::remove_file(&other.path);
+    for other in all.filter(|other| other.drive == drive) {
+        let Ok(file) = open_own(&other.path) else {
+            continue;
+        };
+        if filesystem::lock(&file, Lock::Exclusive) == Locked::Held {
+            let _ = std::fs::remove_file(&other.path);
+        }
     }
 }
 
