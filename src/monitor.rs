@@ -124,9 +124,10 @@ impl Waiting {
     pub(crate) fn why(failure: &Failure) -> String {
         match failure {
             Failure::Refused(refusal) => refusal.status.to_string(),
-            Failure::Connect(_) | Failure::Nobody(_) | Failure::Broken(_) | Failure::Stalled(_) => {
-                "outage".to_owned()
-            }
+            Failure::Connect(_)
+            | Failure::NoServer(_)
+            | Failure::Broken(_)
+            | Failure::Stalled(_) => "outage".to_owned(),
             Failure::Barred(_) => "barred".to_owned(),
             Failure::Certificate(_) | Failure::NotApi(_) => "foreign".to_owned(),
             Failure::WrongLength(_) => "length".to_owned(),
@@ -165,7 +166,10 @@ impl Waiting {
                     ),
                 }
             }
-            Failure::Connect(_) | Failure::Nobody(_) | Failure::Broken(_) | Failure::Stalled(_) => {
+            Failure::Connect(_)
+            | Failure::NoServer(_)
+            | Failure::Broken(_)
+            | Failure::Stalled(_) => {
                 format!(
                     "{} does not answer, waiting; giving up in {left} ({failure})",
                     capital(who)

@@ -39,7 +39,7 @@ pub(super) fn no_answer(error: reqwest::Error, route: &Route, is_known: bool) ->
             hint,
         }),
         None if is_connect && is_here && !is_known && why == REFUSED => {
-            Failure::Nobody(format!("{place}: {why}"))
+            Failure::NoServer(format!("{place}: {why}"))
         }
         None if is_connect => Failure::Connect(format!("{place}: {why}")),
         None => Failure::Broken(format!("{place}: {why}")),

@@ -61,7 +61,7 @@ impl From<Failure> for Why {
             Failure::NotApi(_) => "the answer was not one of the API".to_owned(),
             Failure::WrongLength(_) => "the answer has the wrong length".to_owned(),
             Failure::Broken(_) => "the connection broke".to_owned(),
-            Failure::Connect(_) | Failure::Nobody(_) | Failure::Barred(_) => {
+            Failure::Connect(_) | Failure::NoServer(_) | Failure::Barred(_) => {
                 "no connection".to_owned()
             }
             Failure::Certificate(_) => "the certificate was not accepted".to_owned(),

@@ -19,7 +19,7 @@ pub enum Failure {
     Connect(String),
     /// A port of this machine refused the connection, and nothing has answered there before in this
     /// run: no server is running, and waiting for one would only hide the mistake.
-    Nobody(String),
+    NoServer(String),
     /// The certificate of the endpoint was not accepted.
     Certificate(String),
     /// Something on the way refuses this machine or speaks another protocol: a proxy, or the TLS of
@@ -67,7 +67,7 @@ impl Failure {
     /// Whether the endpoint may have done what was requested.
     pub fn is_ambiguous(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Nobody(_) | Self::Certificate(_) | Self::Barred(_) => false,
+            Self::Connect(_) | Self::NoServer(_) | Self::Certificate(_) | Self::Barred(_) => false,
             Self::Broken(_) | Self::Stalled(_) | Self::NotApi(_) | Self::WrongLength(_) => true,
             // For a 4xx, it is certain that the service did nothing. A timeout of a proxy (408) and
             // 5xx leave it open, except a full resource (507).
@@ -89,7 +89,7 @@ impl Failure {
                 _ => false,
             },
             Self::Connect(_)
-            | Self::Nobody(_)
+            | Self::NoServer(_)
             | Self::Barred(_)
             | Self::Broken(_)
             | Self::Stalled(_)
@@ -118,7 +118,7 @@ impl Failure {
     /// The error to report. `what` is what was being done, as in "Cannot write to the drive".
     pub fn into_error(self, what: &str) -> Error {
         let (kind, hint) = match &self {
-            Self::Connect(_) | Self::Nobody(_) => (ErrorKind::Unavailable, Some(CANNOT_CONNECT.into())),
+            Self::Connect(_) | Self::NoServer(_) => (ErrorKind::Unavailable, Some(CANNOT_CONNECT.into())),
             Self::Broken(_) | Self::Stalled(_) => (ErrorKind::Unavailable, None),
             Self::Certificate(_) => (
                 ErrorKind::Rejected,
@@ -220,7 +220,7 @@ impl Refusal {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connect(why) | Self::Nobody(why) => write!(f, "cannot connect to {why}"),
+            Self::Connect(why) | Self::NoServer(why) => write!(f, "cannot connect to {why}"),
             Self::Certificate(why) => write!(f, "certificate not accepted: {why}"),
             Self::Barred(obstacle) => write!(f, "cannot connect to {}", obstacle.why),
             Self::Broken(why) => write!(f, "connection broke: {why}"),

@@ -54,7 +54,7 @@ fn by_answer(failure: &Failure) -> Class {
     match failure {
         Failure::Connect(_) | Failure::Broken(_) | Failure::Stalled(_) => Class::Transient,
         // A wrong clock, a wrong name or a wrong port; waiting does not help.
-        Failure::Nobody(_) | Failure::Certificate(_) | Failure::Barred(_) => Class::Permanent,
+        Failure::NoServer(_) | Failure::Certificate(_) | Failure::Barred(_) => Class::Permanent,
         // A proxy's error page may be gone in a moment, and an answer that was cut short is usually
         // complete the next time. If not, that is how the endpoint answers.
         Failure::NotApi(_) | Failure::WrongLength(_) => Class::Doubtful,
@@ -258,7 +258,7 @@ mod tests {
         // Each failure with its class for a write (the same as for a read) and for a create.
         let table = [
             (Failure::Connect(String::new()), Transient, Transient),
-            (Failure::Nobody(String::new()), Permanent, Permanent),
+            (Failure::NoServer(String::new()), Permanent, Permanent),
             (Failure::Certificate(String::new()), Permanent, Permanent),
             (Failure::Broken(String::new()), Transient, Ambiguous),
             (Failure::Stalled(Duration::ZERO), Transient, Ambiguous),
