@@ -28,7 +28,7 @@ use crate::digest::ChunkDigest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
     self, Access, Foreign, Lock, Locked, Staged, Weakness, create_whole, directory_of, open_own,
-    remedy, sync_directory, unsynced,
+    remedy, sync_directory, unsynced, with_suffix,
 };
 use crate::locks;
 use crate::plan::Span;
@@ -318,12 +318,10 @@ impl Journal {
 /// Copies a damaged journal to `PATH.bad`, replacing an earlier copy. A link with that name is
 /// replaced, not followed.
 fn keep_aside(mut file: &File, path: &Path) -> std::io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".bad");
     let copy = Staged::beside(path, Access::Private)?;
     file.seek(SeekFrom::Start(0))?;
     std::io::copy(&mut file, &mut copy.file())?;
-    copy.replace(Path::new(&name)).map(drop)
+    copy.replace(&with_suffix(path, ".bad")).map(drop)
 }
 
 /// Locks a journal.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::printable;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, can_replace, replace};
+use crate::filesystem::{Access, can_replace, replace, with_suffix};
 use crate::nonblocking::Waiting;
 use crate::system::bytes_of;
 
@@ -67,9 +67,7 @@ pub(super) fn check(path: &Path) -> Result<()> {
 }
 
 fn beside(path: &Path) -> PathBuf {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".sha256");
-    beside.into()
+    with_suffix(path, ".sha256")
 }
 
 fn cannot_write(path: &Path, cause: std::io::Error) -> Error {

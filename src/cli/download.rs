@@ -19,6 +19,7 @@ use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{directory_of, with_suffix};
 use crate::findings::Findings;
 use crate::image::{ClusterPacking, TargetFormat, part_of};
 use crate::journal::Direction;
@@ -392,8 +393,7 @@ async fn unfinished(
         if path.symlink_metadata().is_ok() {
             return Ok(None);
         }
-        let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
-        let mut all = others(directory.unwrap_or(Path::new(".")), direction, |_| true);
+        let mut all = others(directory_of(&path), direction, |_| true);
         Ok(all.find_map(|other| {
             let header = &other.header;
             let is_same =
@@ -425,9 +425,7 @@ fn options(
         if let Some(shard) = arguments.shard {
             return Shards::journal(&arguments.file, shard);
         }
-        let mut name = arguments.file.clone().into_os_string();
-        name.push(".ohj");
-        PathBuf::from(name)
+        with_suffix(&arguments.file, ".ohj")
     };
     DownloadOptions {
         offset: arguments.offset,

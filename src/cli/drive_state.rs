@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::drives::server_name;
 use super::environment;
-use super::other_journals::others;
+use super::other_journals::{Other, others};
 use crate::api::Client;
 use crate::drive::{CHECK_FAILED, CHECK_KEY, DriveId, DriveInfo};
 use crate::filesystem::{self, Lock, Locked, open_own};
@@ -130,10 +130,7 @@ impl LocalUploads {
     /// Reads the journals. Blocks.
     pub(super) fn look() -> Self {
         let mut uploads = Self::default();
-        let Some(directory) = environment::state_of("journals") else {
-            return uploads;
-        };
-        for other in others(&directory, Direction::Upload, environment::is_journal_name) {
+        for other in local_uploads() {
             match other.is_running {
                 true => uploads.running.insert(other.drive),
                 false => uploads.unfinished.insert(other.drive),
@@ -143,16 +140,21 @@ impl LocalUploads {
     }
 }
 
+/// The uploads of this machine whose journals are in their usual place.
+fn local_uploads() -> Vec<Other> {
+    let all = environment::state_of("journals").map(|directory| {
+        others(&directory, Direction::Upload, environment::is_journal_name).collect()
+    });
+    all.unwrap_or_default()
+}
+
 /// Removes the journals of other uploads to this drive, which stopped: this upload has written all
 /// of it, so they describe bytes that are no longer there. Their commands then make new drives.
 /// Only a journal that can be locked here is one that nothing works on: that of this upload is still
 /// locked, and a file system without locks does not tell. Others stay, which only costs the right
 /// state in `ls`. Blocks.
 pub(super) fn forget_other_uploads(drive: DriveId) {
-    let Some(directory) = environment::state_of("journals") else {
-        return;
-    };
-    let all = others(&directory, Direction::Upload, environment::is_journal_name);
+    let all = local_uploads().into_iter();
     for other in all.filter(|other| other.drive == drive) {
         let Ok(file) = open_own(&other.path) else {
             continue;

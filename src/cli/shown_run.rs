@@ -164,10 +164,12 @@ fn last_lines(
     });
     if let Some(next) = continuation {
         let [how_far, command] = unfinished.lines(&next);
-        match std::io::stderr().is_terminal() {
-            _ if has_original && next.needs.is_none() => {}
-            true => lines.extend(screen::wrapped(&how_far)),
-            false => lines.push(how_far),
+        // The lines of the original script say how far it got.
+        if !has_original || next.needs.is_some() {
+            match std::io::stderr().is_terminal() {
+                true => lines.extend(screen::wrapped(&how_far)),
+                false => lines.push(how_far),
+            }
         }
         lines.push(command);
     }

@@ -8,7 +8,7 @@ use minisign_verify::{PublicKey, Signature};
 
 use super::{prompt, secret_files};
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, open_named, read_named, replace};
+use crate::filesystem::{Access, open_named, read_named, replace, with_suffix};
 
 /// The variable with the password of an encrypted key.
 const PASSWORD_VARIABLE: &str = "OHSIGNPASSWORD";
@@ -72,9 +72,7 @@ impl Signer {
 
 /// The path of the signature of a file.
 pub(super) fn signature_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".minisig");
-    name.into()
+    with_suffix(path, ".minisig")
 }
 
 /// Verifies the signature beside a file, which has these bytes, with a public key: a minisign file,

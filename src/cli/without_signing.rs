@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::with_suffix;
 
 fn none() -> Error {
     let what = "Signatures need a program that was built with the feature \"signing\"";
@@ -29,9 +30,7 @@ impl Signer {
 
 /// The path that a signature of a file would have.
 pub(super) fn signature_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".minisig");
-    name.into()
+    with_suffix(path, ".minisig")
 }
 
 /// Fails.

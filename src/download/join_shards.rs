@@ -17,6 +17,7 @@ use crate::driver::blocking::blocking;
 use crate::driver::session::{Ended, gaps, warn};
 use crate::driver::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::with_suffix;
 use crate::image::{ImageTarget, TargetFormat};
 use crate::journal::{Journal, State};
 use crate::monitor::{Event, Monitor, Progress};
@@ -41,9 +42,10 @@ pub struct Shards {
 impl Shards {
     /// The path of the journal of one shard, beside the file.
     pub fn journal(path: &Path, shard: Shard) -> PathBuf {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{}-of-{}.ohj", shard.index(), shard.count()));
-        PathBuf::from(name)
+        with_suffix(
+            path,
+            &format!(".{}-of-{}.ohj", shard.index(), shard.count()),
+        )
     }
 }
 

@@ -12,7 +12,8 @@ use super::spare_requests::Spare;
 use crate::chunk::RequestSize;
 use crate::policy::{PiecesConfig, Requests};
 
-/// Requests of a transfer have at most this size.
+/// The limits of a transfer whose requests have at most this size. The simulator's chunks are smaller
+/// than the product's smallest request, so it has a minimum of its own.
 pub(crate) fn at_most(most: RequestSize) -> PiecesConfig {
     #[cfg(not(test))]
     let least_bytes = PiecesConfig::default().least_bytes;

@@ -30,6 +30,7 @@ use crate::digest::ChunkDigest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{digest_of, sync_all, sync_data};
 use crate::image::modified_ns;
+use crate::locks::lock;
 use crate::plan::Span;
 use crate::system::FileId;
 
@@ -141,19 +142,16 @@ impl Failed {
     }
 
     fn set(&self, error: Error) {
-        if let Ok(mut slot) = self.0.lock() {
-            slot.get_or_insert(error);
-        }
+        lock(&self.0).get_or_insert(error);
     }
 
     /// Returns a copy of the reason. Several workers may ask at the same time, and the error of any
     /// of them may be the one that is printed, so each of them gets the reason.
     fn reason(&self) -> Error {
-        let known = self.0.lock().ok().and_then(|mut slot| {
-            let copy = slot.as_ref().map(Error::repeated);
-            std::mem::replace(&mut *slot, copy)
-        });
-        known.unwrap_or_else(|| Error::new(ErrorKind::Local, "The journal cannot be kept"))
+        let mut slot = lock(&self.0);
+        let copy = slot.as_ref().map(Error::repeated);
+        std::mem::replace(&mut *slot, copy)
+            .unwrap_or_else(|| Error::new(ErrorKind::Local, "The journal cannot be kept"))
     }
 }
 

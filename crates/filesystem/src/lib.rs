@@ -134,6 +134,13 @@ pub fn remedy(cause: &std::io::Error) -> Option<&'static str> {
     }
 }
 
+/// The path with more at its end, as in `disk.img.sha256`.
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 /// The directory that contains a file.
 pub fn directory_of(path: &Path) -> &Path {
     match path.parent() {
