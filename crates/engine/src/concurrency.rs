@@ -6,8 +6,8 @@
 //! requests. So the controller tries numbers and measures:
 //!
 //! - **Up while it helps.** A transfer starts with a few requests, or with more if a round trip is
-//!   long, and doubles their number as long as that clearly increases the bytes per second. Later it tries more again, at intervals that
-//!   double each time it does not help.
+//!   long, and doubles their number as long as that clearly increases the bytes per second. Later it
+//!   tries more again, at intervals that double each time it does not help.
 //! - **Up when the goodput falls.** A new connection sends fast until its first losses. A few of
 //!   them can fill a link for a second or two, which shows the link's capacity, and then slow down.
 //!   So the controller remembers the best goodput, and sends more requests while the goodput is
@@ -21,9 +21,10 @@
 //! works for requests of any length, and gives a result within the first second. Two things distort
 //! the measure, and such ticks do not count: the first ticks after a change, when connections open
 //! and buffers fill, and ticks in which fewer requests were in flight than allowed, because then
-//! something else limits the transfer (compressors, a slow disk). Requests that begin and end
-//! together move bytes in bursts; therefore a measurement lasts longer than one request where
-//! requests are short.
+//! something else limits the transfer (compressors, a slow disk). A pause of the link, and the burst
+//! after it, are in the lowest and the highest samples, so the mean of the middle third is used.
+//! Requests that begin and end together move bytes in bursts; therefore a measurement lasts longer
+//! than one request where requests are short.
 
 use std::time::Duration;
 
@@ -40,10 +41,11 @@ const TICK: Duration = Duration::from_millis(250);
 /// Ticks that do not count after a change of the number.
 const SKIPPED_TICKS: u32 = 2;
 /// Minimum number of samples for a decision. In this order: while the number doubles, to see
-/// whether the goodput changed; while a number is held; for a trial of more requests; for a trial
-/// of fewer.
+/// whether the goodput changed; while a number is held, to see that the goodput fell, or is the best
+/// so far; for a trial of more requests; for a trial of fewer.
 const GROWING_SAMPLES: usize = 2;
-const HOLDING_SAMPLES: usize = 4;
+const HOLDING_SAMPLES: usize = 6;
+const BEST_SAMPLES: usize = 12;
 const MORE_SAMPLES: usize = 8;
 const FEWER_SAMPLES: usize = 12;
 /// A trial of fewer ends early if these first samples are as low as [`FALLEN`].
@@ -400,7 +402,9 @@ impl Concurrency {
         let Some(here) = self.measured(HOLDING_SAMPLES) else {
             return;
         };
-        self.best_rate = self.best_rate.max(here.rate);
+        if let Some(long) = self.measured(BEST_SAMPLES) {
+            self.best_rate = self.best_rate.max(long.rate);
+        }
         let expected = *self.expected.get_or_insert(here.rate);
         if here.rate < self.best_rate * FALLEN {
             self.hold = HOLD_MIN;
@@ -423,7 +427,7 @@ impl Concurrency {
             self.expected = Some(here.rate);
             self.go_on(here, now);
         } else if now >= until {
-            let rate = mean(&self.samples);
+            let rate = middle_mean(&self.samples);
             self.try_another(Known { rate, ..here }, now);
         }
     }
@@ -503,12 +507,16 @@ impl Concurrency {
 
     /// The number and goodput at this limit, if there are at least `least` samples.
     fn measured(&self, least: usize) -> Option<Known> {
-        let needed = self.needed(least);
-        let from = self.samples.len().checked_sub(needed)?;
         Some(Known {
             level: self.limit,
-            rate: mean(self.samples.get(from..)?),
+            rate: middle_mean(self.latest(least)?),
         })
+    }
+
+    /// The latest samples at this limit, as many as a decision needs, which is at least `least`.
+    fn latest(&self, least: usize) -> Option<&[f64]> {
+        let from = self.samples.len().checked_sub(self.needed(least))?;
+        self.samples.get(from..)
     }
 
     /// As [`measured`](Self::measured), but only once the connections have stopped growing.
@@ -622,6 +630,16 @@ impl Concurrency {
 /// division of chunks, cannot wait for a measurement then.
 pub(super) fn is_far(round_trip: Duration) -> bool {
     round_trip > FAR
+}
+
+/// The mean of the middle third of the samples. A pause of the link, and the burst after it, change
+/// the other two thirds only.
+fn middle_mean(samples: &[f64]) -> f64 {
+    let mut samples = samples.to_vec();
+    samples.sort_by(f64::total_cmp);
+    let third = samples.len() / 3;
+    let middle = third..samples.len() - third;
+    mean(samples.get(middle).unwrap_or_default())
 }
 
 fn mean(samples: &[f64]) -> f64 {
@@ -1110,11 +1128,11 @@ mod tests {
         let links = [
             ("20 Mbit/s, 30 ms", Wire::new(20.0, 30.0, 0.0), 0.95, 0.95),
             ("50 Mbit/s, 20 ms", Wire::new(50.0, 20.0, 0.0), 0.95, 0.95),
-            ("a large queue", large_queue, 0.87, 0.9),
+            ("a large queue", large_queue, 0.86, 0.93),
             (
                 "100, 80 ms, 0.1 %",
                 Wire::new(100.0, 80.0, 0.001),
-                0.92,
+                0.87,
                 0.95,
             ),
             ("200, 100 ms", Wire::new(200.0, 100.0, 0.0), 0.87, 0.95),
@@ -1135,7 +1153,7 @@ mod tests {
             ("10, 100 ms, 1 %", Wire::new(10.0, 100.0, 0.01), 0.95, 0.95),
             ("rate / 4", change(0.25), 0.9, 0.95),
             ("rate x 4", change(4.0), 0.9, 0.95),
-            ("four requests", few_requests, 0.86, 0.94),
+            ("four requests", few_requests, 0.85, 0.94),
             ("slow server", slow_server, 0.92, 0.95),
         ];
         for (name, link, short, long) in links {
@@ -1148,6 +1166,26 @@ mod tests {
                     );
                     assert!(mean > part && worst > part - 0.1, "{what}");
                 }
+            }
+        }
+    }
+
+    /// As on a wireless link: nothing arrives for a moment, and more than usual after it.
+    #[test]
+    fn pauses_of_the_link_do_not_lead_to_ever_more_requests() {
+        for (mbit, rtt_ms) in [(20.0, 30.0), (50.0, 20.0), (100.0, 40.0)] {
+            for (is_upload, seed) in [(true, 0), (true, 1), (true, 2), (false, 0), (false, 1)] {
+                let link = Wire {
+                    is_upload,
+                    pauses: Some((7.0, 0.6)),
+                    ..Wire::new(mbit, rtt_ms, 0.0)
+                };
+                let concurrency = Concurrency::new(1, 64, Duration::from_secs_f64(link.rtt));
+                let (_, most) = transfer(link, concurrency, link.rate * 100.0, seed);
+                assert!(
+                    most <= 32,
+                    "{mbit} Mbit/s, upload: {is_upload}, seed {seed}: {most}"
+                );
             }
         }
     }

@@ -41,6 +41,9 @@ pub(in super::super) struct Link {
     pub(in super::super) is_upload: bool,
     /// From the first number on, in seconds, the rate is multiplied by the second.
     pub(in super::super) change: Option<(f64, f64)>,
+    /// Every first number of seconds nothing arrives for the second number of seconds, and what was
+    /// sent meanwhile arrives at twice the rate afterwards.
+    pub(in super::super) pauses: Option<(f64, f64)>,
 }
 
 impl Link {
@@ -58,6 +61,7 @@ impl Link {
             chunk: f64::from(4 << 20),
             is_upload: true,
             change: None,
+            pauses: None,
         }
     }
 }
@@ -240,6 +244,16 @@ impl<T> Network<T> {
         });
     }
 
+    /// Seconds since the last pause began.
+    fn since_pause(&self) -> f64 {
+        let every = self.link.pauses.map_or(f64::MAX, |(every, _)| every);
+        if self.now < every {
+            f64::MAX
+        } else {
+            self.now % every
+        }
+    }
+
     /// Advances by one step of time, and returns the requests that ended in it.
     pub(in super::super) fn step(&mut self) -> Vec<Ended<T>> {
         let link = self.link;
@@ -247,6 +261,11 @@ impl<T> Network<T> {
         let rate = match link.change {
             Some((at, times)) if self.now >= at => link.rate * times,
             _ => link.rate,
+        };
+        let rate = match link.pauses {
+            Some((_, seconds)) if self.since_pause() < seconds => rate / 1000.0,
+            Some((_, seconds)) if self.since_pause() < 2.0 * seconds => rate * 2.0,
+            _ => rate,
         };
         self.now += step;
         let rtt = link.rtt + self.queued / rate;
