@@ -579,7 +579,7 @@ impl<'a> Publisher<'a> {
         drives: &[DriveInfo],
     ) -> Result<Option<(DriveId, Arc<Content>)>> {
         match self.look_at_base(drives).await {
-            Ok(Ok(Some((id, Some(content))))) => Ok(Some((id, content))),
+            Ok(base::Candidate::Fit(id, Some(content))) => Ok(Some((id, content))),
             Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
             _ => Ok(None),
         }

@@ -138,6 +138,14 @@ fn fingerprint(url: &WebUrl, pin: &Pin) -> Fingerprint {
     }
 }
 
+/// What an attempt gets from the web server.
+enum Got {
+    /// The answer, for the file that was opened.
+    Answer(WebAnswer),
+    /// An answer for another file: the file changed.
+    Changed,
+}
+
 /// A file on a web server that supports ranges.
 #[derive(Clone, Debug)]
 struct WebFile {
@@ -266,14 +274,22 @@ impl WebFile {
         let is_known = |failure: &Failure| self.is_known(failure);
         let patience = &self.config.patience;
         let answer = patience.retry(Operation::Read, is_known, get).await;
-        answer.map_err(|unanswered| self.unanswered(unanswered))?
+        self.unchanged(answer.map_err(|unanswered| self.unanswered(unanswered))?)
     }
 
-    /// One attempt; the inner error is that the file changed.
-    async fn get(&self, range: Option<Range<u64>>) -> Result<Result<WebAnswer>, Failure> {
+    /// The answer, unless it is about another file.
+    fn unchanged(&self, got: Got) -> Result<WebAnswer> {
+        match got {
+            Got::Answer(answer) => Ok(answer),
+            Got::Changed => Err(self.changed()),
+        }
+    }
+
+    /// One attempt.
+    async fn get(&self, range: Option<Range<u64>>) -> Result<Got, Failure> {
         let Some(first) = &self.pin else {
             let answer = self.config.web.get(&self.url, range, None).await?;
-            return Ok(Ok(answer));
+            return Ok(Got::Answer(answer));
         };
         let answer = self.get_from_mirror(range).await?;
         let known = Known {
@@ -284,11 +300,11 @@ impl WebFile {
             self.mirrors.accept(&self.url, known, first.size),
             answer.from,
         ) {
-            (false, _) => Ok(Err(self.changed())),
+            (false, _) => Ok(Got::Changed),
             (true, None) => Err(Failure::NotApi(
                 "it does not give a part of the file any more".into(),
             )),
-            (true, Some(_)) => Ok(Ok(answer)),
+            (true, Some(_)) => Ok(Got::Answer(answer)),
         }
     }
 
@@ -318,8 +334,8 @@ impl WebFile {
         while bytes.len() < len {
             let rest = Some(range.start + bytes.len() as u64..range.end);
             let failure = match trial.attempt(self.get(rest)).await {
-                Ok(answer) => {
-                    let mut answer = answer?;
+                Ok(got) => {
+                    let mut answer = self.unchanged(got)?;
                     let before = bytes.len();
                     loop {
                         match answer.next_part().await {
@@ -461,8 +477,8 @@ impl WebFile {
             }
             let failure = match &mut answer {
                 None => match trial.attempt(self.get(Some(at..u64::MAX))).await {
-                    Ok(fetched) => {
-                        answer = Some(fetched?);
+                    Ok(got) => {
+                        answer = Some(self.unchanged(got)?);
                         before = at;
                         continue;
                     }

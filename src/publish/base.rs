@@ -22,6 +22,16 @@ const BASE_BLOCKS: u64 = 100;
 /// (docs/dev/reference.md, 5.2).
 const LOOKS_WITHOUT: u32 = 3;
 
+/// What the options select as the base.
+pub(super) enum Candidate {
+    /// Nothing.
+    None,
+    /// This drive, with its content if known.
+    Fit(DriveId, Option<Arc<Content>>),
+    /// A drive that cannot be the base, for this reason.
+    Unfit(String),
+}
+
 /// The result of requesting a copy.
 enum Cloned {
     Yes,
@@ -37,32 +47,30 @@ impl Publisher<'_> {
         &mut self,
         drives: &[DriveInfo],
     ) -> Result<Option<(DriveId, Option<Arc<Content>>)>> {
-        match self.look_at_base(drives).await? {
-            Ok(base) => {
-                if let Some((id, None)) = &base {
+        Ok(match self.look_at_base(drives).await? {
+            Candidate::None => None,
+            Candidate::Fit(id, content) => {
+                if content.is_none() {
                     self.warn(&format!(
                         "There is no receipt of base {id}: its copy is compared with the image"
                     ));
                 }
-                Ok(base)
+                Some((id, content))
             }
-            Err(why) => {
+            Candidate::Unfit(why) => {
                 self.warn(&format!("{why}: everything is sent"));
-                Ok(None)
+                None
             }
-        }
+        })
     }
 
-    /// The base, with its content if known; or why it is not suitable.
-    pub(super) async fn look_at_base(
-        &mut self,
-        drives: &[DriveInfo],
-    ) -> Result<std::result::Result<Option<(DriveId, Option<Arc<Content>>)>, String>> {
+    /// Looks at the drive that the options select as the base.
+    pub(super) async fn look_at_base(&mut self, drives: &[DriveInfo]) -> Result<Candidate> {
         let drive = match &self.options.base {
-            Base::None => return Ok(Ok(None)),
+            Base::None => return Ok(Candidate::None),
             Base::Auto => match newest(drives, &self.options.name) {
                 Some(drive) => drive.clone(),
-                None => return Ok(Ok(None)),
+                None => return Ok(Candidate::None),
             },
             Base::Name(name) => by_name(drives, name)?.clone(),
             Base::Drive(id) => {
@@ -77,17 +85,17 @@ impl Publisher<'_> {
             .call("Cannot look at the base", || client.info_full(id))
             .await?;
         if let Some(why) = unfit(&full, self.content.size()) {
-            return Ok(Err(format!("Base {id} {why}")));
+            return Ok(Candidate::Unfit(format!("Base {id} {why}")));
         }
         let mark = Mark::of(&full).filter(|mark| !mark.is_unfinished());
         if let Some(then) = mark.and_then(|mark| mark.writes)
             && counters(&full).is_some_and(|now| now != then)
         {
-            return Ok(Err(format!(
+            return Ok(Candidate::Unfit(format!(
                 "Base {id} was written to since it was published, so its receipt is not true"
             )));
         }
-        Ok(Ok(Some((id, self.base_content(id).await))))
+        Ok(Candidate::Fit(id, self.base_content(id).await))
     }
 
     /// The content of the base of an unfinished drive, if known.
@@ -193,16 +201,16 @@ impl Publisher<'_> {
                 match client.image(drive, base).await {
                     Err(failure) if failure.is_ambiguous() => Err(failure),
                     // A refusal is an answer, and not repeated.
-                    answer => Ok(answer),
+                    answer => Ok(answer.err()),
                 }
             })
             .await;
         match asked {
-            Ok(Ok(())) => {}
-            Ok(Err(failure @ Failure::Refused(_))) => {
+            Ok(None) => {}
+            Ok(Some(failure @ Failure::Refused(_))) => {
                 return Ok(Cloned::Refused(failure.into_error(&what)));
             }
-            Ok(Err(failure)) => return Err(failure.into_error(&what)),
+            Ok(Some(failure)) => return Err(failure.into_error(&what)),
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
             Err(error) => {
                 tracing::debug!(error = %error.chain(), "image");

@@ -28,7 +28,7 @@ use super::fill::{Fill, Order, Packing};
 use super::hosted::{Hosted, Lease, Pass, Progress, Purpose, Turn};
 use super::metrics::Metrics;
 use super::store::Store;
-use super::work::{Turns, in_turns_until};
+use super::work::{Turns, Worked, in_turns_until};
 use openhosting_tenancy::Refusal;
 
 /// Maximum concurrent imagings; others are queued.
@@ -216,8 +216,8 @@ impl Imagings {
         let user = destination.with_metadata(|metadata| Arc::from(&*metadata.user));
         let job = self.turns.join(&user);
         match in_turns_until(job, self.halted(imaging), step).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(())) => self.check(&imaging.progress, &imaging.lease).map(|()| 0),
+            Ok(Worked::Done(result)) => result,
+            Ok(Worked::Halted(())) => self.check(&imaging.progress, &imaging.lease).map(|()| 0),
             Err(refusal) => Err(io::Error::other(refusal.to_string())),
         }
     }

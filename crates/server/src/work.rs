@@ -223,6 +223,14 @@ pub(super) fn slice<T, E>(mut step: impl FnMut() -> Result<Option<T>, E>) -> Res
     }
 }
 
+/// How work ended that can be halted.
+pub(super) enum Worked<T, H> {
+    /// It is complete, with this result.
+    Done(T),
+    /// It was halted, for this reason.
+    Halted(H),
+}
+
 /// Calls `step` in turns, on threads that may block, until it returns a result. If this future is
 /// dropped, the work ends with the current slice.
 pub(super) async fn in_turns<T: Send + 'static>(
@@ -230,8 +238,8 @@ pub(super) async fn in_turns<T: Send + 'static>(
     step: impl FnMut() -> Result<Option<T>, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
     match in_turns_until(job, pending::<Infallible>(), step).await? {
-        Ok(done) => Ok(done),
-        Err(never) => match never {},
+        Worked::Done(done) => Ok(done),
+        Worked::Halted(never) => match never {},
     }
 }
 
@@ -241,13 +249,13 @@ pub(super) async fn in_turns_until<T: Send + 'static, H>(
     job: Arc<Job>,
     halted: impl Future<Output = H>,
     mut step: impl FnMut() -> Result<Option<T>, Refusal> + Send + 'static,
-) -> Result<Result<T, H>, Refusal> {
+) -> Result<Worked<T, H>, Refusal> {
     tokio::pin!(halted);
     let mut last = None;
     loop {
         let turn = tokio::select! {
             biased;
-            why = &mut halted => return Ok(Err(why)),
+            why = &mut halted => return Ok(Worked::Halted(why)),
             turn = job.turn_after(last.take()) => turn,
         };
         let sliced = blocking(move || {
@@ -256,7 +264,7 @@ pub(super) async fn in_turns_until<T: Send + 'static, H>(
         });
         let (turn, again, done) = sliced.await?;
         if let Some(done) = done {
-            return Ok(Ok(done));
+            return Ok(Worked::Done(done));
         }
         (last, step) = (Some(turn), again);
     }
