@@ -95,6 +95,12 @@ deny 'all but cli and bin' 'no printing, no environment, no process' \
 deny 'all but cli and bin' 'clap, indicatif and rpassword belong to cli' \
     '\b(?:clap|indicatif|rpassword)\s*::' "${list[@]}"
 
+# A library names options as data (`Remedy`), which src/cli/remedies.rs words. Commands of other
+# programs may have flags, and src/commands.rs builds commands from what the command line passes.
+mapfile -t list < <(printf '%s\n' "${list[@]}" | grep -vxF "$src/commands.rs")
+CODE=1 deny 'all but cli and bin' 'no flags in texts: name the option with a Remedy' \
+    '(?m)^(?!.*\b(?:maxcso|ntfsclone|rbd|nix-store|xz|zstd|git lfs|VBoxManage|qemu-img) ).*?["\s(`'"'"']\K--[a-z]' "${list[@]}"
+
 # What differs between operating systems. The server and what runs virtual servers are for
 # Linux only, and two files of the root crate leave the server out elsewhere, or without its feature.
 mapfile -t list < <(find "$src" "$crates"/*/src -name '*.rs' ! -path "$crates/system/*" \

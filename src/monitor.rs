@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::advice::Advice;
 use crate::drive::DriveId;
 use crate::failure::{Failure, HTML_PAGE, Refusal};
 
@@ -75,9 +76,9 @@ pub enum Event {
         accepted_bytes: u64,
     },
     /// Information for the user: one line.
-    Notice(String),
+    Notice(Advice),
     /// Something that the user should check: it is wrong, or costs more than necessary. One line.
-    Warning(String),
+    Warning(Advice),
     /// The run waits because something failed. Not reported for every attempt.
     Waiting(Waiting),
     /// A reported wait is over.

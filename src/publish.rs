@@ -283,7 +283,7 @@ pub async fn publish(
     })
     .await?;
     for hole in found {
-        monitor.event(&Event::Warning(hole.to_string()));
+        monitor.event(&Event::Warning(hole.to_string().into()));
     }
     let Some(disk) = image.disk() else {
         let what = "An image that can only be read once cannot be published";
@@ -689,7 +689,7 @@ impl<'a> Publisher<'a> {
             let what = format!("Drive {} is not made of shards", drive.id);
             return Err(Error::new(ErrorKind::Usage, what).hint_to(advice![
                 "Finish it with the same command without ",
-                Remedy::NotJoin,
+                Remedy::Join,
             ]));
         };
         let root = self.root.to_string();
@@ -750,7 +750,7 @@ impl<'a> Publisher<'a> {
                 (Some(then), Some(now)) if then == now => RangeSet::new(),
                 // Something wrote to it, or the cloud counts its own accesses.
                 (Some(_), Some(_)) => {
-                    self.warn(&format!(
+                    self.warn(format!(
                         "Drive {id} was written to since it was published: all of it is compared"
                     ));
                     set_of(all)
@@ -763,7 +763,7 @@ impl<'a> Publisher<'a> {
                 .inspect(id, &Arc::clone(&self.content), to_check)
                 .await?;
             if !differing.is_empty() {
-                self.warn(&format!(
+                self.warn(format!(
                     "Drive {id} does not hold any more what was published: it is left alone"
                 ));
                 continue;
@@ -783,16 +783,17 @@ impl<'a> Publisher<'a> {
         let others: Vec<String> = others.map(|(_, drive)| drive.id.to_string()).collect();
         let taken = mine.first().map(|(mark, drive)| (mark.clone(), drive.id));
         if !others.is_empty() {
-            self.warn(&format!(
-                "Unfinished with another content, removed by --cleanup: {}",
-                others.join(" ")
-            ));
+            self.warn(advice![
+                "Unfinished with another content, removed by ",
+                Remedy::CleanUp,
+                format!(": {}", others.join(" ")),
+            ]);
         }
         let Some((mark, drive)) = taken else {
             return self.make(drives, shards).await;
         };
         self.unfinished = Some(drive);
-        self.notice(&format!("Going on with the unfinished drive {drive}"));
+        self.notice(format!("Going on with the unfinished drive {drive}"));
         let info = self.info(drive).await?;
         if let (DriveState::Writing, Some(by)) = (mark.state, claim(&info)) {
             return Err(in_use(self.client, &info, &by, Advice::default()).await);
@@ -1057,7 +1058,7 @@ impl<'a> Publisher<'a> {
         })
         .await?;
         if let Err(error) = written {
-            self.warn(&format!(
+            self.warn(format!(
                 "{}; the next delta has to read the drive",
                 error.chain()
             ));
@@ -1093,7 +1094,7 @@ impl<'a> Publisher<'a> {
             match self.destroy(id).await {
                 Ok(()) => destroyed.push(id),
                 Err(error) if error.kind() == ErrorKind::Conflict => {
-                    self.warn(&format!("Drive {id} is in use and stays"));
+                    self.warn(format!("Drive {id} is in use and stays"));
                 }
                 Err(error) => return Err(error),
             }
@@ -1120,7 +1121,7 @@ impl<'a> Publisher<'a> {
         for id in &left {
             self.wait_for_imaging(*id).await?;
             self.destroy(*id).await?;
-            self.notice(&format!("Removed the unfinished drive {id}"));
+            self.notice(format!("Removed the unfinished drive {id}"));
         }
         Ok(left)
     }
@@ -1241,12 +1242,12 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    fn notice(&mut self, line: &str) {
-        self.monitor.event(&Event::Notice(line.to_owned()));
+    fn notice(&mut self, line: impl Into<Advice>) {
+        self.monitor.event(&Event::Notice(line.into()));
     }
 
-    fn warn(&mut self, line: &str) {
-        self.monitor.event(&Event::Warning(line.to_owned()));
+    fn warn(&mut self, line: impl Into<Advice>) {
+        self.monitor.event(&Event::Warning(line.into()));
     }
 }
 

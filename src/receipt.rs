@@ -9,12 +9,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::advice::Remedy;
 use crate::content::{
     BLOCK_BYTES, BLOCK_DIGEST_BYTES, CHUNK_DIGEST_BYTES, CONTENT_CHUNK_BYTES, Content, Digests, Run,
 };
 use crate::digest::Digest;
 use crate::drive::{DRIVE_BYTES_MAX, DriveId};
 use crate::error::{Error, ErrorKind, Result};
+use openhosting_base::advice;
 
 /// The version of the format that this program writes and reads.
 const VERSION: u64 = 1;
@@ -167,7 +169,11 @@ impl Receipt {
         let object: Value = serde_json::from_slice(bytes).map_err(|cause| {
             Error::new(ErrorKind::Usage, "It is no JSON")
                 .because(cause)
-                .hint_to("Use the file that \"openhosting publish --receipt FILE\" wrote")
+                .hint_to(advice![
+                    "Use the file that ",
+                    Remedy::WriteReceipt,
+                    " wrote"
+                ])
         })?;
         let number = |key: &str| {
             let value = object.get(key).and_then(Value::as_u64);

@@ -4,7 +4,9 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
+use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
+use openhosting_base::advice;
 
 /// One of several machines that work on one drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +90,11 @@ pub(crate) fn missing(shards: &[u32], count: u32) -> Error {
         shards.len(),
         some.join(", ")
     );
-    Error::new(ErrorKind::Unavailable, what).hint_to("Run these shards, then --join again")
+    Error::new(ErrorKind::Unavailable, what).hint_to(advice![
+        "Run these shards, then ",
+        Remedy::Join,
+        " again"
+    ])
 }
 
 #[cfg(test)]

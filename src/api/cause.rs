@@ -225,7 +225,7 @@ fn in_words(error: &CertificateError) -> String {
             "it is not for a server"
         }
         CertificateError::Other(other) if is_of_authority(other) => {
-            "it is the certificate of an authority (CA:TRUE), which is accepted for a server only if --cacert names it"
+            "it is the certificate of an authority (CA:TRUE), which is accepted for a server only if it is among the trusted certificates"
         }
         CertificateError::BadEncoding => "it is damaged",
         CertificateError::BadSignature => "its signature is wrong",

@@ -79,7 +79,7 @@ impl FromStr for Endpoint {
         let wrong = |what: &str| {
             Error::new(ErrorKind::Usage, format!("The endpoint URI {what}")).hint_to(advice![
                 "Set ",
-                Remedy::SetEndpoint,
+                Remedy::CheckEndpoint,
                 " to something like https://api-east1.openhosting.com/"
             ])
         };

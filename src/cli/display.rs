@@ -10,7 +10,7 @@ use super::amounts::{size, time};
 use super::bar::{Bar, percent};
 use super::exit::Notice;
 use super::github::{BytesOutput, Github, Report, When};
-use super::{arguments, exit, findings_file, help, screen, wait_lines};
+use super::{arguments, exit, findings_file, help, remedies, screen, wait_lines};
 use crate::api::Client;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind};
@@ -959,8 +959,8 @@ impl Monitor for Display {
                 accepted_bytes,
             } => self.refused = Some((*refused_bytes, *accepted_bytes)),
             Event::Waiting(_) | Event::WaitOver { .. } => self.wait(event),
-            Event::Notice(line) => self.notice(line, Notice::Note),
-            Event::Warning(line) => self.notice(line, Notice::Warning),
+            Event::Notice(line) => self.notice(&remedies::worded(line), Notice::Note),
+            Event::Warning(line) => self.notice(&remedies::worded(line), Notice::Warning),
         }
     }
 }

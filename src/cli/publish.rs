@@ -395,7 +395,7 @@ async fn publish_or_clean_up(
         // Even without a journal the publication can be resumed with the keys of the drive, though
         // the drive must be compared then.
         let line = environment::no_state_directory("journals and receipts").to_string();
-        display.event(&Event::Warning(line));
+        display.event(&Event::Warning(line.into()));
     }
     let outcome = go(arguments, &mut options, display, stop).await?;
     if let (Some(signer), Some(file), PublishOutcome::Published(done)) =

@@ -23,15 +23,19 @@ fn flag(remedy: &Remedy) -> String {
             let outage = humantime::format_duration(*outage).to_string();
             return format!("--max-outage {}", outage.replace(' ', ""));
         }
-        Remedy::CheckEndpoint => "OHURI, or the profile's endpoint",
-        Remedy::SetEndpoint => "OHURI",
+        Remedy::CheckEndpoint => "OHURI or the profile's endpoint",
         Remedy::Endpoint(endpoint) => return format!("--endpoint {}", quote(endpoint)),
         Remedy::CheckCredentials => "OHAUTH, or the profile's credentials",
         Remedy::ListDrives => "openhosting ls",
         Remedy::TrustCertificate => "--cacert FILE",
         Remedy::ClientCertificate => "--cert FILE and --key FILE, or the profile's cert and key",
         Remedy::NameReaders => "--readers all, or --readers UUID,UUID",
-        Remedy::NotJoin => "--join",
+        Remedy::Join => "--join",
+        Remedy::CleanUp => "--cleanup",
+        Remedy::WriteReceipt => "\"openhosting publish --receipt FILE\"",
+        Remedy::DataDirectory => "--data DIR, or --local DIR of the tools",
+        Remedy::ServerCertificate => "--tls-cert and --tls-key",
+        Remedy::InsecureListen => "--insecure-listen",
         Remedy::Format(format) => return format!("--format {format}"),
         Remedy::ChooseDisk => "--disk NAME",
         Remedy::Disk(name) => return format!("--disk {}", quote(name)),

@@ -70,15 +70,18 @@ impl Opening<'_> {
         check_chunk(options)?;
         let file_size = options.format.size_of(size);
         if file_size > size {
-            monitor.event(&Event::Notice(format!(
-                "{} knows whole sectors only: {} zeros follow the last byte",
-                options.format,
-                file_size - size
-            )));
+            monitor.event(&Event::Notice(
+                format!(
+                    "{} knows whole sectors only: {} zeros follow the last byte",
+                    options.format,
+                    file_size - size
+                )
+                .into(),
+            ));
         }
         let room = room_notice(&path, file_size, options);
         room.into_iter()
-            .for_each(|line| monitor.event(&Event::Notice(line)));
+            .for_each(|line| monitor.event(&Event::Notice(line.into())));
         if options.packing.is_some() {
             let sink = Packed::create(path, force, self.plan.count(), options).await?;
             let (sink, session) = (Sink::Packed(sink), self.without_journal().await?);

@@ -105,7 +105,7 @@ fn not_there(wrong: u64, monitor: &mut dyn Monitor) {
     if wrong > 0 {
         monitor.event(&Event::Warning(format!(
             "{wrong} chunks on the disk are not what the earlier run wrote: they are fetched again"
-        )));
+        ).into()));
     }
 }
 

@@ -163,9 +163,10 @@ impl Session {
     pub(crate) fn report_chunk(&self, chunk: NonZeroU64, monitor: &mut dyn Monitor) {
         let kept = self.plan.chunk_bytes();
         if kept < chunk.get() {
-            monitor.event(&Event::Notice(format!(
-                "Chunks stay at {kept} bytes, as the earlier run began; to use {chunk}, start over with --restart"
-            )));
+            let what = format!(
+                "Chunks stay at {kept} bytes, as the earlier run began; to use {chunk}, start over with "
+            );
+            monitor.event(&Event::Notice(advice![what, Remedy::Restart]));
         }
     }
 
@@ -181,7 +182,7 @@ pub(crate) fn warn<'a>(
     monitor: &mut dyn Monitor,
 ) {
     for weakness in once(weaknesses.into_iter().cloned()) {
-        monitor.event(&Event::Warning(weakness.to_string()));
+        monitor.event(&Event::Warning(weakness.advice()));
     }
 }
 

@@ -444,7 +444,7 @@ impl<J: Job> Shell<J> {
         if let (Some(bytes), false) = (self.engine.pieces().smallest_refused(), was_refused) {
             monitor.event(&Event::Notice(format!(
                 "The endpoint refuses requests of {bytes} bytes (413): continuing with smaller pieces"
-            )));
+            ).into()));
         }
         if self.engine.limits().is_alone && !was_alone && !self.has_reported_breaks {
             self.has_reported_breaks = true;

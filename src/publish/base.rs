@@ -51,14 +51,14 @@ impl Publisher<'_> {
             Candidate::None => None,
             Candidate::Fit(id, content) => {
                 if content.is_none() {
-                    self.warn(&format!(
+                    self.warn(format!(
                         "There is no receipt of base {id}: its copy is compared with the image"
                     ));
                 }
                 Some((id, content))
             }
             Candidate::Unfit(why) => {
-                self.warn(&format!("{why}: everything is sent"));
+                self.warn(format!("{why}: everything is sent"));
                 None
             }
         })
@@ -170,13 +170,11 @@ impl Publisher<'_> {
         match self.copy(drive, base).await? {
             Cloned::Yes => {}
             Cloned::Refused(error) => {
-                self.warn(&format!("{}: everything is sent", error.chain()));
+                self.warn(format!("{}: everything is sent", error.chain()));
                 return Ok(Copied::Nothing);
             }
             Cloned::Failed(why) => {
-                self.warn(&format!(
-                    "The copy of base {base} {why}: everything is sent"
-                ));
+                self.warn(format!("The copy of base {base} {why}: everything is sent"));
                 return Ok(Copied::Unknown);
             }
         }
@@ -184,7 +182,7 @@ impl Publisher<'_> {
             let all = set_of(0..content.block_plan().count());
             let sample = pick(&all, BASE_BLOCKS, &mut self.rng);
             if !self.inspect(drive, content, sample).await?.is_empty() {
-                self.warn(&format!(
+                self.warn(format!(
                     "Base {base} does not match its receipt: everything is sent"
                 ));
                 return Ok(Copied::Unknown);

@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::advice::Remedy;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, can_replace, directory_of, read_named, replace};
 use crate::receipt::Receipt;
+use openhosting_base::advice;
 
 /// Maximum bytes of a receipt: enough for a disk of 2 TiB without holes.
 const RECEIPT_BYTES_MAX: u64 = 1 << 30;
@@ -35,7 +37,11 @@ pub(crate) fn read_receipt_if(
         let is_missing = cause.kind() == std::io::ErrorKind::NotFound;
         let error = cannot().because(cause);
         match is_missing {
-            true => error.hint_to("Check the path: a receipt is a file that \"openhosting publish --receipt FILE\" wrote, not the name of a drive"),
+            true => error.hint_to(advice![
+                "Check the path: a receipt is a file that ",
+                Remedy::WriteReceipt,
+                " wrote, not the name of a drive",
+            ]),
             false => error,
         }
     })?;

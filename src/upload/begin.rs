@@ -111,7 +111,7 @@ impl Beginning<'_> {
             is_new,
         });
         if let Some(line) = table.and_then(|table| table.misplaced(size, drive.size)) {
-            monitor.event(&Event::Warning(line));
+            monitor.event(&Event::Warning(line.into()));
         }
         Ok(Begun {
             image,
@@ -178,7 +178,7 @@ impl Beginning<'_> {
         if count > 0 && is_same {
             monitor.event(&Event::Warning(format!(
             "{count} chunks are not what the earlier run read, which left holes out: they are sent again"
-        )));
+        ).into()));
         } else if count > 0 && !self.options.journal.changed_ok {
             let what = format!(
                 "The image changed since the upload began: {count} chunks that were sent differ now"
@@ -225,9 +225,9 @@ async fn open_session(
     session.report_chunk(options.chunk, monitor);
     if let Some(drive) = session.left_behind {
         let removal = client.commands().removal(drive);
-        monitor.event(&Event::Warning(format!(
-            "The earlier run left drive {drive}; remove it with: {removal}"
-        )));
+        monitor.event(&Event::Warning(
+            format!("The earlier run left drive {drive}; remove it with: {removal}").into(),
+        ));
     }
     Ok(session)
 }
@@ -241,9 +241,10 @@ async fn look_at_image(image: Image, monitor: &mut dyn Monitor) -> Result<(Image
     })
     .await?;
     for used in uses {
-        monitor.event(&Event::Warning(format!(
-            "The image {used}: what is written there meanwhile may be missing or torn"
-        )));
+        monitor.event(&Event::Warning(
+            format!("The image {used}: what is written there meanwhile may be missing or torn")
+                .into(),
+        ));
     }
     Ok((image, table))
 }

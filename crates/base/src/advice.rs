@@ -27,10 +27,8 @@ pub enum Remedy {
     Force,
     /// Give up later: [`Patience`](https://docs.rs/openhosting) of at least this long.
     LongerOutage(Duration),
-    /// Check the endpoint.
+    /// Check the endpoint, or set another.
     CheckEndpoint,
-    /// Set another endpoint.
-    SetEndpoint,
     /// Connect to this endpoint.
     Endpoint(String),
     /// Check the credentials.
@@ -43,8 +41,12 @@ pub enum Remedy {
     ClientCertificate,
     /// Name the readers: `all`, or users.
     NameReaders,
-    /// Do what a shard does, instead of the work after all shards: `PublishOptions::role`.
-    NotJoin,
+    /// Do the work after all shards: `PublishOptions::role`.
+    Join,
+    /// Remove what unfinished runs left: `PublishOptions::clean_up`.
+    CleanUp,
+    /// Have a publication write its receipt to a file: `PublishOptions::receipt`.
+    WriteReceipt,
     /// Take this format, instead of the one that the content shows: `ImageOptions::format`.
     Format(&'static str),
     /// Take any file of the archive: `ImageOptions::disk`.
@@ -57,6 +59,12 @@ pub enum Remedy {
     AllowBacking,
     /// Check the image with a list of digests.
     ListOfDigests,
+    /// Choose the directory of a server's drives.
+    DataDirectory,
+    /// Give a server its certificate and key.
+    ServerCertificate,
+    /// Let a server listen without TLS: `Config::insecure_listen`.
+    InsecureListen,
     /// Upload this file instead.
     Upload(String),
     /// Upload this file of this archive.
@@ -84,14 +92,16 @@ impl fmt::Display for Remedy {
             Self::LongerOutage(outage) => {
                 return write!(f, "a `Patience` of {} s", outage.as_secs());
             }
-            Self::CheckEndpoint | Self::SetEndpoint => "the endpoint",
+            Self::CheckEndpoint => "the endpoint",
             Self::Endpoint(endpoint) => return write!(f, "the endpoint {endpoint}"),
             Self::CheckCredentials => "the credentials",
             Self::ListDrives => "`Client::drives`",
             Self::TrustCertificate => "`certificates`",
             Self::ClientCertificate => "an `identity`",
             Self::NameReaders => "\"all\", or the UUIDs of users",
-            Self::NotJoin => "`Role::Join`",
+            Self::Join => "`Role::Join`",
+            Self::CleanUp => "`clean_up`",
+            Self::WriteReceipt => "`PublishOptions::receipt`",
             Self::Format(format) => return write!(f, "the `format` {format}"),
             Self::ChooseDisk => "the name of a `disk`",
             Self::Disk(name) => return write!(f, "the `disk` {name:?}"),
@@ -102,6 +112,9 @@ impl fmt::Display for Remedy {
             Self::UploadDisk { disk, archive } => {
                 return write!(f, "the `disk` {disk:?} of {archive:?}");
             }
+            Self::DataDirectory => "the path of a `Config`",
+            Self::ServerCertificate => "a certificate and its key",
+            Self::InsecureListen => "`insecure_listen`",
             Self::UploadOutput => "an upload of a raw stream",
         };
         f.write_str(name)

@@ -208,7 +208,7 @@ impl Refusal {
                 ErrorKind::Protocol,
                 Some(advice![
                     "Redirects are not followed: set ",
-                    Remedy::SetEndpoint,
+                    Remedy::CheckEndpoint,
                     " to the endpoint itself",
                 ]),
             ),

@@ -32,9 +32,11 @@ pub mod simulated;
 mod sync;
 mod zeros;
 
-use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+use openhosting_base::advice;
+use openhosting_base::advice::{Advice, Remedy};
 
 pub use digest::digest_of;
 pub use lock::{Lock, Locked, lock};
@@ -66,35 +68,35 @@ pub enum Weakness {
     FixedMode(PathBuf),
 }
 
-impl fmt::Display for Weakness {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unlocked(path) => write!(
-                f,
+impl Weakness {
+    /// What it means for the user.
+    pub fn advice(&self) -> Advice {
+        let what = match self {
+            Self::Unlocked(path) => format!(
                 "This file system cannot lock {}: do not run two transfers into the same file",
                 path.display()
             ),
-            Self::Unsynced(path) => write!(
-                f,
-                "This file system cannot sync {}: after a power loss, start over with --restart",
-                path.display()
-            ),
-            Self::UnsyncedNames(directory) => write!(
-                f,
+            Self::Unsynced(path) => {
+                let what = format!(
+                    "This file system cannot sync {}: after a power loss, start over with ",
+                    path.display()
+                );
+                return advice![what, Remedy::Restart];
+            }
+            Self::UnsyncedNames(directory) => format!(
                 "This file system cannot sync the directory {}: after a power loss, check that the finished file is there",
                 directory.display()
             ),
-            Self::Exposed(path) => write!(
-                f,
+            Self::Exposed(path) => format!(
                 "This file system does not keep file permissions: other users can read {}",
                 path.display()
             ),
-            Self::FixedMode(path) => write!(
-                f,
+            Self::FixedMode(path) => format!(
                 "This file system does not let the permissions of {} be changed",
                 path.display()
             ),
-        }
+        };
+        what.into()
     }
 }
 

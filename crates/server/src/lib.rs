@@ -129,6 +129,8 @@ use self::connection::Client;
 use self::faults::{Faults, LargeReads, ReportedExtents};
 use self::imaging::Imagings;
 use self::store::Store;
+use openhosting_base::advice;
+use openhosting_base::advice::Remedy;
 use openhosting_base::credentials::Credentials;
 use openhosting_base::error::{Error, ErrorKind, Result};
 use openhosting_base::wire::READ_BYTES_MAX;
@@ -366,8 +368,11 @@ impl Server {
             return Ok(());
         }
         let what = format!("Refused to listen on {address} without TLS");
-        Err(Error::new(ErrorKind::Usage, what)
-            .hint_to("Give --tls-cert and --tls-key, or listen on 127.0.0.1"))
+        Err(Error::new(ErrorKind::Usage, what).hint_to(advice![
+            "Give ",
+            Remedy::ServerCertificate,
+            ", or listen on 127.0.0.1"
+        ]))
     }
 
     /// Whether this server may show its metrics on `address`; check before binding it. Everybody
@@ -381,7 +386,7 @@ impl Server {
         }
         let what = format!("Refused to tell the metrics to everybody on {address}");
         Err(Error::new(ErrorKind::Usage, what)
-            .hint_to("Choose 127.0.0.1, or say --insecure-listen"))
+            .hint_to(advice!["Choose 127.0.0.1, or say ", Remedy::InsecureListen]))
     }
 
     /// Also answers `/metrics` and `/health` on `listener`, while it runs.

@@ -30,6 +30,8 @@ use super::faults::FreshReads;
 use super::fill::{Fill, FillFiles, Order};
 use super::hosted::{Hosted, Purpose, Turn};
 use super::metadata::{Metadata, owner_of_damaged};
+use openhosting_base::advice;
+use openhosting_base::advice::Remedy;
 use openhosting_base::credentials::Credentials;
 use openhosting_base::drive::DriveId;
 use openhosting_base::error::{Error, ErrorKind, Result};
@@ -93,8 +95,10 @@ impl Store {
             Locked::Held => {}
             Locked::Busy => {
                 let what = format!("Another server uses {}", directory.display());
-                return Err(Error::new(ErrorKind::Local, what)
-                    .hint_to("Stop it, or choose another directory with --data"));
+                return Err(Error::new(ErrorKind::Local, what).hint_to(advice![
+                    "Stop it, or choose another directory with ",
+                    Remedy::DataDirectory
+                ]));
             }
             Locked::Unsupported => tracing::warn!(
                 ?directory,
@@ -479,8 +483,10 @@ impl Store {
 /// The error for a directory that cannot be used, or may belong to another user.
 fn not_ours(path: &Path, error: io::Error) -> Error {
     let hint = Foreign::of(&error).map(|why| {
-        let otherwise =
-            "or choose a directory of your own with --data DIR, or --local DIR of the tools";
+        let otherwise = advice![
+            "or choose a directory of your own with ",
+            Remedy::DataDirectory
+        ];
         why.remedy(path, otherwise)
     });
     let what = format!("Cannot use {} as data of a server", path.display());
