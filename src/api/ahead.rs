@@ -17,8 +17,7 @@ use std::time::Duration;
 use crate::locks::lock;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
-use tower_layer::Layer;
-use tower_service::Service;
+use tower::{Layer, Service};
 
 /// How long a connection waits for a request before it is closed. Some servers allow a new
 /// connection five seconds for its first request.

@@ -16,6 +16,25 @@ pub(super) struct Version {
     verbose: bool,
 }
 
+/// The features in Cargo.toml, each with whether this program was built with it.
+macro_rules! features {
+    ($($name:tt)+) => {
+        [$(($name, cfg!(feature = $name))),+]
+    };
+}
+
+const FEATURES: [(&str, bool); 3] = features!["cli" "server" "signing"];
+
+/// The features that this program has. A server that was requested is left out on a system that it
+/// does not run on.
+fn features() -> Vec<&'static str> {
+    let is_here = |name| name != "server" || server::IS_HERE;
+    let built = FEATURES
+        .iter()
+        .filter(|(name, is_in)| *is_in && is_here(*name));
+    built.map(|(name, _)| *name).collect()
+}
+
 /// Prints the version.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
     let arguments: Version = exit::parse(words.to_vec());
@@ -23,11 +42,6 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
     if arguments.verbose {
         let path = |path: Option<std::path::PathBuf>| {
             path.map_or("none".to_owned(), |path| path.display().to_string())
-        };
-        let features = if server::IS_HERE {
-            "cli, server"
-        } else {
-            "cli"
         };
         for (name, value) in [
             // ci/release/build.sh sets these two.
@@ -44,7 +58,7 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
                     str::to_owned,
                 ),
             ),
-            ("features", features.to_owned()),
+            ("features", features().join(", ")),
             ("config", path(environment::config_file())),
             (
                 "state",
@@ -55,4 +69,20 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         }
     }
     exit::finish("openhosting version", exit::print(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_feature_is_missing() {
+        let manifest: toml::Table = include_str!("../../Cargo.toml").parse().unwrap();
+        let listed = manifest["features"].as_table().unwrap().keys();
+        let listed: Vec<_> = listed.filter(|name| *name != "default").collect();
+        let mut known: Vec<_> = FEATURES.iter().map(|(name, _)| *name).collect();
+        known.sort_unstable();
+        assert_eq!(listed, known);
+        assert!(features().contains(&"cli"));
+    }
 }

@@ -100,7 +100,7 @@ fn one_program_does_what_the_others_do() {
     for line in [
         "\ncommit   ",
         "\ntarget   ",
-        "\nfeatures cli, server\n",
+        "\nfeatures cli, server, signing\n",
         "\nstate    /",
     ] {
         assert!(about.contains(line), "{line:?} is not in {about}");
