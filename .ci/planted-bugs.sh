@@ -93,10 +93,10 @@ bug 'what was not synced is believed unseen' \
     src/download/check_earlier.rs 'data_blocks(bytes, span.offset) == blocks' \
     'data_blocks(bytes, span.offset) <= blocks'
 bug 'what is beyond the end of a file is hashed as a hole' \
-    'filesystem digest::tests::of_a_part_of_a_file_with_holes' \
+    'filesystem digest::tests::a_part_of_a_file_with_holes_has_the_digest_of_its_bytes' \
     crates/filesystem/src/digest.rs 'if file.metadata()?.len() >= range.end' 'if file.metadata()?.len() > 0'
 bug 'a file is called whole after it was written to' \
-    'image target::tests::a_file_that_was_written_to_is_not_as_it_was' \
+    'image target::tests::a_changed_file_is_detected' \
     crates/image/src/target.rs 'is_it && now.is_ok_and(|now| modified_ns(&now) == at_ns)' 'is_it && now.is_ok()'
 bug 'a journal without some chunks calls them whole' \
     'lib journal::tests::what_is_taken_back_is_not_said_any_more' \
@@ -114,7 +114,7 @@ bug 'the lock lets two in' \
     crates/filesystem/src/lock.rs 'Lock::Exclusive => file.try_lock()' \
     'Lock::Exclusive => file.try_lock_shared()'
 bug 'zeros left out of a used drive' \
-    'engine engine::tests::a_drive_that_was_there_before_gets_its_zeros' \
+    'engine engine::tests::zeros_are_written_to_an_existing_drive' \
     crates/engine/src/zeros.rs $'        } else {\n            Self::Write' $'        } else {\n            Self::Skip'
 bug 'zeros left out of a new drive without proof' \
     'lib simulator::scenario::every_seed_ends_with_the_same_bytes' \
@@ -123,11 +123,11 @@ bug 'zeros within a chunk left out of a used drive' \
     'it upload::zeros_within_a_chunk_are_left_out_of_a_new_drive_only' \
     src/upload/pace.rs 'leaves_zeros: Arc::default(),' 'leaves_zeros: Arc::new(true.into()),'
 bug 'complete by count' \
-    'engine ledger::tests::complete_only_when_nothing_is_missing' \
+    'engine ledger::tests::the_ledger_is_complete_only_when_no_chunk_is_missing' \
     crates/engine/src/ledger.rs 'self.first_open() >= self.all.end' \
     'self.settled.iter().map(|range| range.end - range.start).sum::<u64>() >= self.all.end - self.all.start'
 bug 'create is asked again blindly' \
-    'engine create::tests::a_lost_answer_is_looked_for_and_adopted' \
+    'engine create::tests::a_drive_whose_create_answer_was_lost_is_found_and_adopted' \
     crates/engine/src/create.rs $'                self.looks_max = LOOKS_S.len();\n                self.look_again()' \
     '                CreateStep::Post { after: Duration::ZERO }'
 bug 'a resumed run asks for a drive without looking' \
@@ -135,50 +135,50 @@ bug 'a resumed run asks for a drive without looking' \
     crates/engine/src/create.rs $'        self.looks_max = RESUME_LOOKS;\n        self.look_again()' \
     '        CreateStep::Post { after: Duration::ZERO }'
 bug '401 is tried again' \
-    'engine retry::tests::the_table' \
+    'engine retry::tests::each_failure_has_the_documented_reaction' \
     crates/engine/src/retry.rs 'Some(ErrorType::System) =>' 'Some(ErrorType::System | ErrorType::Auth) =>'
 bug 'Retry-After is ignored' \
-    'engine retry::tests::retry_after_is_obeyed_if_there_is_time_for_it' \
+    'engine retry::tests::retry_after_is_obeyed_unless_it_exceeds_the_patience' \
     crates/engine/src/retry.rs '=> obey(*asked, wait, rng),' '=> if asked.is_zero() { obey(*asked, wait, rng) } else { wait },'
 bug 'a captive portal in the middle is an error for good' \
-    'engine retry::tests::what_stands_in_between_is_an_outage_once_the_endpoint_is_known' \
+    'engine retry::tests::a_web_page_is_an_outage_once_the_endpoint_has_answered' \
     crates/engine/src/retry.rs 'if failure.is_foreign() => Class::Transient,' 'if failure.is_foreign() => Class::Permanent,'
 bug 'a wait that is longer than there is time is begun' \
-    'engine engine::tests::a_wait_that_is_longer_than_there_is_time_is_the_end_at_once' \
+    'engine engine::tests::a_retry_after_beyond_the_patience_ends_the_transfer_at_once' \
     crates/engine/src/retry.rs '.is_none_or(|asked| now.saturating_add(asked) <= end)' '.is_none_or(|_| now <= end)'
 bug 'a request that hangs prolongs an outage' \
-    'engine engine::tests::requests_that_hang_in_an_outage_do_not_prolong_it' \
+    'engine engine::tests::hanging_requests_do_not_prolong_an_outage' \
     crates/engine/src/engine.rs 'if self.over_at().is_some_and(|at| now >= at)' 'if self.over_at().is_some_and(|at| now >= at * 9)'
 bug 'a drip is progress' \
     'lib api::flow::tests::a_drip_is_a_stall' \
     src/api/flow.rs 'if self.came >= self.floor {' 'if self.came > 0 {'
 bug 'each attempt is reported' \
-    'engine waits::tests::an_outage_is_one_line_a_minute_and_one_at_its_end' \
+    'engine waits::tests::an_outage_is_reported_once_a_minute_and_at_its_end' \
     crates/engine/src/waits.rs 'if why == wait.why => now >= at.saturating_add(REPEAT)' 'if why == wait.why => now >= *at'
 bug 'Retry-After does not hold back probes' \
     'lib simulator::scenario::every_seed_ends_with_the_same_bytes' \
     crates/engine/src/engine.rs 'if now < self.asked {' 'if now < self.asked && !self.breaker.is_open() {'
 bug 'the breaker never gives up' \
-    'engine breaker::tests::opens_after_a_row_and_closes_on_success' \
+    'engine breaker::tests::the_breaker_opens_after_consecutive_failures_and_closes_on_success' \
     crates/engine/src/breaker.rs 'Some(silent.min(fruitless))' 'silent.min(fruitless).checked_sub(Duration::MAX)'
 bug 'answered probes count as progress' \
-    'engine engine::tests::an_endpoint_that_answers_probes_but_takes_no_chunk_is_given_up' \
+    'engine engine::tests::an_endpoint_that_answers_probes_but_accepts_no_chunk_is_given_up' \
     crates/engine/src/breaker.rs '    pub fn probed(&mut self) -> bool {' $'    pub fn probed(&mut self) -> bool {\n        self.fruitless_since = None;'
 bug 'no fewer workers when the drive is busy' \
-    'engine concurrency::tests::busy_goes_down_to_one_for_good' \
+    'engine concurrency::tests::busy_lowers_concurrency_to_one_permanently' \
     crates/engine/src/concurrency.rs $'        self.fall(now);\n        // Never try this' '        // Never try this'
 bug 'as many workers in a storm as before' \
     'lib simulator::scenario::every_seed_ends_with_the_same_bytes' \
     crates/engine/src/engine.rs 'self.concurrency.troubled(ticket, now);' 'self.concurrency.failed(now);'
 bug 'one volley of failures counts as many' \
-    'engine concurrency::tests::one_volley_is_one_fall' \
+    'engine concurrency::tests::several_failures_at_once_lower_concurrency_only_once' \
     crates/engine/src/concurrency.rs $'        self.before.get_or_insert(self.limit);\n        if ticket.era < self.fell {' \
     $'        self.before.get_or_insert(self.limit);\n        if ticket.era > self.era {'
 bug 'workers are added where the compressors are what limits' \
-    'engine concurrency::tests::a_transfer_that_waits_for_compressors_shows_nothing_about_the_link' \
+    'engine concurrency::tests::waiting_for_compressors_does_not_change_concurrency' \
     crates/engine/src/concurrency.rs 'const DIFFERENCE_MAX: f64 = 0.1;' 'const DIFFERENCE_MAX: f64 = 100.0;'
 bug 'more that did not help stay' \
-    'engine concurrency::tests::it_finds_what_a_link_carries_best_and_stays_there' \
+    'engine concurrency::tests::concurrency_finds_the_best_number_and_keeps_it' \
     crates/engine/src/concurrency.rs $'if here.rate >= before.rate * MORE_HELPS {\n                        self.hold' \
     $'if here.rate > 0.0 {\n                        self.hold'
 bug 'a chunk that is due wakes the shell for ever' \
@@ -292,7 +292,7 @@ bug 'the root leaves the blocks out' \
     'lib receipt::tests::one_digest_that_was_changed_is_noticed' \
     crates/base/src/content.rs '        self.blocks.hash_into(&mut hasher);' ''
 bug 'what lies beyond a shorter base is taken for zeros' \
-    'base content::tests::beyond_a_shorter_base_everything_differs' \
+    'base content::tests::blocks_beyond_a_shorter_base_differ' \
     crates/base/src/content.rs 'if base.size < self.size && known < self.blocks.count() {' 'if base.size > self.size && known < self.blocks.count() {'
 bug 'a drive grows by no more than it must' \
     'it streams::the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size' \
@@ -304,13 +304,13 @@ bug 'what passes by again is not compared' \
     'it streams::other_bytes_than_those_of_the_earlier_run_are_noticed' \
     src/upload/pipeline.rs 'Some(digest) => digest.is_of(chunk.bytes()),' 'Some(_) => true,'
 bug 'bytes of another chunk left in a hole' \
-    'base buffer::tests::nothing_of_before_is_left_where_nothing_was_read' \
+    'base buffer::tests::a_reused_buffer_contains_no_earlier_bytes' \
     crates/base/src/buffer.rs 'self.used.bytes[intersection(&touched, &(at..all.end))].fill(0);' ''
 bug 'a buffer that was written to passes for zeros' \
-    'base buffer::tests::nothing_of_before_is_left_where_nothing_was_read' \
+    'base buffer::tests::a_reused_buffer_contains_no_earlier_bytes' \
     crates/base/src/buffer.rs 'self.used.touched = 0..self.used.bytes.len();' ''
 bug 'a digest of data that does not tell where it lies' \
-    'base digest::chunk::tests::what_moved_is_not_the_same' \
+    'base digest::chunk::tests::moved_data_changes_the_digest' \
     crates/base/src/digest/chunk.rs 'sha256.update((run.start as u64).to_le_bytes());' ''
 bug 'zeros that are none any more pass for what was sent' \
     'it resume::zeros_within_a_chunk_that_are_none_any_more_are_sent' \
@@ -319,10 +319,10 @@ bug 'a drive is believed where a chunk is sparse' \
     'it resume::zeros_within_a_chunk_that_changed_on_the_drive_are_found' \
     src/verify/read_back.rs 'blocking(move || Ok(expected.is_of(&chunk)))' 'blocking(move || Ok(expected.is_of(&chunk) || true))'
 bug 'a fast wire gets chunks compressed to be safe' \
-    'engine level::tests::where_the_wire_was_found_to_be_fast_nothing_is_compressed_to_be_safe' \
+    'engine level::tests::on_a_link_measured_as_fast_most_chunks_are_sent_raw' \
     crates/engine/src/level.rs '            && self.is_early()' '            && false'
 bug 'a tunnel passes for this machine' \
-    'engine level::tests::to_this_machine_all_goes_raw_unless_it_is_a_tunnel' \
+    'engine level::tests::a_fast_loopback_endpoint_gets_raw_chunks_and_a_slow_one_compressed_ones' \
     crates/engine/src/level.rs 'LOCAL_PART * self.machine.cost.value' 'f64::MAX'
 bug 'the end of a stream is not looked for' \
     'it streams::a_declared_size_that_is_wrong_is_an_error' \
@@ -363,13 +363,13 @@ bug 'qcow2 written: packed clusters in one cluster count once' \
     'it outputs::qemu_img_finds_the_drive_in_a_qcow2' \
     crates/image/src/target/qcow2.rs '.and_then(|count| count.checked_add(1))' '.map(|_| 1)'
 bug 'qcow2 written: packed further back than QEMU looks' \
-    'base codec::pack::tests::a_cluster_is_packed_if_that_makes_it_shorter' \
+    'base codec::pack::tests::a_cluster_is_stored_compressed_only_if_that_is_shorter' \
     crates/base/src/codec/pack.rs 'CLUSTER_WINDOW_BITS: u8 = 12' 'CLUSTER_WINDOW_BITS: u8 = 15'
 bug 'qcow2 written: a resumed run gives a cluster away twice' \
-    'image target::qcow2::tests::our_reader_finds_what_was_put_in_any_order_over_two_runs' \
+    'image target::qcow2::tests::clusters_written_in_any_order_over_two_runs_read_back' \
     crates/image/src/target/qcow2.rs 'next = next.max(place.end.next_multiple_of(CLUSTER));' ''
 bug 'qcow2 written: what an earlier run left is no zeros' \
-    'image target::qcow2::tests::our_reader_finds_what_was_put_in_any_order_over_two_runs' \
+    'image target::qcow2::tests::clusters_written_in_any_order_over_two_runs_read_back' \
     crates/image/src/target/qcow2.rs 'None if part.is_zero() => zeros.get(..len_of(part.len))?,' \
     'None if part.is_zero() => return None,'
 bug 'a GPT that was cut off is at the end of a larger drive' \

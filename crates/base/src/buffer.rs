@@ -196,7 +196,7 @@ mod tests {
     proptest! {
         /// Whatever a buffer was used for before, after `fill` it has what was read, and zeros.
         #[test]
-        fn nothing_of_before_is_left_where_nothing_was_read(
+        fn a_reused_buffer_contains_no_earlier_bytes(
             borrowed in proptest::collection::vec(uses(), 1..8),
         ) {
             let pool = BufferPool::new(1);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_comes_back_when_its_last_clone_is_gone() {
+    fn a_buffer_returns_to_the_pool_when_its_last_clone_is_dropped() {
         let pool = BufferPool::new(1);
         let bytes = pool.take(3).unwrap().freeze();
         let clone = bytes.slice(1..);

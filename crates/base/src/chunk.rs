@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_as_many_as_asked_for() {
+    fn a_block_of_zeros_has_the_requested_length() {
         for len in [0, 1, 65_535, 65_536, 65_537, 200_000] {
             let steps: Vec<&[u8]> = zeros(len).collect();
             assert!(steps.iter().all(|step| !step.is_empty() && is_zero(step)));
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn one_byte_anywhere_is_data() {
+    fn a_chunk_with_one_nonzero_byte_is_data() {
         assert!(is_zero(&[]));
         for len in [1, 2, 7, 8, 9, 4096, 4097] {
             let mut bytes = vec![0; len];

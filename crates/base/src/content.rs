@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tebibyte_of_holes_costs_nothing() {
+    fn the_content_of_a_tebibyte_of_holes_takes_no_memory() {
         let mut content = Content::new(1 << 40);
         content.push_hole((1 << 40) / CONTENT_CHUNK_BYTES);
         assert_eq!(
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_a_shorter_base_everything_differs() {
+    fn blocks_beyond_a_shorter_base_differ() {
         let base = of(&blocks(&[1, 0, 0])[..2 * BLOCK + 7]);
         let content = of(&blocks(&[1, 0, 0, 0]));
         let mut differing = content.differing(&base).into_iter();
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn beside_a_base_a_chunk_is_what_it_is_alone() {
+    fn the_digest_of_a_chunk_does_not_depend_on_the_base() {
         let mut bytes = vec![0; (12 << 20) + 5];
         for at in [3, 5 << 20, 12 << 20] {
             bytes[at] = 1;
@@ -551,7 +551,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_differs_is_what_differs(
+        fn the_difference_lists_exactly_the_changed_blocks(
             old in proptest::collection::vec(0_u8..3, 1..150),
             new in proptest::collection::vec(0_u8..3, 1..150),
         ) {

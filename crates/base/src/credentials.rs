@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_taken_literally_and_never_quoted_in_an_error() {
+    fn a_key_is_read_literally_and_never_printed_in_an_error() {
         assert_eq!(Credentials::split("u:a\\b\"c:d"), ("u", Some("a\\b\"c:d")));
         assert_eq!(Credentials::split("u"), ("u", None));
         let error = Credentials::new("u", "canary\n").unwrap_err();

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_nothing() {
+    fn the_digest_of_no_bytes_is_the_known_one() {
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::of(b"").to_string(), hex);
         assert_eq!(hex.parse::<Digest>().unwrap(), Digest::of(b""));

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_create_body_is_the_original_tool_s() {
+    fn the_create_body_equals_that_of_the_script() {
         let spec = DriveSpec {
             name: "with space.img".into(),
             size: 3,
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_that_sums_could_overflow_with_is_not_believed() {
+    fn a_size_that_could_overflow_is_refused() {
         let drive = |size: &str| {
             let text = format!("drive 0012e24a-6eae-4279-9912-3432f698cec8\nsize {size}\n");
             DriveInfo::from_properties(Properties::parse(Format::Text, text.as_bytes()).unwrap())

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_chain_says_each_layer_once() {
+    fn the_error_chain_prints_each_layer_once() {
         let cause = std::io::Error::other("disk on fire");
         let error = Error::new(ErrorKind::Image, "Cannot read disk.img")
             .because(cause)

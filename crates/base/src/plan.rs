@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_s_example_is_two_chunks() {
+    fn the_example_of_the_api_documentation_has_two_chunks() {
         let plan = plan(10_000_000, CHUNK_BYTES_DEFAULT);
         assert_eq!(plan.count(), 2);
         let last = plan.span(1).unwrap();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_within_a_hole_are_whole_ones() {
+    fn only_whole_chunks_are_inside_a_hole() {
         let plan = plan(95, 10);
         assert_eq!(plan.within(5..35), 1..3);
         assert_eq!(plan.within(5..95), 1..10);

@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_reads_a_quoted_word_as_one() {
+    fn a_shell_reads_a_quoted_word_as_one_argument() {
         for text in [
             "plain-1.0",
             "",

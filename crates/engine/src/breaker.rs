@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opens_after_a_row_and_closes_on_success() {
+    fn the_breaker_opens_after_consecutive_failures_and_closes_on_success() {
         let mut breaker = Breaker::new(Duration::from_secs(900));
         let now = Duration::from_secs(10);
         assert_eq!(breaker.gives_up_at(), None);

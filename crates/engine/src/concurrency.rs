@@ -819,7 +819,7 @@ mod tests {
     }
 
     #[test]
-    fn it_finds_what_a_link_carries_best_and_stays_there() {
+    fn concurrency_finds_the_best_number_and_keeps_it() {
         // Each link with the part of the best goodput that the controller has to reach. Below a
         // knee it comes close. On a slope it stops where doubling the number brings less than a
         // fifth, and it does not look for a better number between two that it tried.
@@ -856,7 +856,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_there_after_a_few_chunks() {
+    fn concurrency_reaches_the_best_number_after_a_few_chunks() {
         // Each request takes 32 s whatever the others do, so more requests always help.
         let link = Link {
             carries: |n| n * MIB / 8.0,
@@ -877,7 +877,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_becomes_another_is_searched_again() {
+    fn concurrency_adapts_again_after_the_link_changed() {
         for seed in 0..20 {
             let small = Link {
                 carries: |n| n.min(4.0) * MIB / 4.0,
@@ -896,7 +896,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_are_tried_when_more_do_harm_by_and_by() {
+    fn concurrency_falls_when_more_requests_do_harm_over_time() {
         for seed in 0..20 {
             let good = Link {
                 carries: |n| n * MIB,
@@ -917,7 +917,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_that_waits_for_compressors_shows_nothing_about_the_link() {
+    fn waiting_for_compressors_does_not_change_concurrency() {
         for (supply, most) in [(1, 4), (3, 4), (5, 8), (7, 8)] {
             let link = Link {
                 supply,
@@ -930,7 +930,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_what_breaks_things_is_tried_ever_less_often() {
+    fn a_level_that_caused_failures_is_tried_less_and_less_often() {
         for seed in 0..20 {
             let link = Link {
                 breaks_per_mille: |n| if n > 4 { 300 } else { 0 },
@@ -944,7 +944,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_breaks_now_and_then_does_not_keep_it_down() {
+    fn occasional_broken_requests_do_not_keep_concurrency_low() {
         for seed in 0..20 {
             let link = Link {
                 breaks_per_mille: |_| 3,
@@ -957,7 +957,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_that_all_die_now_and_then_do_not_keep_it_down() {
+    fn occasional_loss_of_all_connections_does_not_keep_concurrency_low() {
         for seed in 0..20 {
             let link = Link::default();
             let mut run = Run::new(16, seed);
@@ -975,7 +975,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cloud_of_few_writers_is_not_bothered_again() {
+    fn concurrency_stays_low_on_a_cloud_that_allows_few_writers() {
         for (writers, limit) in [(1, 1), (2, 2), (3, 2), (5, 4), (9, 8)] {
             let link = Link {
                 writers,
@@ -990,7 +990,7 @@ mod tests {
     }
 
     #[test]
-    fn busy_goes_down_to_one_for_good() {
+    fn busy_lowers_concurrency_to_one_permanently() {
         let mut concurrency = Concurrency::new(1, 8, Duration::ZERO);
         for now in [1, 2] {
             let ticket = concurrency.sent(S * now);
@@ -1009,7 +1009,7 @@ mod tests {
     }
 
     #[test]
-    fn one_volley_is_one_fall() {
+    fn several_failures_at_once_lower_concurrency_only_once() {
         let mut concurrency = Concurrency::new(1, 4, Duration::ZERO);
         let tickets: Vec<_> = (0..4).map(|_| concurrency.sent(S)).collect();
         for ticket in &tickets[..3] {
@@ -1024,7 +1024,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_no_reason_to_begin_from_one() {
+    fn concurrency_survives_an_outage() {
         let mut concurrency = Concurrency::new(1, 4, Duration::ZERO);
         for now in 1..6 {
             let ticket = concurrency.sent(S * now);
@@ -1097,13 +1097,13 @@ mod tests {
     }
 
     #[test]
-    fn it_is_close_to_the_best_fixed_number_on_links_with_latency() {
+    fn concurrency_is_close_to_the_best_fixed_number_on_links_with_latency() {
         is_close_to_the_best(2);
     }
 
     #[test]
     #[ignore = "takes minutes: as the test before, with more seeds"]
-    fn it_is_close_to_the_best_fixed_number_with_many_seeds() {
+    fn concurrency_is_close_to_the_best_fixed_number_with_many_seeds() {
         is_close_to_the_best(40);
     }
 
@@ -1191,7 +1191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_number_stays_what_it_is() {
+    fn a_fixed_number_of_requests_never_changes() {
         let link = Wire::new(100.0, 80.0, 0.001);
         for jobs in [1, 7, 64] {
             let concurrency = Concurrency::new(jobs, jobs, Duration::ZERO);
@@ -1209,7 +1209,7 @@ mod tests {
     proptest! {
         /// For any answers in any order.
         #[test]
-        fn the_limit_is_between_one_and_the_ceiling(
+        fn the_limit_stays_between_one_and_the_ceiling(
             ceiling in 0_u32..40,
             events in prop::collection::vec((0_u8..8, any::<u16>(), 0_u64..5000), 0..300),
         ) {

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_answer_is_looked_for_and_adopted() {
+    fn a_drive_whose_create_answer_was_lost_is_found_and_adopted() {
         let mut rng = fastrand::Rng::with_seed(1);
         let mut creation = begun();
         let step = creation.post_failed(&lost(), true, S, &mut rng);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn asked_for_again_only_after_a_minute_of_looking_and_only_once() {
+    fn create_is_repeated_once_after_a_minute_of_searching() {
         let mut rng = fastrand::Rng::with_seed(1);
         let mut creation = begun();
         let first = creation.post_failed(&lost(), true, S, &mut rng);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_takes_up_another_looks_before_it_asks() {
+    fn a_resumed_run_searches_for_the_drive_before_it_creates_one() {
         let mut creation = begun();
         let first = creation.resume();
         let (step, waited) = look_until(&mut creation, first);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn doubt_stops() {
+    fn creating_stops_if_it_is_unclear_whether_a_drive_exists() {
         let mut rng = fastrand::Rng::with_seed(1);
         let (a, b) = (DriveId::random(), DriveId::random());
         let mut creation = begun();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_web_site_in_the_place_of_the_api_is_not_looked_at_for_long() {
+    fn creating_gives_up_soon_on_a_web_site() {
         let mut rng = fastrand::Rng::with_seed(1);
         let page = Failure::NotApi("an HTML page".into());
         let mut creation = begun();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_borne_whatever_is_being_asked() {
+    fn creating_survives_an_outage_in_every_step() {
         // The create's answer was lost and then the endpoint is gone: the looks and the next create
         // share one outage, and failed looks do not count.
         let mut rng = fastrand::Rng::with_seed(1);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_clear_is_not_looked_for() {
+    fn a_clear_refusal_of_create_starts_no_search() {
         let mut rng = fastrand::Rng::with_seed(1);
         let step = begun().post_failed(&refused(402), true, S, &mut rng);
         assert_eq!(step, GIVE_UP);

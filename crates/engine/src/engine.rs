@@ -874,7 +874,7 @@ mod tests {
     }
 
     #[test]
-    fn all_chunks_confirmed_is_complete_and_nothing_less() {
+    fn a_transfer_is_complete_only_when_all_chunks_are_confirmed() {
         let mut engine = engine(3, 2, Zeros::Write);
         engine.chunk(0, ());
         engine.chunk(1, ());
@@ -893,7 +893,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_got_lost_on_its_way_is_not_called_complete() {
+    fn a_transfer_with_a_lost_chunk_is_not_complete() {
         let mut engine = engine(3, 2, Zeros::Write);
         engine.hole(0..1);
         engine.chunk(2, ());
@@ -959,7 +959,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drive_that_was_there_before_gets_its_zeros() {
+    fn zeros_are_written_to_an_existing_drive() {
         let mut engine = engine(2, 4, Zeros::for_drive(false));
         engine.hole(0..2);
         assert_eq!(sent(&engine.next(S)), 0);
@@ -967,7 +967,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_chunk_ends_it_after_the_others_finish() {
+    fn a_refused_chunk_ends_the_transfer_after_the_others_finish() {
         let mut engine = engine(3, 3, Zeros::Write);
         for index in 0..3 {
             engine.chunk(index, ());
@@ -985,7 +985,7 @@ mod tests {
     }
 
     #[test]
-    fn busy_lowers_the_workers_to_one_and_then_looks_who_has_the_drive() {
+    fn busy_lowers_the_workers_to_one_and_then_queries_the_drive() {
         let busy = || Err(refused(409, Some(ErrorType::Busy)));
         let mut engine = engine(100, 4, Zeros::Write);
         for index in 0..4 {
@@ -1022,7 +1022,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_opens_the_breaker_probes_and_comes_back_with_half() {
+    fn after_an_outage_half_of_the_workers_resume() {
         let mut engine = engine(100, 4, Zeros::Write);
         let mut now = S;
         for index in 0..4 {
@@ -1049,7 +1049,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_without_end_is_given_up_and_can_be_resumed() {
+    fn an_endless_outage_is_given_up_and_can_be_resumed() {
         let mut engine = engine(100, 1, Zeros::Write);
         engine.chunk(0, ());
         let mut now = S;
@@ -1091,7 +1091,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_between_is_borne_as_an_outage() {
+    fn a_web_page_in_the_middle_of_a_transfer_is_an_outage() {
         let failures = [
             Failure::NotApi("an HTML page".into()),
             Failure::Certificate("unknown issuer".into()),
@@ -1105,7 +1105,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_the_wrong_length_is_tried_a_few_times() {
+    fn a_read_of_the_wrong_length_is_repeated_a_few_times() {
         let failure = Failure::WrongLength("3 bytes".into());
         let (ending, now) = outage(&mut engine(1, 1, Zeros::Write), &failure);
         assert_eq!(ending, Ending::Failed(failure));
@@ -1113,7 +1113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_for_one_chunk_alone_is_no_outage() {
+    fn a_web_page_for_one_of_many_chunks_is_not_an_outage() {
         let mut engine = engine(100, 1, Zeros::Write);
         for index in 0..30 {
             engine.chunk(index, ());
@@ -1139,7 +1139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_for_the_only_chunk_that_is_left_is_no_outage_either() {
+    fn a_web_page_for_the_last_chunk_is_not_an_outage() {
         let mut engine = engine(1, 1, Zeros::Write);
         engine.chunk(0, ());
         engine.image_ended();
@@ -1167,7 +1167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_longer_than_there_is_time_is_the_end_at_once() {
+    fn a_retry_after_beyond_the_patience_ends_the_transfer_at_once() {
         let ends = |asked: u32, deadline: Option<Duration>| {
             let mut engine = engine(1, 1, Zeros::Write);
             if let Some(at) = deadline {
@@ -1185,7 +1185,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_hang_in_an_outage_do_not_prolong_it() {
+    fn hanging_requests_do_not_prolong_an_outage() {
         let mut config = engine(100, 4, Zeros::Write).config;
         config.max_outage = 10 * S;
         let mut engine = Engine::new(config);
@@ -1221,7 +1221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_probe_that_hangs_is_not_waited_for() {
+    fn a_hanging_last_probe_does_not_delay_giving_up() {
         let mut config = engine(100, 8, Zeros::Write).config;
         config.max_outage = 10 * S;
         let mut engine = Engine::new(config);
@@ -1246,7 +1246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outlook_says_what_the_transfer_waits_for() {
+    fn the_outlook_states_what_the_transfer_waits_for() {
         let mut engine = engine(100, 8, Zeros::Write);
         assert_eq!(engine.outlook(S), None);
         for index in 0..5 {
@@ -1265,7 +1265,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_holds_back_all_workers() {
+    fn retry_after_delays_all_workers() {
         let mut engine = engine(2, 2, Zeros::Write);
         engine.chunk(0, ());
         engine.chunk(1, ());
@@ -1285,7 +1285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drive_made_just_now_may_be_missing_for_a_minute() {
+    fn a_new_drive_may_be_missing_for_a_minute() {
         let missing = refused(404, Some(ErrorType::Missing));
         let mut config = engine(1, 1, Zeros::Write).config;
         config.is_fresh = true;
@@ -1299,7 +1299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_is_due_does_not_wake_the_shell_while_nothing_can_be_sent() {
+    fn a_due_chunk_sets_no_timer_while_nothing_can_be_sent() {
         let mut engine = engine(2, 1, Zeros::Write);
         engine.chunk(0, ());
         engine.chunk(1, ());
@@ -1312,7 +1312,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_holds_back_probes_and_looks_too() {
+    fn retry_after_delays_probes_and_queries() {
         let asked = |status| {
             Failure::Refused(Refusal {
                 status,
@@ -1344,7 +1344,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_answers_probes_but_takes_no_chunk_is_given_up() {
+    fn an_endpoint_that_answers_probes_but_accepts_no_chunk_is_given_up() {
         let mut engine = engine(100, 1, Zeros::Write);
         engine.chunk(0, ());
         let mut now = S;
@@ -1365,7 +1365,7 @@ mod tests {
     }
 
     #[test]
-    fn probes_of_a_drive_made_just_now_may_miss_it_too() {
+    fn probes_may_not_find_a_new_drive_for_a_minute() {
         let missing = refused(404, Some(ErrorType::Missing));
         let mut config = engine(9, 8, Zeros::Write).config;
         config.is_fresh = true;
@@ -1407,7 +1407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_size_is_tried_again_at_once_and_smaller() {
+    fn a_request_refused_for_its_size_is_repeated_at_once_and_smaller() {
         let mut engine = large_chunks();
         engine.chunk(0, ());
         let (mut bytes, mut attempts) = (5 << 20, 0);
@@ -1453,14 +1453,14 @@ mod tests {
     }
 
     #[test]
-    fn part_of_a_chunk_is_progress_and_a_drip_is_none() {
+    fn a_part_of_a_chunk_is_progress_but_a_drip_is_not() {
         assert_eq!(gives_up_at(16 << 10), None);
         let drip = gives_up_at(1000).unwrap();
         assert!(drip < 2400 * S, "{drip:?}");
     }
 
     #[test]
-    fn a_connection_that_broke_on_the_way_is_made_again_at_once() {
+    fn a_request_on_a_broken_connection_is_repeated_at_once() {
         let mut engine = large_chunks();
         engine.chunk(0, ());
         for advanced in [1 << 20, 0] {
@@ -1473,7 +1473,7 @@ mod tests {
     }
 
     #[test]
-    fn stop_lets_what_is_in_flight_finish() {
+    fn a_stop_lets_requests_in_flight_finish() {
         let mut engine = engine(2, 1, Zeros::Write);
         engine.chunk(0, ());
         engine.chunk(1, ());
@@ -1541,7 +1541,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_chunk_needs_is_to_spare() {
+    fn requests_that_no_chunk_needs_are_spare() {
         let (mut engine, now) = near_the_end(100, 8, 1 << 20, 5);
         assert_eq!((engine.limit(), engine.spare(now)), (8, 3));
         // A chunk that waits for another attempt will need its request.
@@ -1565,7 +1565,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_to_spare_while_the_endpoint_asks_for_patience() {
+    fn no_spare_requests_while_the_endpoint_requests_a_wait() {
         let (mut engine, now) = near_the_end(100, 8, 1 << 20, 3);
         assert_eq!(engine.spare(now), 5);
         engine.answered(99, Err(asks(7)), now);

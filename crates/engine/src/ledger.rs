@@ -94,7 +94,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_open_is_what_is_not_settled(
+        fn open_chunks_are_those_that_are_not_settled(
             first in 0..8_u64,
             end in 0..40_u64,
             before in proptest::collection::vec((0..45_u64, 1..8_u64), 0..4),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn complete_only_when_nothing_is_missing() {
+    fn the_ledger_is_complete_only_when_no_chunk_is_missing() {
         let mut ledger = Ledger::new(2..10, RangeSet::new());
         assert_eq!(ledger.first_open(), 2);
         ledger.settle(3..10);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_run_settled_is_not_counted() {
+    fn chunks_of_an_earlier_run_are_not_counted() {
         let before = RangeSet::from_iter([0..3, 5..6, 8..9]);
         let mut ledger = Ledger::new(1..10, before);
         assert_eq!((ledger.first_open(), ledger.in_order()), (3, 0));

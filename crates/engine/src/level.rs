@@ -657,7 +657,7 @@ mod tests {
     }
 
     #[test]
-    fn on_any_link_it_is_as_fast_as_the_best_level() {
+    fn the_automatic_level_is_as_fast_as_the_best_fixed_one() {
         for mbit in [
             10.0, 30.0, 100.0, 300.0, 700.0, 1000.0, 3000.0, 10_000.0, 40_000.0,
         ] {
@@ -667,7 +667,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_way_or_another_number_of_jobs_is_no_reason_to_be_slow() {
+    fn latency_and_jobs_do_not_slow_down_compression() {
         for jobs in [2, 4, 8] {
             for (mbit, latency) in [(30.0, 0.03), (100.0, 0.1), (1000.0, 0.05), (10_000.0, 0.02)] {
                 let scene = Scene {
@@ -686,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slower_machine_is_measured_and_a_faster_one_too() {
+    fn the_costs_of_levels_adapt_to_the_speed_of_the_machine() {
         for cost in [1e-9, 2e-8] {
             for mbit in [10.0, 100.0, 1000.0, 10_000.0] {
                 let ratio = Scene {
@@ -700,7 +700,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_start_costs_is_little() {
+    fn the_start_of_the_automatic_level_costs_little_time() {
         for mbit in [10.0, 100.0, 300.0] {
             let scene = Scene {
                 chunks: 20,
@@ -712,7 +712,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_chunk_goes_by_what_the_wire_took_alone() {
+    fn the_first_level_depends_on_the_measured_link_only() {
         let config = LevelConfig {
             compressors: 2,
             processors: 2,
@@ -729,7 +729,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_wire_was_found_to_be_fast_nothing_is_compressed_to_be_safe() {
+    fn on_a_link_measured_as_fast_most_chunks_are_sent_raw() {
         for (mbit, is_fast) in [(10_000.0, true), (40_000.0, true), (100.0, false)] {
             let scene = Scene {
                 chunks: 40,
@@ -747,7 +747,7 @@ mod tests {
     }
 
     #[test]
-    fn to_this_machine_all_goes_raw_unless_it_is_a_tunnel() {
+    fn a_fast_loopback_endpoint_gets_raw_chunks_and_a_slow_one_compressed_ones() {
         for (mbit, is_raw) in [
             (40_000.0, true),
             (3000.0, true),
@@ -767,7 +767,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_soundings_the_latency_does_not_count() {
+    fn two_soundings_measure_the_link_without_its_latency() {
         let ms = Duration::from_millis;
         let mut link = Link::default();
         link.sounded(64 * 1024, ms(10));
@@ -781,7 +781,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wire_that_starves_gets_what_it_lacks_and_no_more() {
+    fn a_starving_link_gets_only_as_many_raw_chunks_as_it_lacks() {
         let ms = Duration::from_millis;
         let mut control = LevelController::new(LevelConfig {
             compressors: 2,
@@ -820,7 +820,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_makes_it_leave_the_ladder() {
+    fn every_choice_is_a_level_of_the_ladder() {
         let mut rng = fastrand::Rng::with_seed(5);
         let config = LevelConfig {
             compressors: 0,

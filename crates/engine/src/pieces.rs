@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn one_break_is_an_accident_and_two_in_a_row_halve() {
+    fn two_consecutive_breaks_halve_the_size() {
         let mut pieces = pieces();
         let chunk = RequestSize::plain(5 * MIB);
         assert_eq!(
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gets_through_but_is_much_smaller_says_nothing_of_what_breaks() {
+    fn a_much_smaller_success_does_not_excuse_breaks() {
         let mut pieces = pieces();
         let chunk = RequestSize::plain(5 * MIB);
         pieces.failed(&failing(chunk), &broken());
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_break_behind_what_got_through_is_an_accident() {
+    fn a_break_after_a_success_in_the_same_chunk_does_not_halve_the_size() {
         let mut pieces = pieces();
         for _ in 0..20 {
             let requests = Requests {
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_at_the_smallest_size_is_hopeless() {
+    fn a_refusal_at_the_minimum_size_is_final() {
         let mut pieces = pieces();
         let mut size = RequestSize::plain(5 * MIB);
         let mut tries = 0;
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tiny_body_that_is_refused_stands_for_too_much_of_the_drive() {
+    fn a_refused_tiny_body_limits_the_decompressed_size() {
         let mut pieces = pieces();
         let zeros = RequestSize {
             body: 5 * KIB,
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_accepted_before_is_no_limit_for_another_time() {
+    fn a_refusal_of_an_accepted_size_is_not_recorded_as_a_limit() {
         let mut pieces = pieces();
         pieces.succeeded(&confirmed(5 * MIB));
         let chunk = failing(RequestSize::plain(5 * MIB));
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_limit_holds_from_the_start() {
+    fn a_known_size_limit_applies_from_the_start() {
         let pieces = Pieces::new(PiecesConfig {
             most: RequestSize {
                 body: MIB,
@@ -548,7 +548,7 @@ mod tests {
     proptest! {
         /// However long connections live, few bytes are sent in vain.
         #[test]
-        fn little_is_sent_in_vain(lives in 17 * KIB..8 * MIB, chunk in 64 * KIB..6 * MIB) {
+        fn halving_wastes_few_bytes(lives in 17 * KIB..8 * MIB, chunk in 64 * KIB..6 * MIB) {
             let (sent, wire) = play(lives, chunk, 256 * MIB);
             // Two whole chunks, one request for each halving, and later trials of a larger size.
             let searched = (2 + 9) * lives;
@@ -557,7 +557,7 @@ mod tests {
 
         /// Soon after an outage, requests are as large as before.
         #[test]
-        fn an_outage_is_forgotten(breaks in 0..40_u32, chunk in 64 * KIB..6 * MIB) {
+        fn requests_regain_their_size_after_an_outage(breaks in 0..40_u32, chunk in 64 * KIB..6 * MIB) {
             let mut pieces = pieces();
             for _ in 0..breaks {
                 let size = RequestSize::plain(chunk).min(pieces.limits().most);
@@ -573,7 +573,7 @@ mod tests {
 
         /// No sequence of events makes a piece smaller than the minimum.
         #[test]
-        fn no_piece_is_too_small(events in proptest::collection::vec((0..4_u8, 1..9 * MIB), 0..200)) {
+        fn no_piece_is_below_the_minimum(events in proptest::collection::vec((0..4_u8, 1..9 * MIB), 0..200)) {
             let mut pieces = pieces();
             for (event, bytes) in events {
                 let size = RequestSize::plain(bytes).min(pieces.limits().most);

@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn in_the_long_run_it_is_the_rate() {
+    fn the_average_rate_equals_the_limit() {
         let mut bucket = bucket(1_000_000);
         let mut random = fastrand::Rng::with_seed(3);
         let (mut now, mut moved) = (Duration::ZERO, 0);
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_not_made_up_for() {
+    fn a_pause_does_not_allow_a_burst_afterwards() {
         let mut bucket = bucket(1000);
         assert_eq!(bucket.take(1000, Duration::ZERO), Duration::ZERO);
         assert_eq!(bucket.take(1000, Duration::ZERO), S);
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_first_goes_first() {
+    fn requests_are_admitted_in_order() {
         let mut bucket = bucket(1000);
         let waits = [0; 5].map(|_| bucket.take(500, S * 10).as_millis());
         assert_eq!(waits, [0, 400, 900, 1400, 1900]);

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table() {
+    fn each_failure_has_the_documented_reaction() {
         use Class::{Ambiguous, Busy, Doubtful, Permanent, Throttle, Transient};
         use ErrorType as E;
         // Each failure with its class for a write (the same as for a read) and for a create.
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_between_is_an_outage_once_the_endpoint_is_known() {
+    fn a_web_page_is_an_outage_once_the_endpoint_has_answered() {
         use Class::{Ambiguous, Doubtful, Permanent, Throttle, Transient};
         let page = |status| {
             Failure::Refused(Refusal {
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_go_on_until_the_outage_is_too_long() {
+    fn attempts_continue_until_the_outage_is_too_long() {
         let cases = [
             (refused(502, None), Next::GaveUp),
             (Failure::Connect("refused".into()), Next::GaveUp),
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_permanent_is_tried_a_few_times_and_what_is_never() {
+    fn doubtful_failures_are_repeated_a_few_times_and_permanent_ones_never() {
         let cases = [
             (refused(500, Some(ErrorType::Failed)), DOUBTFUL_ATTEMPTS),
             (Failure::NotApi(HTML_PAGE.into()), DOUBTFUL_ATTEMPTS),
@@ -395,13 +395,13 @@ mod tests {
     }
 
     #[test]
-    fn without_patience_the_first_failure_is_the_last() {
+    fn without_patience_the_first_failure_is_final() {
         let (made, now, next) = exhaust(&mut Attempts::new(Duration::ZERO), &refused(502, None));
         assert_eq!((made, now, next), (1, 100 * S, Next::GaveUp));
     }
 
     #[test]
-    fn retry_after_is_obeyed_if_there_is_time_for_it() {
+    fn retry_after_is_obeyed_unless_it_exceeds_the_patience() {
         let asks = |seconds| {
             Failure::Refused(Refusal {
                 status: 429,

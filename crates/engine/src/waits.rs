@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hiccup_is_not_worth_a_line() {
+    fn a_short_wait_is_not_reported() {
         let mut waits = Waits::default();
         for now in [S, 2 * S, 3 * S] {
             assert!(!waits.failed(wait("502", now + S), now));
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_one_line_a_minute_and_one_at_its_end() {
+    fn an_outage_is_reported_once_a_minute_and_at_its_end() {
         let mut waits = Waits::default();
         let mut lines = Vec::new();
         for s in 0..150 {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_asked_for_is_a_line_of_its_own() {
+    fn a_requested_wait_is_reported_on_its_own_line() {
         let mut waits = Waits::default();
         let asks = |next| Wait {
             is_asked: true,
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn another_reason_is_reported_but_not_each_of_two_that_alternate() {
+    fn a_new_reason_is_reported_but_alternating_ones_are_not() {
         let mut waits = Waits::default();
         let is_outage = true;
         let outage = |why, next| Wait {

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_part_of_a_file_with_holes() {
+    fn a_part_of_a_file_with_holes_has_the_digest_of_its_bytes() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(3 << 20).unwrap();
         file.write_all_at(&[1; 70_000], 1 << 20).unwrap();

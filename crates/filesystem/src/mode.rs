@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_exposed_by_all_but_its_owner_s_bits() {
+    fn mode_bits_of_others_expose_a_secret() {
         let of = Exposure::of;
         assert!([0o600, 0o400, 0o700, 0o100_600].map(of) == [Exposure::Private; 4]);
         assert!([0o640, 0o440, 0o610].map(of) == [Exposure::Group; 3]);

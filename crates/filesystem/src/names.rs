@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_name_never_overwrites_and_a_placeholder_is_nothing() {
+    fn a_new_name_overwrites_nothing_but_a_placeholder() {
         let directory = tempfile::tempdir().unwrap();
         let (from, to) = (directory.path().join("from"), directory.path().join("to"));
         std::fs::write(&from, "new").unwrap();
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_very_text_is_a_placeholder() {
+    fn only_the_exact_text_is_a_placeholder() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         assert!(!is_placeholder(&path));

@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_created_is_new_and_for_its_owner_alone() {
+    fn a_created_file_is_new_and_private() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let file = create_new(&path, Access::Private).unwrap();
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_links_nor_pipes_nor_what_everybody_may_write_are_ours() {
+    fn links_pipes_and_world_writable_files_are_not_trusted() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name| directory.path().join(name);
         std::fs::write(path("file"), "x").unwrap();
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_file_is_read_up_to_its_bound_and_a_shell_s_pipe_to_its_end() {
+    fn named_files_have_a_size_limit_and_pipes_are_read_to_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let (file, link) = (directory.path().join("file"), directory.path().join("link"));
         std::fs::write(&file, "12345").unwrap();

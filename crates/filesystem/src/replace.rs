@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_old_file_is_replaced_whole_and_nothing_is_left_beside_it() {
+    fn replacing_a_file_is_atomic_and_leaves_no_temporary_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         for text in ["a longer first one", "second"] {

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_file_system_without_the_call_is_excused() {
+    fn only_a_file_system_without_sync_may_fail_to_sync() {
         // The null device does not support fsync.
         let null = File::open("/dev/null").unwrap();
         sync_data(&null).unwrap();
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_not_there_is_an_error() {
+    fn syncing_a_missing_directory_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         assert!(super::super::is_plain() || sync_directory(&directory.path().join("x")).is_err());
     }

@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_bytes_become_zeros_and_their_neighbours_stay() {
+    fn zeroing_a_range_leaves_its_neighbours_unchanged() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&[7; 20_000], 0).unwrap();
         put_zeros(&file, 5, 10_000).unwrap();

@@ -116,7 +116,7 @@ mod tests {
     use crate::{Image, ImageOptions};
 
     #[test]
-    fn it_is_that_of_the_bytes_whatever_the_holes() {
+    fn the_content_digest_does_not_depend_on_holes() {
         const C: u64 = 4 << 20;
         let file = tempfile::NamedTempFile::new().unwrap();
         let size = 30 * C + 12_345;

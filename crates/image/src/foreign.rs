@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn two_bytes_are_never_enough() {
+    fn two_bytes_match_no_foreign_format() {
         let mut head = noise(1, 600);
         for start in 0..=u16::MAX {
             head[..2].copy_from_slice(&start.to_le_bytes());
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_zeros_and_patterns_are_no_format() {
+    fn noise_zeros_and_patterns_match_no_format() {
         for seed in 0..2000 {
             assert_eq!(what(&noise(seed, 4096)), None, "{seed}");
         }
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_of_a_disk_wins() {
+    fn a_sign_of_a_disk_takes_precedence() {
         let starts: [&[u8]; 4] = [
             b"7z\xbc\xaf\x27\x1c",
             b"%PDF-1.4\n",
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_what_it_says() {
+    fn the_kind_of_a_text_is_recognised_by_its_content() {
         let lines = |line: &str| line.repeat(300);
         let digest = format!("{}  disk.img\n", "0a".repeat(32));
         let cases: [(String, Option<&str>); 27] = [
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn media_documents_and_programs_are_known() {
+    fn media_documents_and_programs_are_recognised() {
         let pad = |start: &[u8]| [start, &noise(5, 500)].concat();
         for start in [
             &b"\x89PNG\r\n\x1a\n"[..],
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_names_other_files_than_it_reads() {
+    fn a_suggested_command_never_overwrites_its_input() {
         let cases = [
             ("a.simg", "a", "a.img"),
             ("a.img", "a", "a.raw"),

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_known_with_sectors_of_either_size() {
+    fn a_gpt_is_recognised_with_both_sector_sizes() {
         for sector in SECTORS_BYTES {
             let last = (1 << 20) / sector - 1;
             let (_file, image) = disk(sector, last, None);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_sound_is_none() {
+    fn an_invalid_gpt_is_ignored() {
         for spoil in [0, 13, 16, 24, 33, 91] {
             let (_file, image) = disk(512, 2047, Some(spoil));
             assert_eq!(Gpt::of(image.disk().unwrap()), None, "{spoil}");

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_terabyte_is_one_hole_unless_it_is_to_be_read() {
+    fn an_empty_terabyte_is_one_hole_unless_holes_are_read() {
         let size = 1 << 40;
         let file = sparse(size, &[]);
         for (how, expected) in [
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_with_data_in_a_hole_is_found_where_it_is_likely() {
+    fn a_sample_of_a_hole_finds_data_at_likely_places() {
         // A report that omits all extents but the first.
         let size = 64 << 20;
         for (at, len) in [
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn space_without_data_is_read_and_beside_data_it_is_a_hole() {
+    fn preallocated_space_is_read_unless_it_is_beside_data() {
         let size = 8 << 20;
         let file = sparse(size, &[]);
         fallocate(&file, FallocateFlags::empty(), 0, size).unwrap();
@@ -395,7 +395,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn no_data_is_left_out(
+        fn no_data_is_reported_as_a_hole(
             size in 1_u64..400_000,
             writes in proptest::collection::vec((0_u64..400_000, 1_usize..60_000), 0..6),
         ) {

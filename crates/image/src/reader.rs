@@ -342,7 +342,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn what_is_read_is_the_file_whatever_its_holes(
+        fn the_bytes_read_do_not_depend_on_holes(
             size in 1_u64..400_000,
             chunk in 1000_u64..150_000,
             writes in proptest::collection::vec((0_u64..400_000, 1_usize..60_000), 0..5),
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_to_do_is_read() {
+    fn only_chunks_to_transfer_are_read() {
         let dir = tempfile::tempdir().unwrap();
         // Chunks are whole blocks of every file system.
         const CHUNK: u64 = 64 * 1024;
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_image_is_refused_at_once() {
+    fn a_file_that_is_not_an_image_is_refused_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty");
         File::create(&empty).unwrap();

@@ -914,7 +914,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_blocks_hold_data_however_they_come() {
+    fn the_number_of_data_blocks_does_not_depend_on_write_order() {
         let mut bytes = vec![0; 40_000];
         for at in [0, 4095, 8192, 30_000, 39_999] {
             bytes[at] = 1;
@@ -961,7 +961,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_run_wrote_is_no_zero() {
+    fn bytes_of_an_earlier_run_do_not_count_as_zeros() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.img");
         let target = ImageTarget::create(&path, 20_000, false, RAW).unwrap();
@@ -981,7 +981,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_written_to_is_not_as_it_was() {
+    fn a_changed_file_is_detected() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.img");
         let target = ImageTarget::create(&path, 20_000, false, TargetFormat::Raw).unwrap();
@@ -1000,7 +1000,7 @@ mod tests {
     }
 
     #[test]
-    fn links_directories_and_late_comers_are_not_overwritten() {
+    fn links_directories_and_new_files_are_not_overwritten() {
         let directory = tempfile::tempdir().unwrap();
         let victim = directory.path().join("victim");
         std::fs::write(&victim, "x").unwrap();

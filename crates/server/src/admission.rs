@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_stranger_takes_the_oldest_place_of_the_address_that_has_most() {
+    fn a_new_stranger_replaces_the_oldest_of_the_busiest_address() {
         let admission = admission(4, 1, 1);
         let other = admission.admit(at("192.0.2.9"));
         let crowd: Vec<_> = (0..9)
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_files_are_left_for_drives() {
+    fn half_of_the_file_descriptors_stay_free_for_drives() {
         for files in [256, 1024, 4096, 8192, 1 << 20] {
             let limits = ConnectionLimits::new(OF_ONE_USER, files);
             assert!(

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_body_may_be_sent_again_on_another_connection() {
+    fn a_refusal_of_a_slow_body_closes_the_connection() {
         let answer = refusal(&Refusal::too_slow());
         assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
         assert_eq!(answer.headers()[CONNECTION], "close");

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_user_gets_its_part_and_leaves_the_rest_to_others() {
+    async fn one_user_cannot_hold_more_than_its_part_of_a_budget() {
         let budget = Budget::new(LIMIT);
         let (greedy, modest) = (user("greedy"), user("modest"));
         let mut held = Vec::new();
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_all_hold_together_is_bounded_too() {
+    async fn the_budget_of_all_users_together_is_bounded() {
         let budget = Budget::new(LIMIT);
         let mut held = Vec::new();
         for name in ["a", "b", "c"] {

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_reads_back() {
+    fn a_stored_imaging_reads_back() {
         for packing in [Packing::Copy, Packing::Gzip, Packing::Gunzip] {
             let order = order(packing);
             assert_eq!(order.to_string().parse(), Ok(order));
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stored_last_is_loaded() {
+    fn the_latest_stored_state_is_loaded() {
         let directory = tempfile::tempdir().unwrap();
         let files = FillFiles::beside(&directory.path().join("x.data"));
         let id = DriveId::random();

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_held_back_and_its_neighbours_of_ipv6_with_it() {
+    fn wrong_keys_block_an_address_and_its_ipv6_network() {
         let guard = Guard::new(None, Some("2/h".parse().unwrap()));
         let at = |text: &str| text.parse::<IpAddr>().unwrap();
         let right = |from| guard.prove(at(from), || Some(()));

@@ -541,7 +541,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_server_runs_within_a_program_until_asked_to_stop() {
+    async fn an_embedded_server_runs_until_it_is_stopped() {
         let directory = tempfile::tempdir().unwrap();
         let server = Server::open(Config::new(directory.path())).unwrap();
         assert_eq!(server.scheme(), "http");

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_streamed_is_what_would_be_printed_at_once() {
+    async fn a_streamed_list_equals_the_list_printed_at_once() {
         for objects in [0, 1, 2, 700] {
             let objects: Vec<_> = (0..objects)
                 .map(|i| {

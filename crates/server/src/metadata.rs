@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_reads_back_and_a_garbled_file_does_not() {
+    fn stored_metadata_reads_back_and_garbled_metadata_does_not() {
         let id = DriveId::random();
         let metadata = create("name digest x\\ndigest\nsize 1k\ntags a b\nuser:x y").unwrap();
         let kept = metadata.print(id);

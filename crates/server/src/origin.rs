@@ -86,7 +86,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_another_site_asks_for_is_refused() {
+    fn a_request_from_another_site_is_refused() {
         let host = ("host", "cloud.example:8443");
         for (pairs, site_is) in [
             (vec![host], Site::Nobody),
@@ -110,7 +110,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_request_names_one_host() {
+    fn a_request_with_several_hosts_is_refused() {
         let request = |hosts: &[&'static str], version| {
             let mut request = Request::new(());
             *request.version_mut() = version;

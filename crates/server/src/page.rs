@@ -335,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_another_site_sends_is_refused() {
+    fn a_login_from_another_site_is_refused() {
         let json = ("content-type", "application/json");
         let host = ("host", "h:1");
         for (pairs, is_same) in [
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_page_is_from_elsewhere_or_inline() {
+    fn the_page_loads_nothing_external_or_inline() {
         for text in [HTML, CSS, JS, ICON] {
             let text = text.replace("http://www.w3.org/2000/svg", "");
             assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("//cdn"));

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_fin_is_seen_behind_bytes_that_nobody_took() {
+    async fn a_closed_connection_is_detected_behind_unread_bytes() {
         let (mut client, mut server) = pair().await;
         let peer = Peer::of(&server).unwrap();
         client.write_all(b"next request").await.unwrap();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reset_is_seen_too() {
+    async fn a_reset_connection_is_detected() {
         let (client, server) = pair().await;
         let peer = Peer::of(&server).unwrap();
         client.set_zero_linger().unwrap();

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_refused() {
+    fn unknown_paths_are_refused() {
         use ErrorType::{Missing, Usage};
         let cases = [
             ("/", Missing),

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_its_users_and_ends() {
+    fn a_session_belongs_to_one_user_and_ends() {
         let all = Sessions::new(true);
         let now = Instant::now();
         let (a, b) = ("a".into(), "b".into());

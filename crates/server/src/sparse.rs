@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_become_holes_and_old_data_goes() {
+    fn zeros_written_over_data_become_holes() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
         write_at(&file, &[7; 1 << 20], 0).unwrap();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_data_is_zero() {
+    fn ranges_without_data_are_zero() {
         let file = tempfile::tempfile().unwrap();
         let len = 4 << 20;
         file.set_len(len).unwrap();

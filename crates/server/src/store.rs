@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_leaves_is_put_right_at_start() {
+    fn files_left_by_a_crash_are_cleaned_up_at_start() {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();
         let [resized, torn, cut] = [(); 3].map(|()| store.create(metadata(10_000)).unwrap());
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_has_one_server_and_one_made_up_user() {
+    fn a_data_directory_has_one_server_and_one_generated_user() {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();
         let user = store.made_up_user().unwrap();
@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn uses_that_do_not_go_together_are_refused() {
+    fn conflicting_uses_of_a_drive_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();
         let drive = store.create(metadata(10)).unwrap();
@@ -620,7 +620,7 @@ mod tests {
         assert!(drive.turn_blocking().is_err());
     }
     #[test]
-    fn an_imaging_of_another_user_lasts_as_long_as_its_right_to_read() {
+    fn an_imaging_ends_when_its_user_may_no_longer_read() {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();
         let drive = store.create(metadata(10)).unwrap();
@@ -661,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_of_others_that_only_read_keep_no_owner_from_destroying() {
+    fn readers_cannot_stop_an_owner_from_destroying_a_drive() {
         use super::super::metadata::EVERYONE;
         use openhosting_vm::{Holder, MachineId, Slot};
         let directory = tempfile::tempdir().unwrap();
@@ -693,7 +693,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_of_an_earlier_version_says_what_is_not_whole() {
+    fn incomplete_drives_of_an_earlier_version_are_recognised() {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();
         let drives = [
@@ -737,7 +737,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_destroyed_drive_takes_is_given_back_when_it_is_free() {
+    fn the_quota_of_a_destroyed_drive_is_returned_when_its_space_is_free() {
         let directory = tempfile::tempdir().unwrap();
         let quotas = Quotas::new(QuotaLimits::new([
             (QuotaKind::Drives, Some(1)),
@@ -754,7 +754,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stray_directory_keeps_nobody_from_the_drives() {
+    fn a_stray_directory_does_not_hide_the_drives() {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();
         let drive = store.create(metadata(10)).unwrap();

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn jobs_of_one_user_come_in_their_order() {
+    async fn jobs_of_one_user_run_in_order() {
         let turns = Turns::new(1);
         let user: Arc<str> = "u".into();
         let [first, second, third] = [(); 3].map(|()| turns.join(&user));
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_stops_waiting_takes_no_turn() {
+    async fn a_job_that_stops_waiting_takes_no_turn() {
         let turns = Turns::new(2);
         let mut random = fastrand::Rng::with_seed(3);
         let names: [Arc<str>; 3] = ["a".into(), "b".into(), "c".into()];

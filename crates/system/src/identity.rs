@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_known_by_any_of_its_names_and_a_link_is_another_file() {
+    fn hard_links_have_one_identity_and_symbolic_links_their_own() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name| directory.path().join(name);
         let file = File::create(path("a")).unwrap();

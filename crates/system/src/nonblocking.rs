@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_stream_is_waited_for_and_a_closed_one_is_an_error() {
+    fn writing_waits_for_a_full_stream_and_fails_on_a_closed_one() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();

@@ -131,7 +131,7 @@ mod linux {
         }
 
         #[test]
-        fn what_is_no_file_of_a_local_file_system_is_not_trusted() {
+        fn only_the_page_cache_of_local_files_is_trusted() {
             for path in ["/proc/self/status", "/dev/null"] {
                 let file = File::open(path).unwrap();
                 assert_eq!(PageCache::of(&file), None, "{path}");

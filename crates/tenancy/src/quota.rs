@@ -268,7 +268,7 @@ mod tests {
     use openhosting_base::wire::ErrorType;
 
     #[test]
-    fn what_is_not_kept_is_given_back_and_users_do_not_share() {
+    fn an_unused_reservation_is_returned_and_users_have_separate_quotas() {
         let quotas = Quotas::new(QuotaLimits::new([
             (QuotaKind::Drives, Some(2)),
             (QuotaKind::Bytes, Some(100)),

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_is_bounded_and_forgotten() {
+    fn remembered_keys_are_bounded_and_expire() {
         let limiter = Limiter::new("1/m".parse().unwrap());
         let now = Instant::now();
         for key in 0..KEYS_MAX + 1000 {

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_long_console_the_end_is_kept() {
+    fn the_end_of_a_long_console_is_stored() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("console");
         assert_eq!(read(&path).unwrap(), b"");

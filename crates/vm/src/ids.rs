@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cards_of_a_machine_have_addresses_of_their_own() {
+    fn each_network_card_has_its_own_address() {
         let id = MachineId::random();
         assert_eq!(id.mac(0), id.mac(0));
         assert_ne!(id.mac(0), id.mac(1));

@@ -774,7 +774,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_keeps_its_name() {
+    fn the_host_name_is_stable_and_a_garbled_one_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("host");
         let name = || host(&path, directory.path());

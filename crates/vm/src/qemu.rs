@@ -756,7 +756,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_made_as_its_keys_say() {
+    fn the_command_line_of_qemu_follows_the_keys() {
         let spec = spec(vec![SpecDrive {
             boot_index: Some(0),
             is_shared: true,
@@ -812,7 +812,7 @@ mod tests {
     }
 
     #[test]
-    fn a_card_leads_where_the_operator_says() {
+    fn a_network_card_is_connected_as_the_operator_configured() {
         for (reach, netdev, filters) in [
             (Reach::None, "user,restrict=on,ipv6=off,", 0),
             (Reach::Internet, "user,ipv6=off,", 1),

@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_of_the_loopback_network_and_hosts() {
+    fn generated_addresses_are_loopback_host_addresses() {
         for number in [0, 1, 253, 254, 255, 256, u32::MAX, 0x1234_5678] {
             let [a, b, _, d] = candidate(number).octets();
             assert!(a == 127 && (64..128).contains(&b), "{number}");
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_has_is_not_lent_again_nor_destroyed() {
+    fn a_resource_in_use_is_neither_reused_nor_destroyed() {
         let data = tempfile::tempdir().unwrap();
         let resources = Resources::open(data.path(), data.path(), Quotas::default()).unwrap();
         let ip = resources.create("u", ResourceKind::Ip, &body("")).unwrap();

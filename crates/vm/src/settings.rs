@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_the_first_generation_are_those_of_the_second() {
+    fn keys_of_the_first_generation_are_translated_to_the_second() {
         let first = create("vnc:ip auto\nvnc:password secret\nsmp auto\nnic:0:dhcp auto").unwrap();
         assert_eq!(first.keys().get("vnc"), Some("auto"));
         assert_eq!(first.keys().get("vnc:ip"), None);
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_what_was_set() {
+    fn stored_settings_equal_the_given_ones() {
         let settings = create(
             "name n\npersistent true\nide:0:0 DRIVE\nide:0:0:media cdrom\nboot ide:0:0\nnic:0:dhcp 127.70.0.1\nuser:a b\npassword 12345678\ntags a b",
         )
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn a_card_is_there_when_something_is_said_of_it() {
+    fn a_network_card_exists_if_a_key_mentions_it() {
         assert!(create("").unwrap().nics().is_empty());
         let settings = create(&format!(
             "nic:0:model virtio\nnic:0:dhcp auto\nnic:2:vlan {OTHER}\nnic:2:mac 6a:cc:d6:a2:8e:e3"
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_is_a_core_for_each_2000_mhz_that_there_is() {
+    fn auto_gives_one_core_for_each_2000_mhz_up_to_those_of_the_machine() {
         assert_eq!(create("").unwrap().cores(8), 1);
         assert_eq!(create("cpu 2001").unwrap().cores(8), 2);
         assert_eq!(create("cpu 20000").unwrap().cores(4), 4);
@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn an_active_server_takes_few_keys_and_what_is_so_already() {
+    fn an_active_server_accepts_few_keys_and_unchanged_values() {
         let old = create("name a\nide:0:0 DRIVE\nboot ide:0:0\nuser:x y").unwrap();
         let merge = |text: &str| {
             let mut settings = old.clone();

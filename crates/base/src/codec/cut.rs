@@ -222,7 +222,7 @@ mod tests {
         /// For any limits and any start, the pieces are the bytes of the part, in order, each
         /// within the limit.
         #[test]
-        fn pieces_are_the_part(
+        fn the_pieces_decode_to_the_part(
             runs in proptest::collection::vec((0..3_u8, 1..60_000_usize), 1..6),
             offset in 0..10_000_u64,
             from in 0..400_000_u64,
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_fits_is_not_unpacked() {
+    fn a_body_that_fits_is_not_decompressed_to_be_cut() {
         let part = Part {
             offset: 5,
             len: 100_000,
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_compresses_well_is_cut_into_few_pieces() {
+    fn a_compressible_part_is_cut_into_few_pieces() {
         let bytes = mixed(&[(1, 2000), (2, 500)].repeat(200));
         let part = Part {
             offset: 0,

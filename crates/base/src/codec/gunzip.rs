@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn one_member_and_several() {
+    fn gzip_of_one_and_several_members_is_read() {
         let plain: Vec<u8> = (0..5000u32).map(|i| (i % 251) as u8).collect();
         assert_eq!(strict(&gzip(&plain)).unwrap(), plain);
         let mut two = gzip(&plain[..1000]);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_is_noticed() {
+    fn gzip_truncated_anywhere_is_an_error() {
         let packed = gzip(b"hello hello hello");
         for cut in 0..packed.len() {
             let error = strict(&packed[..cut]).unwrap_err();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_holds() {
+    fn the_decompressed_size_is_bounded() {
         let packed = gzip(&[0; 100_000]);
         assert_eq!(
             unpack(&packed, 100_000, Trailing::Refuse).unwrap().len(),
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_input_is_not_called_bad_gzip() {
+    fn an_error_of_the_input_is_not_reported_as_bad_gzip() {
         struct Broken;
         impl Read for Broken {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

@@ -321,7 +321,7 @@ mod tests {
     proptest! {
         // Another implementation decompresses it.
         #[test]
-        fn what_is_encoded_decodes_to_the_same(
+        fn an_encoded_chunk_decodes_to_the_same_bytes(
             bytes in proptest::collection::vec(prop_oneof![Just(0_u8), any::<u8>()], 1..5000),
             level in 0_u8..=12,
         ) {
@@ -331,7 +331,7 @@ mod tests {
 
         // What is left out is zero, wherever the blocks of the drive begin.
         #[test]
-        fn on_a_drive_of_zeros_the_parts_are_the_chunk(
+        fn parts_written_to_a_zero_drive_make_the_chunk(
             runs in proptest::collection::vec((any::<u8>(), 1_usize..400_000), 1..8),
             offset in 0_u64..10_000,
             level in 0_u8..3,
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_that_are_there_already_are_left_out() {
+    fn zeros_are_left_out_on_a_drive_of_zeros() {
         let mut bytes = vec![0; 4 << 20];
         bytes[10_000] = 1;
         bytes[10_000 + 2 * HOLE_BYTES_MIN] = 1;
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_is_half_random_is_compressed() {
+    fn a_half_random_chunk_is_compressed() {
         let mut rng = fastrand::Rng::with_seed(1);
         let mut bytes = vec![7; 1 << 20];
         rng.fill(&mut bytes[..500_000]);

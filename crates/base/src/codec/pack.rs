@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_packed_unpacks_to_the_same() {
+    fn compressed_data_decompresses_to_the_same_bytes() {
         let mut bytes = vec![0; 300_000];
         fastrand::Rng::with_seed(1).fill(&mut bytes[..100_000]);
         let packings = [Packing::Gzip, Packing::Zstd, Packing::Xz].map(Some);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_is_packed_if_that_makes_it_shorter() {
+    fn a_cluster_is_stored_compressed_only_if_that_is_shorter() {
         let mut plain: Vec<u8> = (0..65_536_u32).map(|i| (i / 7 % 251) as u8).collect();
         // A repetition that is further back than QEMU's window.
         plain.copy_within(..8192, 50_000);

@@ -131,7 +131,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn it_unpacks_to_what_was_packed(pieces in prop::collection::vec(piece(), 0..8)) {
+        fn a_compressed_file_with_holes_decompresses_to_the_same_bytes(pieces in prop::collection::vec(piece(), 0..8)) {
             let mut packed = Vec::new();
             let mut gzip = SparseGzip::begin(&mut packed);
             let mut expected = Vec::new();

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_unpacks_whatever_follows_it_and_whatever_came_before() {
+    fn a_cluster_decompresses_regardless_of_other_clusters() {
         let plain: Vec<u8> = (0..65_536_u32).map(|i| (i / 7 % 251) as u8).collect();
         for pack in [Pack::Deflate, Pack::Zlib, Pack::Zstd] {
             let mut unpacker = Unpacker::new(pack).unwrap();
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_without_an_end_that_fills_a_cluster_is_one() {
+    fn a_cluster_whose_stream_has_no_end_mark_is_accepted() {
         let plain: Vec<u8> = (0..65_536_u32).map(|i| (i / 7 % 251) as u8).collect();
         let level = flate2::Compression::default();
         let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), level);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_asks_for_a_large_window_is_refused() {
+    fn a_zstd_frame_with_a_large_window_is_refused() {
         // Magic, a header with a window only, of 2^27 bytes, then a raw block.
         let frame = [
             0x28,

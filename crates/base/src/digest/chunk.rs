@@ -91,7 +91,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_byte_makes_another_digest(mut chunk in chunk(), at in 0..CHUNK_BYTES, byte: u8) {
+        fn one_changed_byte_changes_the_digest(mut chunk in chunk(), at in 0..CHUNK_BYTES, byte: u8) {
             let digests = [ChunkDigest::of(&chunk), Digest::of(&chunk).into()];
             for digest in digests {
                 prop_assert!(digest.is_of(&chunk));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moved_is_not_the_same() {
+    fn moved_data_changes_the_digest() {
         let mut chunk = vec![0; CHUNK_BYTES];
         chunk[BLOCK_BYTES] = 1;
         let digest = ChunkDigest::of(&chunk);

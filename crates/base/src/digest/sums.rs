@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_entry_of_a_name_is_found_whatever_the_form() {
+    fn the_entry_of_a_name_is_found_in_every_format_of_the_list() {
         let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
         let forms = [
             format!("{one}  a.img\n{two}  b.img\n"),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_instead_is_named() {
+    fn a_missing_entry_is_reported_with_the_existing_ones() {
         let one = Digest::of(b"1");
         let said = |text: &str| digest_for(text, Some("a.img")).unwrap_err().to_string();
         let begin = "There is no SHA-256 for \"a.img\"";

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_type_reads_back() {
+    fn every_error_type_parses_back() {
         for t in ErrorType::ALL {
             assert_eq!(ErrorType::from_header(t.as_str()), Some(t));
             assert_eq!(

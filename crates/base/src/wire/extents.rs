@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_any_way_is_no_answer() {
+    fn a_malformed_extents_answer_is_refused() {
         for bad in [
             "",
             "end 90",
@@ -158,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_taken_is_in_order_and_within(
+        fn accepted_extents_are_sorted_and_within_the_range(
             body in "(data( [0-9]{1,2}/[0-9]{1,2}){0,4}\nend [0-9]{1,3}|data .{0,30}\nend .{0,5})",
             start in 0_u64..50,
             len in 1_u64..100,

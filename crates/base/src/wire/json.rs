@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_body_is_no_object() {
+    fn an_empty_json_body_is_refused() {
         assert_eq!(parse(" \n").unwrap(), Vec::new());
     }
 }

@@ -106,7 +106,7 @@ mod tests {
         }
 
         #[test]
-        fn one_object_reads_back(object in object()) {
+        fn a_printed_object_parses_back(object in object()) {
             for format in [Format::Text, Format::Json] {
                 let printed = object.print(format);
                 prop_assert_eq!(Properties::parse(format, printed.as_bytes()).unwrap(), object.clone());
@@ -114,7 +114,7 @@ mod tests {
         }
 
         #[test]
-        fn no_body_makes_it_panic(body in any::<Vec<u8>>()) {
+        fn no_body_makes_the_parser_panic(body in any::<Vec<u8>>()) {
             let _ = Properties::parse_all(Format::Text, &body);
             let _ = Properties::parse_all(Format::Json, &body);
         }

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_in_parts_is_the_same_objects() {
+    fn a_body_that_arrives_in_parts_parses_the_same() {
         let body = "\n a 1\r\nb ä ö\n\n\nc\n\nd 4";
         let whole = parse(body).unwrap();
         for step in 1..body.len() {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_bounded_in_parts_as_well() {
+    fn the_size_limit_of_an_object_holds_across_parts() {
         let read = |parts: &[&str]| {
             let mut reader = ObjectReader::new(8);
             let mut read = 0;
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backslash_is_doubled_only_where_it_could_be_mistaken() {
+    fn a_backslash_is_doubled_only_where_it_is_ambiguous() {
         let cases = [
             ("C:\\temp", "C:\\temp"),
             ("C:\\new", "C:\\\\new"),

@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_read_as_tools_write_them() {
+    fn manifest_lines_of_common_tools_are_read() {
         let one = hex(&Sha256::digest(b"1"));
         let sha1 = hex(&Sha1::digest(b"1"));
         let digest = |text: &str| digest_of(text, |name| name == "a (1).vmdk");
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_in_any_order_is_hashed_in_order() {
+    fn bytes_read_in_any_order_are_hashed_in_order() {
         let bytes: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
         for (kind, expected) in [
             (Kind::Sha1, hex(&Sha1::digest(&bytes))),
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded() {
+    fn bytes_that_wait_to_be_hashed_are_bounded() {
         let mut passing = Passing::new(Kind::Sha1);
         let step = vec![0; 1 << 20];
         let mut at = 1 << 20;

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_written_in_one_way() {
+    fn equivalent_spellings_of_a_name_are_normalised() {
         for (name, expected) in [
             ("./a/b", "a/b"),
             ("/vm/box.ovf", "vm/box.ovf"),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn companions_of_other_systems_are_known() {
+    fn files_that_macos_adds_are_recognised() {
         for name in [
             "._disk.img",
             "a/b/._box.ovf",
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_is_looked_for_beside_its_description() {
+    fn a_reference_is_resolved_beside_its_description() {
         assert_eq!(
             meant("a%20b", "vm/"),
             ["vm/a%20b", "a%20b", "vm/a b", "a b"]
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_and_their_accents_are_the_same_together_and_apart() {
+    fn composed_and_decomposed_names_are_equal() {
         let (together, apart) = ("Gr\u{f6}sse", "Gro\u{308}sse");
         assert_ne!(Likeness::Same.of(together), Likeness::Same.of(apart));
         assert_eq!(

@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn the_disk_that_boots_comes_first_where_that_is_said() {
+    fn the_boot_disk_is_chosen_by_the_description() {
         let machine = |items: &[String]| {
             let items = items.concat();
             format!("<VirtualHardwareSection>{items}</VirtualHardwareSection>")

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_of_every_version_are_read() {
+    fn sparse_maps_of_every_version_are_read() {
         let expected = Map {
             size: 100,
             data: vec![(10, 5), (100, 0)],
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_has_to_fit_what_is_stored() {
+    fn a_sparse_map_that_does_not_fit_its_data_is_refused() {
         let map = |data: &[(u64, u64)]| Map {
             size: 100,
             data: data.to_vec(),

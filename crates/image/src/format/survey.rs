@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_in_one_cell_overlap() {
+    fn two_parts_in_one_cell_overlap() {
         let mut claims = Claims::new(100, 30);
         claims.claim(30, 100).unwrap();
         claims.claim(130, 250).unwrap();
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_bounded() {
+    fn the_number_of_claimed_parts_is_bounded() {
         let mut claims = Claims::new(1, 0);
         for page in 0..PAGES_MAX as u64 + 10 {
             claims.claim(page * PAGE_CELLS, 1).unwrap();

@@ -383,7 +383,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sectors_alike_are_one_run() {
+    fn equal_sectors_are_merged_into_one_run() {
         let bitmap = [0b1100_0000, 0, 0, 0b0000_0001, 0xff, 0xff];
         let mut runs = Vec::new();
         let mut sector = 0;

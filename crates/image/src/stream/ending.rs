@@ -137,7 +137,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_comes_out_but_a_footer(
+        fn a_stream_is_returned_without_its_vhd_footer(
             len in 0_usize..5000,
             pieces in proptest::collection::vec(1_usize..3000, 1..5),
             wanted in proptest::collection::vec(1_usize..3000, 1..5),

@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_format_is_known_by_its_start() {
+    fn a_stream_format_is_recognised_by_its_first_bytes() {
         use StreamFormat::{Bzip2, Gzip, Lz4, Lzip, Lzma, Xz, Zip, Zstd};
         let cases: [(&[u8], Option<StreamFormat>); 29] = [
             (b"\x1f\x8b\x08\0rest", Some(Gzip)),

@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_begin_a_member_is_no_trailer() {
+    fn bytes_that_could_begin_a_member_are_not_a_trailer() {
         use StreamFormat::{Bzip2, Gzip, Lz4, Lzip};
         for (format, head, expected) in [
             (Gzip, &b""[..], Next::End),

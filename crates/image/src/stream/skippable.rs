@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn all_sixteen_kinds_are_skipped_however_long() {
+    fn skippable_frames_of_all_kinds_and_lengths_are_skipped() {
         let frames: Vec<u8> = (0..16)
             .flat_map(|variant| frame(variant, &vec![7; usize::from(variant) * 1000]))
             .collect();

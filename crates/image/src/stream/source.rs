@@ -175,7 +175,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_look_ahead_consumes_nothing(
+        fn peeking_consumes_no_bytes(
             content in proptest::collection::vec(any::<u8>(), 0..200),
             steps in proptest::collection::vec((0_usize..16, 0_usize..24), 0..40),
         ) {

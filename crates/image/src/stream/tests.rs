@@ -102,7 +102,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<u8>, Option<Trailer>)> {
 }
 
 #[test]
-fn all_formats_and_all_that_follows_is_read() {
+fn every_format_is_read_with_all_its_members() {
     let content = content();
     for (format, pack) in PACKS {
         assert_eq!(
@@ -120,7 +120,7 @@ fn all_formats_and_all_that_follows_is_read() {
 }
 
 #[test]
-fn members_that_hold_next_to_nothing_are_not_decoded_for_ever() {
+fn many_tiny_members_are_refused() {
     for (format, pack) in PACKS {
         if !["gzip", "lz4"].contains(&format) {
             continue;
@@ -140,7 +140,7 @@ fn members_that_hold_next_to_nothing_are_not_decoded_for_ever() {
 }
 
 #[test]
-fn a_stream_that_is_cut_off_anywhere_is_an_error() {
+fn a_stream_truncated_anywhere_is_an_error() {
     let content = content();
     for (format, pack) in PACKS {
         let (first, rest) = (pack(&content[..500]), pack(&content[500..]));
@@ -179,7 +179,7 @@ fn a_flipped_bit_is_an_error_or_changes_nothing() {
 }
 
 #[test]
-fn what_follows_the_last_member_is_treated_as_the_format_s_tool_does() {
+fn trailing_bytes_are_treated_as_by_the_tool_of_the_format() {
     let content = content();
     let member = |pack: Pack| pack(b"another member");
     for (format, pack) in PACKS {
@@ -234,7 +234,7 @@ fn what_follows_the_last_member_is_treated_as_the_format_s_tool_does() {
 }
 
 #[test]
-fn frames_without_content_are_skipped_wherever_they_are() {
+fn frames_without_content_are_skipped_everywhere() {
     let content = content();
     let frame = |variant: u8, held: &[u8]| {
         let len = u32::try_from(held.len()).unwrap().to_le_bytes();
@@ -281,7 +281,7 @@ fn with_dictionary(content: &[u8], code: u8) -> Vec<u8> {
 }
 
 #[test]
-fn a_limit_of_memory_is_called_one_and_small_images_do_not_reach_it() {
+fn the_memory_limit_is_reported_and_small_images_stay_below_it() {
     let content = content();
     // 1 and 1.5 GiB, of which nearly nothing is used.
     for code in [36, 37] {
@@ -322,7 +322,7 @@ fn a_limit_of_memory_is_called_one_and_small_images_do_not_reach_it() {
 }
 
 #[test]
-fn legacy_lz4_which_does_not_tell_its_end_is_refused_with_the_way() {
+fn legacy_lz4_is_refused_with_a_remedy() {
     let error = opened(b"\x02\x21\x4c\x18\x05\0\0\0\x40abcd").unwrap_err();
     assert!(error.chain().contains("legacy LZ4"), "{}", error.chain());
     assert!(error.hint().unwrap().to_string().contains("lz4 -dc"));

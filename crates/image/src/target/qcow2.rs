@@ -660,7 +660,7 @@ mod tests {
     const REACH: u64 = super::REACH;
 
     #[test]
-    fn an_entry_stands_for_whole_sectors() {
+    fn a_compressed_cluster_entry_covers_whole_sectors() {
         assert_eq!(place_of(0), 0..0);
         assert_eq!(place_of((3 * CLUSTER) | COPIED), 3 * CLUSTER..4 * CLUSTER);
         for (at, len, end) in [
@@ -701,7 +701,7 @@ mod tests {
     }
 
     #[test]
-    fn too_large_a_disk_is_none() {
+    fn too_large_a_disk_is_refused() {
         let most = L1_BYTES_MAX / 8 * REACH;
         assert!(Qcow2File::holds(most));
         assert!(!Qcow2File::holds(most + 1));
@@ -755,7 +755,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
-        fn our_reader_finds_what_was_put_in_any_order_over_two_runs(
+        fn clusters_written_in_any_order_over_two_runs_read_back(
             size in 1_u64..1_500_000,
             chunk in 5000_u64..400_000,
             cuts in proptest::collection::btree_set(0_u64..1_500_000, 0..14),
@@ -813,7 +813,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_take_no_cluster_and_each_table_is_made_once() {
+    fn zeros_take_no_cluster_and_each_table_is_written_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
         let size = 1 << 40;
@@ -840,7 +840,7 @@ mod tests {
     }
 
     #[test]
-    fn another_file_is_not_gone_on_with() {
+    fn a_qcow2_of_another_run_is_not_resumed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
         let zstd = TargetFormat::Qcow2(Some(ClusterPacking::Zstd));
@@ -863,7 +863,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_leads_nowhere_is_taken_back() {
+    fn an_entry_that_points_to_no_cluster_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let file = OpenOptions::new()

@@ -446,7 +446,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_of_the_form_is_named() {
+    fn a_wrong_key_of_a_fault_plan_is_named() {
         let cases = [
             ("[]", "not TOML: line 1"),
             ("writers_max = 1\nround_size = yes", "not TOML: line 2"),
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plan_of_the_document_reads_the_same_in_both_formats() {
+    fn the_documented_plan_reads_the_same_as_toml_and_json() {
         let text = include_str!("../../../../docs/user/fault-plan.md");
         let block = |language: &str| {
             let (_, rest) = text.split_once(&format!("```{language}\n")).unwrap();

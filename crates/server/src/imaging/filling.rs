@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_equal_with_and_without_the_help_of_the_kernel() {
+    fn a_copy_is_equal_with_and_without_kernel_copying() {
         // The kernel does not copy between two file systems.
         for directory in ["/tmp", "/dev/shm"] {
             let source = source(directory);
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_copy_leaves_what_is_before() {
+    fn a_resumed_copy_does_not_touch_earlier_bytes() {
         let source = source("/tmp");
         let offset = 6 << 20;
         let got = all(&filled(
@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_unpacks_to_the_same() {
+    fn compressed_data_decompresses_to_the_same_bytes() {
         let source = source("/tmp");
         let packed = filled(&source, Packing::Gzip, 0, 16 << 20);
         let unpacked = filled(&packed, Packing::Gunzip, 0, source.size() + 100);
@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_happens_after_it_may_not_go_on() {
+    fn a_stopped_imaging_writes_nothing_more() {
         for packing in [Packing::Copy, Packing::Gzip, Packing::Gunzip] {
             let [source, destination] = [(); 2].map(|()| source("/tmp"));
             let before = all(&destination);

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_gets_to_the_internet_and_to_nothing_of_this_machine() {
+    fn a_guest_reaches_the_internet_but_not_this_machine() {
         let here = here();
         assert_eq!(here.len(), 2);
         for (to, may) in [
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_user_network_only_what_it_needs_is_reached() {
+    fn only_the_necessary_services_of_the_user_network_are_reachable() {
         for (protocol, to, port, flags, may) in [
             (UDP, "10.0.2.2", 67, 0, true),
             (UDP, "255.255.255.255", 67, 0, true),
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_does_not_pass() {
+    fn unknown_frames_are_dropped() {
         let good = packet(TCP, "1.1.1.1", 80, 2);
         assert!(may_pass(&good, &[]));
         for len in 0..good.len() {

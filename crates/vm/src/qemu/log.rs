@@ -84,14 +84,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_that_is_no_warning_is_what_qemu_said() {
+    fn the_last_line_without_warnings_is_the_message_of_qemu() {
         assert_eq!(last_line(""), None);
         let text = "x\nqemu-system-x86_64: no room\nqemu-system-x86_64: warning: y\n\n";
         assert_eq!(last_line(text).as_deref(), Some("no room"));
     }
 
     #[test]
-    fn a_process_that_never_stops_writing_fills_its_log_and_no_more() {
+    fn endless_output_fills_the_log_only_to_its_limit() {
         let log = Log::create().unwrap();
         assert_eq!(log.text(), "");
         let script = "i=0; while echo line $i; do i=$((i+1)); done >&2; sleep 60";

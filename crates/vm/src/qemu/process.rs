@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_recorded_process_is_killed_and_nothing_that_only_works_there() {
+    async fn only_the_recorded_process_is_killed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         let (mut victim, mut other) = (sleep(path), sleep(path));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn who_listens_is_known_from_the_kernel_and_this_process_is_spared() {
+    fn the_listening_process_is_found_and_never_this_one() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(listener(directory.path(), "qmp"), None);
         let path = directory.path().join("qmp");

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn answers_find_their_commands_whatever_comes_between() {
+    async fn answers_match_their_commands_despite_events() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let qemu = tokio::spawn(async move {
             let (read, mut write) = theirs.into_split();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_greet_is_not_qemu() {
+    async fn a_socket_without_a_greeting_is_not_qemu() {
         for said in [&b""[..], b"hello\n", b"{}\n", b"{\"QMP\""] {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             theirs.write_all(said).await.unwrap();

@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptions_are_known_however_their_first_line_is_written() {
+    fn vmdk_descriptions_are_recognised_by_any_first_line() {
         for text in [
             "# Disk DescriptorFile\n",
             "# Disk Descriptor File\r\n",
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_several_are_known_by_their_names() {
+    fn parts_of_a_split_vmdk_are_recognised_by_their_names() {
         for (name, disk) in [
             ("a-flat.vmdk", Some("a")),
             ("a-b-f001.vmdk", Some("a-b")),

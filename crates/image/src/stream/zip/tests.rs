@@ -192,7 +192,7 @@ fn disk() -> Vec<u8> {
 }
 
 #[test]
-fn one_file_is_read_from_files_and_pipes_whatever_is_beside_it() {
+fn the_only_file_in_a_zip_is_read_from_files_and_pipes() {
     let disk = disk();
     let no_signature = How {
         has_no_signature: true,
@@ -232,7 +232,7 @@ fn one_file_is_read_from_files_and_pipes_whatever_is_beside_it() {
 }
 
 #[test]
-fn one_of_several_files_is_named_or_all_are_refused() {
+fn a_zip_of_several_files_needs_a_name() {
     let disk = disk();
     let bytes = archive(&[
         ("it's a\tb.img", &[0x80, 0xff, 0, 1, 0xfe], DEFLATED),
@@ -270,7 +270,7 @@ fn one_of_several_files_is_named_or_all_are_refused() {
 }
 
 #[test]
-fn what_is_not_read_is_called_by_its_reason() {
+fn an_unsupported_zip_is_refused_with_the_reason() {
     let disk = disk();
     let encrypted = How {
         flags: 1,
@@ -304,7 +304,7 @@ fn what_is_not_read_is_called_by_its_reason() {
 }
 
 #[test]
-fn what_is_cut_off_or_damaged_anywhere_is_an_error() {
+fn a_truncated_or_damaged_zip_is_an_error() {
     let disk = disk()[..150].to_vec();
     for how in [STORED, STREAMED, LARGE] {
         let bytes = archive(&[("._a", b"attributes", STREAMED), ("disk.img", &disk, how)]);
@@ -330,7 +330,7 @@ fn what_is_cut_off_or_damaged_anywhere_is_an_error() {
 const HEADER_END: usize = 30;
 
 #[test]
-fn a_directory_that_claims_much_costs_nothing() {
+fn a_zip_directory_with_huge_claims_takes_no_memory() {
     let mut bytes = archive(&[("disk.img", &disk(), LARGE)]);
     let at = bytes.len() - 27 - 20 - 56;
     assert!(bytes[at..].starts_with(b"PK\x06\x06"));
