@@ -76,13 +76,13 @@ bug() {
 }
 
 bug 'no fsync of the journal' \
-    'lib journal::tests::a_sync_that_fails_is_an_error_and_stays_one' \
+    'lib journal::tests::a_failed_sync_stays_an_error' \
     src/journal/log.rs 'let synced = sync_data(&self.file);' 'let synced = self.file.metadata().map(|_| ());'
 bug 'no fsync of the data before its record' \
-    'lib journal::tests::no_record_is_written_before_its_data_are_on_the_disk' \
+    'lib journal::tests::a_record_is_written_only_after_its_data_is_synced' \
     src/journal/keeper.rs 'sync_data(data)' 'data.metadata().map(|_| ())'
 bug 'a failed sync takes nothing back' \
-    'lib journal::tests::after_a_failed_sync_nothing_counts_that_was_not_synced' \
+    'lib journal::tests::after_a_failed_sync_only_synced_chunks_count' \
     src/journal/keeper.rs 'self.log.revoke();' ''
 bug 'what another boot did not sync is believed' \
     'it killed::records_of_another_boot_file_system_or_file_are_not_believed' \
@@ -99,18 +99,18 @@ bug 'a file is called whole after it was written to' \
     'image target::tests::a_changed_file_is_detected' \
     crates/image/src/target.rs 'is_it && now.is_ok_and(|now| modified_ns(&now) == at_ns)' 'is_it && now.is_ok()'
 bug 'a journal without some chunks calls them whole' \
-    'lib journal::tests::what_is_taken_back_is_not_said_any_more' \
+    'lib journal::tests::a_retracted_chunk_is_not_recorded_as_done' \
     src/journal.rs 'Some(Record::Whole { .. }) if !chunks.is_empty() => {}' \
     'Some(Record::Whole { .. }) if chunks.is_empty() => {}'
 bug 'a torn tail is trusted' \
-    'lib journal::replay::tests::every_bit_flipped' \
+    'lib journal::replay::tests::a_flipped_bit_ends_the_replay_at_its_record' \
     src/journal/record.rs 'if crc32c::crc32c(&bytes[..RECORD_BYTES - 4]) != crc.get_u32_le() {' \
     'if crc32c::crc32c(&bytes[..RECORD_BYTES - 4]) == 0 && crc.get_u32_le() == 0 {'
 bug 'records beyond the end are believed' \
-    'lib journal::replay::tests::what_lies_beyond_the_end_is_not_believed' \
+    'lib journal::replay::tests::records_beyond_the_end_are_ignored' \
     src/journal/replay.rs 'first.saturating_add(count).min(chunks)' 'first.saturating_add(count)'
 bug 'the lock lets two in' \
-    'lib journal::tests::one_process_at_a_time_and_no_link_is_followed' \
+    'lib journal::tests::a_journal_is_locked_and_a_link_is_refused' \
     crates/filesystem/src/lock.rs 'Lock::Exclusive => file.try_lock()' \
     'Lock::Exclusive => file.try_lock_shared()'
 bug 'zeros left out of a used drive' \
@@ -185,7 +185,7 @@ bug 'a chunk that is due wakes the shell for ever' \
     'lib simulator::scenario::every_seed_ends_with_the_same_bytes' \
     crates/engine/src/engine.rs 'times.filter(|at| *at > now).min()' 'times.min()'
 bug 'a short read is accepted' \
-    'lib api::answer::tests::a_body_of_another_length_is_no_chunk' \
+    'lib api::answer::tests::a_body_of_the_wrong_length_is_not_a_chunk' \
     src/api/answer.rs $'    let len = bytes.len();\n    expect(' \
     $'    let told = response.content_length().unwrap_or(u64::MAX);\n    let len = bytes.len().min(told as usize);\n    expect('
 bug 'a redirect is taken for success' \
@@ -279,7 +279,7 @@ bug 'a published drive is trusted though it was written to' \
     'it publish::a_published_drive_that_was_written_to_is_published_anew' \
     src/publish.rs 'if then == now => RangeSet::new()' 'if then <= now => RangeSet::new()'
 bug 'one that is claimed is destroyed' \
-    'lib publish::keys::tests::the_oldest_go_and_never_one_that_is_claimed_or_not_ours' \
+    'lib publish::keys::tests::keep_removes_the_oldest_but_none_that_is_claimed_or_foreign' \
     src/publish/keys.rs 'old.filter(|drive| is_idle(drive)).collect()' 'old.collect()'
 bug 'cleaning up takes what is not ours' \
     'it publish::cleanup_removes_what_is_unfinished_and_nothing_else' \
@@ -289,7 +289,7 @@ bug 'shards are joined though one is missing' \
     'it publish::shards_together_do_what_one_does' \
     src/publish.rs 'if !missing.is_empty() {' 'if missing.len() > 1 {'
 bug 'the root leaves the blocks out' \
-    'lib receipt::tests::one_digest_that_was_changed_is_noticed' \
+    'lib receipt::tests::one_changed_digest_is_detected' \
     crates/base/src/content.rs '        self.blocks.hash_into(&mut hasher);' ''
 bug 'what lies beyond a shorter base is taken for zeros' \
     'base content::tests::blocks_beyond_a_shorter_base_differ' \

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_reach_the_endpoint_that_the_user_named() {
+    fn printed_commands_use_the_endpoint_of_the_user() {
         let drive: DriveId = "0012e24a-6eae-4279-9912-3432f698cec8".parse().unwrap();
         let named = Commands::with_flags(" --profile 'a b'".into());
         assert_eq!(

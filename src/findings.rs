@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn findings_read_back() {
+    fn stored_findings_read_back() {
         for findings in [full(), Findings::unknown("https://h/", "no time")] {
             assert_eq!(Findings::from_json(&findings.to_json()).unwrap(), findings);
         }
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_strange_is_unknown() {
+    fn missing_or_invalid_findings_are_unknown() {
         let mut json = full().to_json();
         json["answers"]["size"] = json!({"known": true, "value": "large"});
         json["answers"]["gzip_writes"] = Value::Null;
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_known_is_cautious_and_nothing_known_is_trusted_too_far() {
+    fn unknown_findings_mean_caution() {
         let nothing = Findings::default();
         assert_eq!(nothing.max_parallel_writes(), None);
         assert_eq!(nothing.fresh_reads_zero(), None);

@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_synced_is_there_again() {
+    fn synced_records_are_replayed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new").join("j.ohj");
         assert!(Journal::open(&path).unwrap().is_none());
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_back_is_not_said_any_more() {
+    fn a_retracted_chunk_is_not_recorded_as_done() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn one_process_at_a_time_and_no_link_is_followed() {
+    fn a_journal_is_locked_and_a_link_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_that_fails_is_an_error_and_stays_one() {
+    fn a_failed_sync_stays_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let mut journal = Journal::create(&directory.path().join("j.ohj"), &header()).unwrap();
         let file = |journal: &mut Journal, file| {
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_record_is_written_before_its_data_are_on_the_disk() {
+    async fn a_record_is_written_only_after_its_data_is_synced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_written_chunk_is_recorded_before_it_is_synced_and_no_more_after() {
+    async fn a_written_chunk_has_a_record_only_until_it_is_synced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
@@ -542,7 +542,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_failed_sync_nothing_counts_that_was_not_synced() {
+    async fn after_a_failed_sync_only_synced_chunks_count() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
@@ -608,7 +608,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_an_endpoint_confirmed_is_recorded_at_once() {
+    async fn confirmed_chunks_are_recorded_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
@@ -658,7 +658,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_whole_file_needs_no_digests_and_the_missing_ones_are_listed() {
+    async fn chunks_without_a_digest_are_listed() {
         let (journal, mut unrecorded, replay, digests) = kept(Some(Note::Whole)).await;
         assert_eq!((replay.state.done.len(), digests.len()), (0, 0));
         assert!(replay.state.whole.is_some());
@@ -677,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_tail_is_cut_and_damage_is_kept_aside() {
+    fn a_torn_tail_is_cut_and_a_damaged_journal_is_saved_aside() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();

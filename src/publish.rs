@@ -1322,7 +1322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_of_the_user_and_the_name_or_what_was_said() {
+    fn a_token_is_derived_from_user_and_name_or_given() {
         let mut options = PublishOptions::to("n", "e");
         let of = |options: &PublishOptions, user| token(options, user).unwrap();
         assert_eq!(of(&options, "u").len(), 32);
@@ -1339,7 +1339,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_picked_is_there_and_as_many_as_wanted(
+        fn the_picked_blocks_exist_and_have_the_requested_number(
             cuts in proptest::collection::btree_set(0_u64..5000, 0..20),
             wanted in 0_u64..400,
             seed in any::<u64>(),

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_reads_back() {
+    fn a_printed_receipt_reads_back() {
         for how in [How::Full, How::Nothing, How::Delta(DriveId::random())] {
             let receipt = Receipt {
                 how,
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_that_was_changed_is_none() {
+    fn a_changed_receipt_is_refused() {
         let receipt = receipt(some_content());
         let good: Value = serde_json::from_str(&receipt.print()).unwrap();
         let mut changes: Vec<(&str, Value)> = vec![
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn one_digest_that_was_changed_is_noticed() {
+    fn one_changed_digest_is_detected() {
         // Blocks determine what a delta sends. If the root did not cover them, an exchanged one
         // would remain undetected.
         let receipt = receipt(some_content());
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn the_confidence_is_what_trials_find() {
+    fn the_stated_confidence_matches_trials() {
         let mut rng = fastrand::Rng::with_seed(7);
         for (of, changed, checked) in [(500, 5, 100), (500, 100, 5), (60, 1, 20), (2000, 20, 300)] {
             let coverage = Coverage { checked, of };
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn the_statement_never_says_too_much() {
+    fn the_stated_confidence_is_never_too_high() {
         let all = Coverage { checked: 9, of: 9 };
         assert_eq!(all.statement(), "every one of 9 blocks was compared");
         let most = Coverage {
@@ -467,7 +467,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_file_makes_it_panic(bytes in any::<Vec<u8>>(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        fn no_file_makes_the_receipt_parser_panic(bytes in any::<Vec<u8>>(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
             let _ = Receipt::parse(&bytes);
             let mut text = receipt(some_content()).print().into_bytes();
             let at = at.index(text.len());

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_that_are_missing_some_are_named() {
+    fn a_long_list_of_missing_shards_is_shortened() {
         let text = |shards: &[u32]| missing(shards, 20).chain();
         assert!(text(&[3, 7]).contains("2 of 20 shards are missing: 3, 7"));
         let all: Vec<u32> = (1..=20).collect();
@@ -123,7 +123,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shards_are_all_of_it_and_never_overlap(of in 0_u64..1 << 40, count in 1_u32..300) {
+        fn shards_cover_everything_and_never_overlap(of in 0_u64..1 << 40, count in 1_u32..300) {
             let mut next = 0;
             for index in 1..=count {
                 let part = Shard::new(index, count).unwrap().part(of);

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_use_what_was_opened_and_then_connections_of_their_own() {
+    async fn requests_use_spare_connections_first() {
         let mut scene = Scene::new(0..0, 0..0);
         scene.opening(2).await;
         sleep(Duration::from_secs(2)).await;
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_no_request_uses_is_closed_soon() {
+    async fn unused_spare_connections_are_closed_soon() {
         let mut scene = Scene::new(0..0, 0..0);
         scene.opening(3).await;
         sleep(Duration::from_secs(2)).await;
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_the_client_all_is_closed() {
+    async fn dropping_the_client_closes_spare_connections() {
         let scene = Scene::new(0..0, 0..0);
         scene.opening(2).await;
         sleep(Duration::from_secs(2)).await;
@@ -330,7 +330,7 @@ mod tests {
 
     /// Its error does not replace that of the request's own connection either.
     #[tokio::test(start_paused = true)]
-    async fn one_that_fails_fails_no_request() {
+    async fn a_failed_spare_connection_fails_no_request() {
         let mut scene = Scene::new(0..1, 0..0);
         scene.opening(1).await;
         assert_eq!(number(scene.connects().await), (1, 2));

@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_of_another_length_is_no_chunk() {
+    async fn a_body_of_the_wrong_length_is_not_a_chunk() {
         let second = Duration::from_secs(1);
         let mut bytes = [0; 4];
         let mut came = 0;
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_one_clean_line() {
+    fn a_message_of_the_endpoint_is_one_printable_line() {
         assert_eq!(
             first_line(b"\n no\x1b[31m such drive \nmore"),
             "no?[31m such drive"

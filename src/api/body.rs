@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_waits_for_the_meter_and_that_is_no_stall() {
+    async fn waiting_for_the_rate_limit_is_not_a_stall() {
         let progress = Progress::of(9500);
         let bytes = Bytes::from(vec![7; 9500]);
         let upload = Upload::Bytes(bytes.clone());

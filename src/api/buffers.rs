@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_kept_drains_at_the_rate_of_the_body() {
+    async fn buffered_bytes_drain_at_the_rate_of_the_body() {
         let buffers = Buffers::default();
         let kept = || buffers.bytes(Instant::now());
         let mut body = Buffer::new(buffers.clone());
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_small_body_is_soon_gone_and_one_that_never_began_keeps_nothing() {
+    async fn a_small_body_drains_soon_and_an_unsent_one_leaves_nothing_buffered() {
         let buffers = Buffers::default();
         let mut body = Buffer::new(buffers.clone());
         drop(Buffer::new(buffers.clone()));

@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_of_a_library_reaches_people() {
+    fn messages_contain_no_names_of_libraries() {
         use std::io;
         let refused = io::Error::from_raw_os_error(111);
         assert_eq!(words_of(&refused), "connection refused");

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_read_is_seen_to_wait() {
+    fn unread_bytes_are_counted_as_waiting() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         sender.set_nonblocking(true).unwrap();
@@ -167,7 +167,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_table_is_read(table in "(\n|[0-9A-F: ]{0,80}){0,6}", inode: u64) {
+        fn no_socket_table_makes_the_parser_panic(table in "(\n|[0-9A-F: ]{0,80}){0,6}", inode: u64) {
             let _ = queued(&table, &HashSet::from([inode, 1]));
         }
     }

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_link_is_none() {
+    async fn a_slow_link_is_not_a_stall() {
         // A modem of 2 KB/s that 16 requests share, evenly or one segment at a time; and one that
         // delivers a segment just before the timeout.
         let ms = Duration::from_millis;
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_that_takes_its_time_is_no_stall() {
+    async fn a_slow_caller_is_not_a_stall() {
         let all = read(answer(100, 10, Duration::ZERO), 2 * S, 5 * S).await;
         assert_eq!(all, Ok(1000));
     }

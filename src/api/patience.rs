@@ -119,7 +119,7 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn what_moves_may_take_for_ever() {
+    async fn a_moving_request_never_times_out() {
         let progress = Progress::of(100);
         let slow = {
             let progress = progress.clone();
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_lies_in_buffers_takes_as_long_as_the_rest() {
+    async fn buffered_bytes_extend_the_time_of_a_request() {
         let progress = Progress::of(4 << 20);
         let slow = {
             let progress = progress.clone();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_hangs_does_not() {
+    async fn a_hanging_request_times_out() {
         let progress = Progress::of(3 << 20);
         let hang = std::future::pending::<()>();
         assert_eq!(

@@ -465,7 +465,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_secret_in_a_url_is_not_shown() {
+    fn secrets_in_a_url_are_not_shown() {
         let url: WebUrl = "https://u:canary@h:8443/a/d%20b.img?sig=canary#canary"
             .parse()
             .unwrap();
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_no_part_of_the_identity() {
+    fn a_url_signature_is_not_part_of_the_identity() {
         let identity = |url: &str| url.parse::<WebUrl>().unwrap().identity();
         for (query, kept) in [
             (
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_range_is_read_or_not() {
+    fn a_content_range_is_parsed_or_refused() {
         let part = |first, last, size| Some(ContentRange { first, last, size });
         assert_eq!(ContentRange::parse("bytes 5-9/100"), part(5, 9, Some(100)));
         assert_eq!(ContentRange::parse("bytes 5-9/*"), part(5, 9, None));
@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_that_which_was_asked_for_or_its_beginning() {
+    fn a_partial_answer_must_begin_with_the_requested_range() {
         let answers = |text: &str, asked: Range<u64>, declared| {
             let part = ContentRange::parse(text).unwrap();
             part.answers(&asked, declared)

@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_go_before_the_environment_and_that_before_a_profile() {
+    fn flags_override_the_environment_and_that_overrides_a_profile() {
         let (named, other) = (Some((Some(B), true)), Some((Some(B), false)));
         let said = |text: &str| Ok(text.to_owned());
         for (flag, profile, uri, auth, expected) in [
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_tells_is_asked_for() {
+    fn a_missing_key_is_asked_for() {
         let error = resolved_to(None, None, None, Some("env")).unwrap_err();
         assert_eq!(error, "Please set OHURI=<API endpoint URI>");
         let error = resolved_to(None, None, Some(C), None).unwrap_err();

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_added_and_left_out_but_not_behind_the_end_of_flags() {
+    fn flags_are_added_and_removed_only_before_the_end_of_flags() {
         let changes = Changes {
             without: &["--restart"],
             without_values: &["--grow"],
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_fetch_a_url_is_not_shown() {
+    fn credentials_in_a_url_are_not_shown() {
         for (word, expected) in [
             ("https://h/a.img", "https://h/a.img"),
             ("https://u:p@h/a.img", "URL"),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_reads_every_word_as_it_was_and_it_is_printed_as_it_is() {
+    fn a_printed_command_is_quoted_for_a_shell() {
         for bytes in [
             &b"a b"[..],
             b"it's",

@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_size_is_read_alike() {
+    fn all_flags_read_sizes_alike() {
         for (text, expected) in [
             ("0", 0),
             ("5242880", 5_242_880),
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drive_grows_to_a_size_or_by_one() {
+    fn grow_takes_a_total_size_or_an_increment() {
         let grown = |text: &str, size| {
             let grow = grow(text).unwrap();
             grow.applied_to(size).map_err(|error| error.kind())

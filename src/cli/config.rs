@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_tells_where_credentials_are() {
+    fn a_profile_names_the_source_of_its_credentials() {
         let text = r#"
             default = "work"
             [profiles.work]
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_refused() {
+    fn unknown_keys_are_refused() {
         for (text, line, what) in [
             ("defaults = 1", 1, "there is no key \"defaults\""),
             ("\n\ndefault = 1", 3, "a text in quotes"),

@@ -990,7 +990,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_line_tells_all_and_controls_nothing() {
+    fn a_plain_line_is_complete_and_has_no_control_characters() {
         let line = display(arguments::ProgressMode::Plain).plain(Duration::from_secs(10));
         assert_eq!(
             line,
@@ -1001,7 +1001,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_printed_at_their_pace() {
+    fn lines_are_printed_at_the_interval_of_each_mode() {
         use arguments::ProgressMode::{Json, None, Plain};
         let paces = [(Plain, [0, 10, 20]), (Json, [9, 10, 29]), (None, [0, 0, 0])];
         for (how, expected) in paces {

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_decides_how_it_ends() {
+    fn the_first_failed_check_decides_the_exit_code() {
         let broken = |kind| Found::Broken(Error::new(kind, "why").hint_to("do\nthat"));
         let output = report(&[
             Check("a", Found::Fine("good".into())),

@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_the_original() {
+    fn the_flags_of_the_script_are_accepted() {
         let short = parse(&format!("-c 1000 -o 5 {ID} out")).unwrap();
         let long = parse(&format!("--chunk 1000 --offset 5 {ID} out")).unwrap();
         assert_eq!(short, long);
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_promises_another_content_is_noticed() {
+    fn a_file_name_that_does_not_match_the_format_is_reported() {
         let notice = |name: &str, format, packing| suffix_notice(Path::new(name), format, packing);
         let raw = TargetFormat::Raw;
         let line = notice("d/a.QCOW2", raw, None).unwrap();
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn each_format_has_its_ways_to_be_packed() {
+    fn each_format_accepts_its_own_compressions() {
         let output = |flags: &str| parse(&format!("{flags} {ID} out")).unwrap().output();
         let qcow2 = |clusters| Ok((TargetFormat::Qcow2(clusters), None));
         let raw = |packing| Ok((TargetFormat::Raw, packing));

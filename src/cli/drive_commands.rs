@@ -434,7 +434,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_yes_is_yes() {
+    fn only_yes_confirms_a_removal() {
         for yes in ["y", "Y\n", "yes\n", " YES "] {
             assert!(is_yes(yes), "{yes:?}");
         }

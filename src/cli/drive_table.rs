@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_fits_and_its_uuids_tell_the_drives_apart() {
+    fn the_table_fits_and_its_uuids_are_unambiguous() {
         let servers = BTreeMap::new();
         let mut near = [1; 16];
         near[5] = 2;

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_names_a_proxy() {
+    fn proxy_urls_are_recognised() {
         for good in [
             "http://p:3128",
             "https://u:k@p",

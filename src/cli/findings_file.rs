@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn findings_are_private_and_replace_the_old_one_whole() {
+    fn findings_are_private_and_replaced_atomically() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a/b/c.json");
         for why in ["first", "second"] {

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_are_a_line_each() {
+    fn each_output_is_one_line() {
         assert_eq!(
             report().outputs(),
             "outcome=gave_up\ndrive=0012e24a-6eae-4279-9912-3432f698cec8\n\
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_is_a_table_that_nothing_in_it_breaks() {
+    fn values_cannot_break_the_table_of_the_summary() {
         let error = Error::new(ErrorKind::Unavailable, "No | answer").hint_to("Try `later`");
         let summary = report().summary("openhosting-upload", Some(&error));
         let lines: Vec<_> = summary.lines().collect();
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_regular_file_that_is_there_is_appended_to() {
+    fn only_an_existing_regular_file_is_appended_to() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         append(&file, "a=1\n", 99).unwrap_err();

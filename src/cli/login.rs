@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_keeps_what_it_has() {
+    fn login_preserves_the_rest_of_the_config() {
         let endpoint: Endpoint = "https://h/".parse().unwrap();
         let (text, is_default) = plan(None).extended("work", &endpoint, false).unwrap();
         let expected = "default = \"work\"\n\n[profiles.work]\nendpoint = \"https://h/\"\ncredentials.file = \"work.key\"\n";

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uuid_with_a_digit_missing_or_too_many_is_no_name() {
+    fn a_uuid_of_the_wrong_length_is_not_a_name() {
         for good in [
             "nightly",
             "0012e24a",

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_come_first_few_are_read_and_running_ones_are_marked() {
+    fn the_newest_journals_are_listed_first_and_running_ones_marked() {
         let directory = tempfile::tempdir().unwrap();
         let create = |name: &str, direction, at: u64| {
             let path = directory.path().join(name);

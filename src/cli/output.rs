@@ -198,7 +198,7 @@ mod tests {
     };
 
     #[test]
-    fn an_object_tells_its_schema_and_what_went_wrong() {
+    fn a_json_object_states_its_schema_and_error() {
         let text = FORM.print(json!({"a": 1}), None);
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value, json!({"schema": "x/1", "a": 1}));
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_asked_for_by_a_flag_of_its_own() {
+    fn json_is_recognised_only_as_a_flag() {
         let is_json = |line: &str| {
             let words: Vec<_> = line.split(' ').map(OsString::from).collect();
             FORM.is_json(&words)

@@ -58,7 +58,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_active_is_escaped_and_the_rest_stays() {
+    fn active_characters_are_escaped_and_others_stay() {
         for (text, shown) in [
             ("Größe 5 µs – ok", "Größe 5 µs – ok"),
             ("a\x1b[31mb", "a\\u{1b}[31mb"),
@@ -75,7 +75,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_line_is_one_and_does_nothing(text in any::<String>()) {
+        fn a_printable_line_has_no_breaks_or_control_characters(text in any::<String>()) {
             let line = line(&text);
             prop_assert!(!line.contains(is_active));
             prop_assert!(!line.contains(OLD_COMMAND));
@@ -83,7 +83,7 @@ mod tests {
         }
 
         #[test]
-        fn json_is_the_same_without_it(text in any::<String>()) {
+        fn escaping_json_does_not_change_its_value(text in any::<String>()) {
             let value = serde_json::json!({ &*text: [&*text, "##[error]\u{9b}"] });
             let safe = object(&value);
             prop_assert!(!safe.contains(is_active) && !safe.contains(OLD_COMMAND));

@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_needed_but_to_clean_up() {
+    fn an_image_is_required_except_for_cleanup() {
         let none = options(&parse("--name n").unwrap()).unwrap_err();
         assert_eq!(none.kind(), ErrorKind::Usage);
         assert!(
@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_is_refused() {
+    fn contradictory_flags_are_refused() {
         for line in [
             "a.img",
             "a.img --name=",

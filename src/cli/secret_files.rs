@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_may_use_is_refused() {
+    fn a_secret_file_that_others_may_use_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         std::fs::write(&path, "text").unwrap();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_named() {
+    fn a_missing_secret_file_is_named() {
         let error = read_secret("key", Path::new("/nosuch")).unwrap_err();
         assert_eq!(error.to_string(), "Cannot read the key /nosuch");
     }

@@ -727,7 +727,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_shell_would_change_is_quoted() {
+    fn the_printed_values_are_quoted_for_a_shell() {
         assert_eq!(quote("0012-ab:Key/1+2="), "0012-ab:Key/1+2=");
         assert_eq!(quote("u:a$b"), "'u:a$b'");
         assert_eq!(quote("u:it's"), "'u:it'\\''s'");
@@ -735,7 +735,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_log_does_nothing_to_a_terminal() {
+    fn a_log_line_has_no_control_characters() {
         use std::io::Write;
         for (format, line) in [
             (LogFormat::Text, "a\\u{202e}b\\u{1b}\n"),

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_signed_is_checked_and_every_change_is_seen() {
+    async fn a_signature_is_valid_until_anything_changes() {
         let directory = tempfile::tempdir().unwrap();
         let (secret, public) = key(directory.path(), None);
         let file = directory.path().join("r.json");
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_that_others_can_read_or_that_is_none_is_refused() {
+    async fn an_exposed_or_invalid_signing_key_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let (secret, _) = key(directory.path(), None);
         std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o640)).unwrap();

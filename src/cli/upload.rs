@@ -794,7 +794,7 @@ mod tests {
     }
 
     #[test]
-    fn short_flags_are_the_original_s() {
+    fn short_flags_are_those_of_the_script() {
         let short = parse(&format!(
             "-c 1000 -d{ID} -n name -o 5 -t ssd -sz -j 2 a.img"
         ))
@@ -858,7 +858,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_that_is_known_not_to_be_unpacked_is_not_sent() {
+    fn an_endpoint_that_does_not_decompress_gzip_is_refused() {
         use crate::findings::Finding;
         let mut findings = Findings::default();
         check_gzip(&findings).unwrap();
@@ -885,7 +885,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_original_refuses_is_refused() {
+    fn what_the_script_refuses_is_refused() {
         for line in ["", "a b", "-c 0 a", "-c 4X a", "-o 01 a", "-x a", "-j 0 a"] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -177,7 +177,7 @@ mod tests {
     use crate::cli::upload::UploadArguments;
 
     #[test]
-    fn what_is_wrong_with_a_command_line_is_one_line_and_another_says_what_to_do() {
+    fn a_wrong_command_line_prints_an_error_and_a_remedy() {
         for (line, what, hint) in [
             ("", "IMAGE is missing", "Usage: up <IMAGE>"),
             (

@@ -359,7 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zeros_lie_between_the_parts() {
+    fn gaps_between_parts_are_zeros() {
         let fetched = fetched(100, 50, vec![100..101, 120..130, 140..150]);
         let runs: Vec<_> = fetched.runs().collect();
         let bytes = &fetched.bytes[..];
@@ -392,7 +392,7 @@ mod tests {
     proptest! {
         /// For any parts, any division, and any progress before.
         #[test]
-        fn pieces_are_disjoint_and_all_that_is_missing(
+        fn pieces_are_disjoint_and_cover_all_missing_bytes(
             cuts in proptest::collection::btree_set(1000_u64..200_000, 2..12),
             filled in 0_usize..200_000,
             step in prop_oneof![Just(u64::MAX), 1_000_u64..100_000],
@@ -419,7 +419,7 @@ mod tests {
         }
 
         #[test]
-        fn a_chunk_is_whole_whatever_its_parts(
+        fn a_chunk_is_complete_regardless_of_its_parts(
             offset in 0_u64..1000,
             len in 1_u64..200_000,
             cuts in proptest::collection::btree_set(0_u64..200_000, 0..12),

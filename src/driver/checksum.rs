@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_in_any_order_is_hashed_in_order() {
+    fn bytes_written_in_any_order_are_hashed_in_order() {
         let file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..1000_u32).map(|i| (i % 251) as u8).collect();
         // The 100 bytes before the plan, and the third chunk, are there.
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_need_not_be_there() {
+    fn unwritten_zeros_are_hashed() {
         let mut hasher = Hasher::new();
         hasher.bytes(b"a");
         hasher.zeros(600_000);

@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_bears_an_outage_and_says_so() {
+    async fn a_call_survives_and_reports_an_outage() {
         let patience = Patience::new(900 * S);
         let (answer, took, lines) = call(&patience, refused(502, None), Some(400 * S)).await;
         assert!(
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_hangs_in_an_outage_ends_with_it() {
+    async fn a_hanging_call_does_not_outlast_the_patience() {
         let patience = Patience::new(10 * S);
         let (began, mut calls) = (Instant::now(), 0);
         let request = || {
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_that_does_not_fit_is_the_end_at_once_and_the_hint_is_a_flag() {
+    async fn a_requested_wait_beyond_the_patience_ends_the_call_with_a_hint() {
         let failure = refused(429, Some(3600 * S));
         let (answer, took, _) = call(&Patience::new(900 * S), failure, None).await;
         assert_eq!(took, Duration::ZERO);
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_reported_before_it_is_a_failure() {
+    async fn a_silent_endpoint_is_reported_before_the_call_fails() {
         let patience = Patience::new(900 * S);
         let slow = || async {
             sleep(40 * S).await;

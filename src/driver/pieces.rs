@@ -220,7 +220,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_piece_goes_once_and_what_comes_without_a_gap_counts(
+        fn each_piece_is_transferred_once_and_only_a_gapless_beginning_counts(
             pieces in prop::collection::vec((1_u64..20, prop::bool::weighted(0.9)), 0..20),
             allowed in prop::option::of(0_u32..6),
         ) {
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_is_the_one_that_counts() {
+    fn the_first_failed_piece_is_reported() {
         let pieces = [(9, false), (5, false), (7, false)];
         let (whole, ..) = play(&pieces, Some(2));
         let Err(AttemptError::Failed(Failure::Broken(which))) = whole.result else {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_spare_helps() {
+    fn spare_requests_transfer_pieces() {
         let pieces = [(2, true); 12];
         for (allowed, seconds) in [(None, 24), (Some(0), 24), (Some(1), 12), (Some(3), 6)] {
             let (_, _, took) = play(&pieces, allowed);

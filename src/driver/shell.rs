@@ -662,7 +662,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_that_transfers_no_zeros_gets_none() {
+    async fn a_hole_for_a_job_without_zeros_is_a_bug() {
         let mut job = Middle::new(Failure::Broken("reset".into()));
         job.has_hole = true;
         let mut shell = shell(job);

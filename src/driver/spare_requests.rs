@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_as_many_as_allowed_and_none_at_the_start() {
+    fn spare_requests_start_at_zero_and_reach_the_allowed_number() {
         let spare = Spare::default();
         assert!(taken(&spare).is_none());
         spare.allow(2);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_gets_what_comes_back() {
+    async fn a_returned_request_goes_to_the_waiting_task() {
         let spare = Spare::default();
         let waiting = tokio::spawn({
             let spare = spare.clone();

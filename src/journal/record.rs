@@ -517,7 +517,7 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), HEADER_BYTES)) {
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), HEADER_BYTES)) {
             let mut header: [u8; HEADER_BYTES] = bytes.try_into().unwrap();
             let _ = Header::decode(&header);
             // With a valid checksum, because otherwise decoding would end early.

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_at_every_byte() {
+    fn a_truncated_journal_replays_its_whole_records() {
         let whole = journal(20);
         for len in HEADER_BYTES..whole.len() {
             let replay = check_prefix(&whole[..len]);
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_flipped() {
+    fn a_flipped_bit_ends_the_replay_at_its_record() {
         let mut bytes = journal(20);
         for at in HEADER_BYTES..bytes.len() {
             for bit in 0..8 {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_on_the_disk_can_be_damaged() {
+    fn only_synced_records_can_be_damaged() {
         let mut records = done(20);
         records.insert(10, Record::Synced { records: 7 });
         let whole = encode(&records);
@@ -341,7 +341,7 @@ mod tests {
         /// Whatever was written and wherever it ends, only unsynced chunks of the last run are
         /// reported, and none that is done.
         #[test]
-        fn any_prefix_has_the_state_of_its_records(
+        fn any_prefix_of_a_journal_replays_to_the_state_of_its_records(
             records in proptest::collection::vec((record(), 0_u64..120, 0_u8..3), 0..40),
             cut in 0_usize..50 * RECORD_BYTES,
         ) {
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_beyond_the_end_is_not_believed() {
+    fn records_beyond_the_end_are_ignored() {
         let mut bytes = encode(&[]);
         let session = SESSION;
         let digest = ChunkDigest::of(&[]);
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn zeroed_tails_and_swapped_records() {
+    fn zeroed_and_swapped_records_end_the_replay() {
         let whole = journal(20);
         for from in 0..20 {
             let at = HEADER_BYTES + from * RECORD_BYTES;

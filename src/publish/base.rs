@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_the_newest_published_or_the_only_one() {
+    fn a_base_name_means_the_newest_published_or_only_drive() {
         let drives = [
             published(1, 5),
             published(2, 7),
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_use_or_larger_or_unfinished_is_no_base() {
+    fn drives_in_use_or_larger_or_unfinished_are_not_used_as_base() {
         assert_eq!(unfit(&published(1, 5), 5), None);
         assert!(unfit(&published(1, 5), 4).is_some());
         for more in [

@@ -229,7 +229,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_drive_without_our_keys_is_none_of_ours() {
+    fn a_drive_without_our_keys_has_no_mark() {
         for more in [
             "name n",
             "user:oh-publish t",
@@ -241,7 +241,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_unfinished_drive_has_no_digest_whatever_it_bears() {
+    fn the_digest_of_an_unfinished_drive_is_ignored() {
         let root = Digest::of(b"x");
         for (state, expected) in [("writing", None), ("published", Some(root))] {
             let more = format!("user:oh-publish t\nuser:oh-state {state}\nuser:oh-digest {root}");
@@ -265,7 +265,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_a_drive_holds_reads_back() {
+    fn the_key_about_what_a_drive_holds_reads_back() {
         let id = DriveId::random();
         for holds in [Holds::Zeros, Holds::Base(id), Holds::Unknown] {
             assert_eq!(Holds::parse(&holds.print()), holds);
@@ -274,7 +274,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_oldest_go_and_never_one_that_is_claimed_or_not_ours() {
+    fn keep_removes_the_oldest_but_none_that_is_claimed_or_foreign() {
         let new = DriveId::from_bytes([9; 16]);
         let drives = [
             published(9, 1, ""),

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_the_newest_published_drive_but_not_where_that_would_be_lost() {
+    fn a_name_means_the_newest_published_drive_unless_it_would_be_changed() {
         let drives = [published(1, 5), published(2, 9), published(3, 7)];
         let id = |word| select(&drives, word, Several::Newest).unwrap().id;
         assert_eq!(id("n"), drives[1].id);
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_a_uuid_is_enough_where_it_is_one_s() {
+    fn a_unique_beginning_of_a_uuid_is_accepted() {
         let drives = [
             drive(0x11, "name a"),
             drive(0x22, "name 1111"),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_is_too_late() {
+    fn a_time_far_in_the_future_is_printed() {
         assert_eq!(time(u64::MAX), "9999-12-31T23:59:59Z");
         assert_eq!(time(0), "1970-01-01T00:00:00Z");
     }

@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_drive_doubles_up_to_a_bound_and_holds_what_it_must() {
+    fn a_growing_drive_doubles_up_to_a_maximum_step() {
         const GIB: u64 = 1 << 30;
         assert_eq!(next_size(GIB, GIB + 1), 2 * GIB);
         assert_eq!(next_size(GIB, 5 * GIB), 5 * GIB);

@@ -145,7 +145,7 @@ mod tests {
     const BLOCK: usize = 64 * 1024;
 
     #[test]
-    fn of_blocks_only_what_is_sent_has_to_be_as_it_was() {
+    fn only_blocks_that_are_sent_must_be_unchanged() {
         let mut bytes = vec![0; 5 * BLOCK + 7];
         for block in [0, 2, 5] {
             bytes[block * BLOCK + 1] = 1;

@@ -440,7 +440,7 @@ mod tests {
     proptest! {
         /// For any parts, any limits, and any start.
         #[test]
-        fn pieces_of_a_chunk_are_disjoint_and_all_that_is_missing(
+        fn pieces_of_a_chunk_are_disjoint_and_cover_all_missing_bytes(
             runs in proptest::collection::vec((1..200_000_usize, 0..100_000_u64, any::<bool>()), 1..5),
             from in 0..1_500_000_u64,
             shared_bytes in prop_oneof![Just(u64::MAX), 1..1_000_000_u64],

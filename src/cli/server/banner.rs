@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_banner_names_what_there_is() {
+    fn the_banner_names_the_page_and_the_certificate_if_they_exist() {
         let mut banner = Banner {
             data: Path::new("/d"),
             uri: "http://127.0.0.1:8463/",
