@@ -85,11 +85,11 @@ bug 'a failed sync takes nothing back' \
     'lib journal::tests::after_a_failed_sync_only_synced_chunks_count' \
     src/journal/keeper.rs 'self.log.revoke();' ''
 bug 'what another boot did not sync is believed' \
-    'it killed::records_of_another_boot_file_system_or_file_are_not_believed' \
+    'it killed::records_of_another_boot_file_system_or_file_are_ignored' \
     src/download/check_earlier.rs 'target.page_cache() != session.state.page_cache()' \
     'session.state.page_cache().is_none()'
 bug 'what was not synced is believed unseen' \
-    'it killed::what_is_not_in_the_file_any_more_is_fetched_again' \
+    'it killed::chunks_that_vanished_from_the_file_are_fetched_again' \
     src/download/check_earlier.rs 'data_blocks(bytes, span.offset) == blocks' \
     'data_blocks(bytes, span.offset) <= blocks'
 bug 'what is beyond the end of a file is hashed as a hole' \
@@ -207,7 +207,7 @@ bug 'a chunk counts before the answer' \
     src/driver/shell.rs $'            Action::Send { span, payload } => {\n' \
     $'            Action::Send { span, payload } => {\n                self.engine.confirmed(span.index, &Requests::default(), Duration::ZERO);\n'
 bug 'digests of an earlier change are verified' \
-    'it resume::what_was_sent_twice_is_verified_as_it_is_now' \
+    'it resume::a_chunk_sent_twice_is_verified_in_its_latest_state' \
     src/journal.rs 'digests.insert(index, digest);' \
     'digests.entry(index).or_insert(digest);'
 bug 'a journal that never began is believed' \
@@ -215,11 +215,11 @@ bug 'a journal that never began is believed' \
     src/download/begin.rs 'if session.is_resumed && session.state.drive.is_none() {' \
     'if session.is_damaged && session.state.drive.is_none() {'
 bug 'an image that has its name is not known again' \
-    'it download::a_download_that_was_named_but_not_cleaned_up_is_complete' \
+    'it download::a_renamed_download_with_its_journal_left_is_complete' \
     src/download/begin.rs 'if !is_recorded && whole.is_none() {' \
     'if session.is_resumed {'
 bug 'a resume that never resumes' \
-    'it resume::after_a_signal_nothing_confirmed_is_sent_again' \
+    'it resume::after_a_signal_no_confirmed_chunk_is_sent_again' \
     src/driver/session.rs 'settled.gaps(&all).collect()' \
     'Vec::from([all])'
 bug 'redirects are followed' \
@@ -230,7 +230,7 @@ bug 'a date is compared with the clock of this machine' \
     src/api/answer.rs $'httpdate::parse_http_date(date).ok())\n        .unwrap_or_else(SystemTime::now)' \
     $'httpdate::parse_http_date(date).ok())\n        .map_or_else(SystemTime::now, |_| SystemTime::now())'
 bug 'a failed sync of the image is made again and trusted' \
-    'it disks::what_was_not_synced_counts_as_not_there' \
+    'it disks::unsynced_bytes_count_as_missing' \
     src/journal/keeper.rs 'sync_data(data)' 'sync_data(data).or_else(|_| sync_data(data))'
 bug 'a failed sync of the journal is made again and trusted' \
     'it disks::a_journal_that_was_not_synced_contains_nothing_false' \
@@ -256,10 +256,10 @@ bug 'what an earlier run left is trusted by its length' \
     'it download::bytes_that_changed_on_the_disk_are_found_and_fetched_again' \
     src/download/check_earlier.rs '!session.is_resumed || sampler.is_off()' 'session.is_resumed || sampler.is_off()'
 bug 'who starts over takes the file from who writes to it' \
-    'it download::a_file_that_is_being_written_to_is_not_taken_away' \
+    'it download::a_part_file_in_use_is_not_replaced' \
     crates/image/src/target.rs 'Ok(file) => lock(&file, &part, Lock::Exclusive).map(|_| Some(file))?,' 'Ok(file) => Some(file),'
 bug 'damage is mended and still claimed' \
-    'it download::damage_that_was_found_once_is_not_believed_by_a_later_run' \
+    'it download::a_later_run_does_not_trust_chunks_found_damaged' \
     src/download/check_earlier.rs 'journal.without(&wrong)?' 'journal'
 bug 'verification of earlier runs is left out' \
     'it download::a_full_verification_covers_what_earlier_runs_fetched' \
@@ -268,7 +268,7 @@ bug 'no sample of what earlier runs sent' \
     'it resume::a_sample_is_read_back_even_if_nothing_is_left_to_send' \
     src/upload/run.rs 'sampler.look_back(disk, &plan, &settled)?;' 'let _ = (disk, &plan, &settled, &sampler);'
 bug 'a drive gets its name before it is verified' \
-    'it publish::what_was_not_verified_gets_no_name_and_the_next_run_mends_it' \
+    'it publish::a_drive_that_fails_verification_is_not_named_and_the_next_run_repairs_it' \
     src/publish.rs $'        let verified = self.verify(drive, all, written).await?;\n        self.name(drive).await?;' \
     $'        self.name(drive).await?;\n        let verified = self.verify(drive, all, written).await?;'
 bug 'a base is trusted without a look at its copy' \
@@ -276,7 +276,7 @@ bug 'a base is trusted without a look at its copy' \
     src/publish/base.rs '!self.inspect(drive, content, sample).await?.is_empty()' \
     'self.inspect(drive, content, sample).await?.first() == Some(&(0..0))'
 bug 'a published drive is trusted though it was written to' \
-    'it publish::a_published_drive_that_was_written_to_is_published_anew' \
+    'it publish::a_published_drive_that_was_changed_is_published_again' \
     src/publish.rs 'if then == now => RangeSet::new()' 'if then <= now => RangeSet::new()'
 bug 'one that is claimed is destroyed' \
     'lib publish::keys::tests::keep_removes_the_oldest_but_none_that_is_claimed_or_foreign' \
@@ -286,7 +286,7 @@ bug 'cleaning up takes what is not ours' \
     src/publish/keys.rs '.filter(move |(mark, _)| mark.token == token)' \
     '.filter(move |_| !token.is_empty())'
 bug 'shards are joined though one is missing' \
-    'it publish::shards_together_do_what_one_does' \
+    'it publish::shards_together_publish_the_same_drive' \
     src/publish.rs 'if !missing.is_empty() {' 'if missing.len() > 1 {'
 bug 'the root leaves the blocks out' \
     'lib receipt::tests::one_changed_digest_is_detected' \
@@ -301,7 +301,7 @@ bug 'a drive stays as large as it grew' \
     'it streams::the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size' \
     src/upload/growing_drive.rs '!self.is_ours || self.size == size' '!self.is_ours || self.size >= size'
 bug 'what passes by again is not compared' \
-    'it streams::other_bytes_than_those_of_the_earlier_run_are_noticed' \
+    'it streams::changed_bytes_on_stdin_are_detected_when_resuming' \
     src/upload/pipeline.rs 'Some(digest) => digest.is_of(chunk.bytes()),' 'Some(_) => true,'
 bug 'bytes of another chunk left in a hole' \
     'base buffer::tests::a_reused_buffer_contains_no_earlier_bytes' \
@@ -313,7 +313,7 @@ bug 'a digest of data that does not tell where it lies' \
     'base digest::chunk::tests::moved_data_changes_the_digest' \
     crates/base/src/digest/chunk.rs 'sha256.update((run.start as u64).to_le_bytes());' ''
 bug 'zeros that are none any more pass for what was sent' \
-    'it resume::zeros_within_a_chunk_that_are_none_any_more_are_sent' \
+    'it resume::zeros_within_a_chunk_that_became_data_are_sent' \
     src/driver/differing.rs 'if !digest.is_of(&bytes) {' 'if false {'
 bug 'a drive is believed where a chunk is sparse' \
     'it resume::zeros_within_a_chunk_that_changed_on_the_drive_are_found' \
@@ -328,7 +328,7 @@ bug 'the end of a stream is not looked for' \
     'it streams::a_declared_size_that_is_wrong_is_an_error' \
     crates/image/src/reader.rs 'offset == plan.size() && !stream.is_at_end(offset)?' 'false && !stream.is_at_end(offset)?'
 bug 'a digest that is not the one that was told is taken' \
-    'it streams::the_digest_of_what_was_given_is_demanded' \
+    'it streams::the_demanded_digest_is_that_of_the_given_file' \
     src/upload/run.rs 'if digest == expected {' 'if digest == digest {'
 bug 'ova: the first file of the description is taken for its first disk' \
     'it ova::the_first_disk_of_the_description_is_sent_or_the_one_that_is_named' \
@@ -338,7 +338,7 @@ bug 'qcow2: a packed cluster is taken for a plain one' \
     'it formats::qcow2_packed_with_zlib_and_zstd' \
     crates/image/src/format/qcow2.rs 'if descriptor & COMPRESSED != 0 {' 'if descriptor == COMPRESSED {'
 bug 'qcow2: a cluster of zeros is read as data' \
-    'it formats::qcow2_that_was_written_to' \
+    'it formats::a_qcow2_after_guest_writes_is_read' \
     crates/image/src/format/qcow2.rs '            (true, _) => Ok(Place::Zero),' \
     $'            (true, true) => Ok(Place::File(host)),\n            (true, false) => Ok(Place::Zero),'
 bug 'vmdk: a grain is unpacked from its marker on' \
@@ -356,7 +356,7 @@ bug 'vhdx: a log that was not written back is ignored' \
     crates/image/src/format/vhdx.rs 'if header[48..64].iter().any(|byte| *byte != 0) {' \
     'if header[48..64].iter().all(|byte| *byte == 255) {'
 bug 'vhdx: the entries between those of blocks are taken for them' \
-    'it formats::disks_of_terabytes_cost_what_is_in_them' \
+    'it formats::terabyte_disks_cost_only_their_data' \
     crates/image/src/format/vhdx.rs 'let at = self.bat + (index + index / self.chunk_ratio) * 8;' \
     'let at = self.bat + index * 8;'
 bug 'qcow2 written: packed clusters in one cluster count once' \

@@ -2,6 +2,12 @@
 //!
 //! Several tasks write records. Each record is written immediately, so that it survives the death
 //! of the process, and reaches the disk with the next sync.
+//!
+//! The place of a record follows from its number, so a record that was written in part, because the
+//! disk was full, cannot shift later ones. After the first error nothing more is written
+//! ([`End::broken`]): the next record would be behind a gap, and a replay would call the journal
+//! damaged. A sync is not repeated either, because after a failed one the kernel may have dropped
+//! the data, and the next would succeed all the same (docs/dev/faults.md, 1.6).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,6 +29,8 @@ use openhosting_base::advice;
 pub(super) struct Log {
     pub(super) file: File,
     pub(super) path: PathBuf,
+    /// A random number in the header that every record is encoded with, so that records of an older
+    /// journal in the same blocks of the disk are invalid.
     pub(super) session: [u8; 16],
     pub(super) version: u32,
     /// Bytes of the chunks that were noted and are not durable.
@@ -38,7 +46,7 @@ struct End {
     synced: u64,
     /// The number of the last [`Record::Run`], and its content.
     run: Option<(u64, Option<PageCache>)>,
-    /// Set by a failed sync, after which the content of the disk is unknown.
+    /// The reason of the first failed write or sync, after which the content of the disk is unknown.
     broken: Option<String>,
 }
 

@@ -80,7 +80,7 @@ fn every_tool_takes_a_profile() {
 }
 
 #[test]
-fn the_config_may_be_elsewhere() {
+fn the_config_is_found_in_xdg_config_home() {
     let desk = Desk::new();
     let server = with_profile(&desk);
     let drive = create(&server, 5);
@@ -96,7 +96,7 @@ fn the_config_may_be_elsewhere() {
 }
 
 #[test]
-fn flags_have_priority_over_the_environment_and_that_over_the_config() {
+fn flags_override_the_environment_and_that_overrides_the_config() {
     let desk = Desk::new();
     let server = with_profile(&desk);
     let drive = create(&server, 5);
@@ -403,7 +403,7 @@ fn hides(outcome: Outcome) -> Outcome {
 }
 
 #[test]
-fn proxies_of_the_environment_are_used_and_their_secrets_hidden() {
+fn environment_proxies_are_used_and_their_secrets_hidden() {
     let desk = Desk::new();
     let (server, cert) = with_tls(&desk, "cloud.test");
     let proxy = Forward::to(server.address(), "200 OK", b"");
@@ -444,7 +444,7 @@ fn proxies_of_the_environment_are_used_and_their_secrets_hidden() {
 }
 
 #[test]
-fn a_proxy_that_fails_is_reported_without_its_secret() {
+fn a_failing_proxy_is_reported_without_its_secret() {
     let desk = Desk::new();
     let (server, cert) = with_tls(&desk, "cloud.test");
     let who = format!("u:{PROXY_SECRET}@");
@@ -476,7 +476,7 @@ fn a_proxy_that_fails_is_reported_without_its_secret() {
 }
 
 #[test]
-fn an_image_comes_through_a_proxy_unless_it_is_on_this_machine() {
+fn images_of_other_machines_are_fetched_through_the_proxy() {
     const IMAGE: &[u8] = b"\0n image of a few bytes";
     let desk = Desk::new();
     let server = desk.server();

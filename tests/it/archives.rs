@@ -145,7 +145,7 @@ fn files_that_accompany_a_disk_on_other_systems_are_ignored() {
 }
 
 #[test]
-fn a_description_is_read_as_its_encoding_says_and_a_named_disk_needs_none() {
+fn a_description_is_decoded_and_a_named_disk_needs_none() {
     let bench = Bench::new();
     let first = disk(&bench, "für.img", 1);
     disk(&bench, "other.img", 2);
@@ -182,7 +182,7 @@ fn a_description_is_read_as_its_encoding_says_and_a_named_disk_needs_none() {
 }
 
 #[test]
-fn a_disk_is_looked_for_beside_its_description() {
+fn a_disk_is_found_beside_its_description() {
     let bench = Bench::new();
     let bytes = disk(&bench, "disk", 1);
     let upload = |ovf_at: &str, reference: &str, at: &str| {
@@ -220,7 +220,7 @@ fn a_disk_is_looked_for_beside_its_description() {
 }
 
 #[test]
-fn the_disk_that_boots_is_sent() {
+fn the_boot_disk_is_sent() {
     let bench = Bench::new();
     let boot = disk(&bench, "boot.img", 1);
     let data = disk(&bench, "data.img", 2);
@@ -263,7 +263,7 @@ fn the_disk_that_boots_is_sent() {
 }
 
 #[test]
-fn content_counts_more_than_names_and_several_disks_are_not_guessed() {
+fn content_takes_precedence_over_names_and_several_disks_are_refused() {
     let bench = Bench::new();
     let first = disk(&bench, "disk", 1);
     let second = disk(&bench, "firmware.bin", 2);
@@ -312,7 +312,7 @@ fn content_counts_more_than_names_and_several_disks_are_not_guessed() {
 }
 
 #[test]
-fn members_without_their_holes_are_read_with_their_maps() {
+fn sparse_members_are_read_with_their_maps() {
     let bench = Bench::new();
     // More pieces than fit a header of GNU tar, and a hole at the end.
     let data = noise(1, 4096);
@@ -423,7 +423,7 @@ fn a_disk_in_pieces_is_joined_and_checked_piece_by_piece() {
 }
 
 #[test]
-fn packed_disks_in_archives_name_the_command_that_unpacks_them() {
+fn compressed_disks_in_archives_are_refused_with_a_command() {
     let bench = Bench::new();
     let bytes = disk(&bench, "disk", 1);
     let packed = gzip(&bytes);
@@ -438,7 +438,7 @@ fn packed_disks_in_archives_name_the_command_that_unpacks_them() {
 }
 
 #[test]
-fn a_disk_in_a_packed_tar_or_on_a_pipe_is_read_in_order() {
+fn a_disk_in_a_compressed_or_piped_tar_is_read_in_order() {
     let bench = Bench::new();
     let bytes = disk(&bench, "disk.raw", 1);
     let other = disk(&bench, "other.raw", 2);
@@ -598,7 +598,7 @@ fn a_vmdk_in_several_files_is_read() {
 }
 
 #[test]
-fn a_change_of_any_file_of_a_disk_is_noticed() {
+fn a_changed_part_of_a_split_disk_is_detected() {
     let bench = Bench::new();
     disk(&bench, "disk.raw", 7);
     make_parts(&bench, "a.vmdk", "twoGbMaxExtentFlat");
@@ -626,7 +626,7 @@ fn a_change_of_any_file_of_a_disk_is_noticed() {
 }
 
 #[test]
-fn a_description_leads_to_no_other_files() {
+fn a_description_cannot_name_files_elsewhere() {
     let bench = Bench::new();
     disk(&bench, "data", 1);
     std::fs::create_dir(bench.path("sub")).unwrap();
@@ -710,7 +710,7 @@ fn a_description_leads_to_no_other_files() {
 }
 
 #[test]
-fn a_part_of_a_disk_names_the_file_that_describes_all_of_it() {
+fn uploading_a_part_of_a_split_disk_names_its_description() {
     let bench = Bench::new();
     disk(&bench, "disk.raw", 7);
     let expected = make_parts(&bench, "a.vmdk", "twoGbMaxExtentSparse");
@@ -738,7 +738,7 @@ fn a_part_of_a_disk_names_the_file_that_describes_all_of_it() {
 }
 
 #[test]
-fn pipes_and_names_that_no_drive_can_have_name_what_works() {
+fn archives_on_pipes_and_invalid_names_are_refused_with_a_remedy() {
     let bench = Bench::new();
     let bytes = disk(&bench, "a\tdisk", 1);
     let tool = bench.desk.upload(&bench.server.uri);

@@ -8,7 +8,7 @@ use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer};
 const SERVER: &str = env!("CARGO_BIN_EXE_openhosting-server");
 
 #[test]
-fn what_is_no_command_is_refused_here_and_sends_nothing() {
+fn an_unknown_command_is_refused_and_sends_nothing() {
     let desk = Desk::new();
     let proxy = FaultProxy::stub(|_| answer(200, &[], b"ok\n"));
     let cases = [
@@ -75,7 +75,7 @@ fn the_calls_of_the_providers_script_are_calls() {
 }
 
 #[test]
-fn one_program_does_what_the_others_do() {
+fn openhosting_does_what_the_other_programs_do() {
     let desk = Desk::new();
     let server = desk.server();
     let image = noise(5, 100_000);
@@ -173,7 +173,7 @@ fn a_command_in_a_pipe_prints_plain_lines_and_no_dots() {
 }
 
 #[test]
-fn a_server_on_a_terminal_says_what_to_do_next() {
+fn a_server_on_a_terminal_prints_the_next_steps() {
     if !has_terminals() {
         return;
     }
@@ -195,7 +195,7 @@ fn a_server_on_a_terminal_says_what_to_do_next() {
 }
 
 #[test]
-fn without_an_address_a_server_has_its_own_port_or_a_free_one() {
+fn a_server_listens_on_its_default_port_or_a_free_one() {
     let desk = Desk::new();
     let start = |data: &str| {
         let server = desk.tool(SERVER).args("--json --data").arg(data).spawn();
@@ -219,7 +219,7 @@ fn without_an_address_a_server_has_its_own_port_or_a_free_one() {
 }
 
 #[test]
-fn a_server_with_a_certificate_of_its_own_serves_those_who_have_it() {
+fn a_self_signed_server_serves_clients_that_have_its_certificate() {
     let desk = Desk::new();
     let server = desk.server_with(&["--tls-self-signed"]);
     assert!(
@@ -235,7 +235,7 @@ fn a_server_with_a_certificate_of_its_own_serves_those_who_have_it() {
 }
 
 #[test]
-fn a_download_of_an_upload_that_has_not_ended_says_so() {
+fn downloading_an_unfinished_upload_is_reported() {
     let desk = Desk::new();
     let server = desk.server();
     desk.file("a.img", &noise(7, 1 << 20));
@@ -264,7 +264,7 @@ fn a_page_of_the_manual_is_found_by_its_command() {
 }
 
 #[test]
-fn the_server_has_the_name_by_which_it_was_started() {
+fn messages_of_the_server_use_the_name_it_was_started_by() {
     let desk = Desk::new();
     for (tool, name) in [
         (desk.tool(SIMPLE).arg("server"), "openhosting server"),
@@ -292,7 +292,7 @@ fn the_server_has_the_name_by_which_it_was_started() {
 }
 
 #[test]
-fn a_port_of_this_machine_that_refuses_is_reported_at_once() {
+fn a_refused_local_port_is_reported_at_once() {
     let desk = Desk::new();
     desk.file("a.img", &[1; 1000]);
     // No flag limits the time: if it were an outage, the watchdog would end the test.
@@ -311,7 +311,7 @@ fn a_port_of_this_machine_that_refuses_is_reported_at_once() {
 }
 
 #[test]
-fn a_place_that_cannot_be_written_is_reported_before_the_transfer() {
+fn an_unwritable_destination_is_reported_before_the_transfer() {
     let desk = Desk::new();
     let server = desk.server();
     desk.file("a.img", &[1; 1000]);
@@ -360,7 +360,7 @@ fn flags_without_an_effect_are_reported() {
 }
 
 #[test]
-fn a_stop_off_a_terminal_prints_the_lines_of_the_script_or_our_own() {
+fn a_stop_without_a_terminal_prints_the_lines_of_the_script_or_ours() {
     let desk = Desk::new();
     let (_server, proxy) = desk.pair();
     desk.file("a.img", &noise(1, 300_000));

@@ -142,7 +142,7 @@ fn journal(path: &Path) -> Vec<(u64, ChunkDigest)> {
 // ---- Reading ----
 
 #[test]
-fn a_byte_that_cannot_be_read_is_named_and_the_rest_is_kept() {
+fn an_unreadable_byte_is_named_and_earlier_chunks_are_kept() {
     let Some(library) = failing::library() else {
         return;
     };
@@ -334,7 +334,7 @@ fn an_upload_whose_journal_fails_in_turn_finishes_with_the_same_command() {
 
 /// Calls that do not go through the C library. They are compiled once.
 #[test]
-fn a_name_that_cannot_be_given_or_a_hole_that_cannot_be_made() {
+fn a_failed_rename_or_hole_punch_is_reported_and_can_be_resumed() {
     if !can_trace() {
         skip(Need::Other("tracing of system calls"), "strace fails");
         return;
@@ -416,7 +416,7 @@ fn a_bad_sector_under_an_unfinished_download_is_reported() {
 /// The image's sync fails: the journal must not mention the affected chunks, although all of them
 /// can still be read (docs/dev/faults.md, C6).
 #[test]
-fn what_was_not_synced_counts_as_not_there() {
+fn unsynced_bytes_count_as_missing() {
     let Some(library) = failing::library() else {
         return;
     };
@@ -533,7 +533,7 @@ fn a_read_only_directory_is_reported_and_left_as_it_is() {
 // ---- A source that changes ----
 
 #[test]
-fn an_image_that_grows_while_it_is_sent_is_never_called_complete() {
+fn an_upload_of_a_growing_image_is_never_complete() {
     let scene = Scene::new(MANY);
     let link = SlowLink::to(&scene.server, Duration::from_millis(2));
     let path = scene.desk.path("a.img");
@@ -575,7 +575,7 @@ fn the_first_bad_byte_of_a_disk_is_named() {
 }
 
 #[test]
-fn a_disk_that_is_larger_than_the_free_space_is_noticed_and_its_holes_need_none() {
+fn too_little_free_space_is_reported_and_holes_need_none() {
     let desk = Desk::new();
     let server = desk.server();
     let root = desk.path("small");

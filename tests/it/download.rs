@@ -149,7 +149,7 @@ fn resumed(outcome: &Outcome) -> usize {
 // ---- What it writes ----
 
 #[test]
-fn the_words_of_the_original() {
+fn a_download_prints_the_lines_of_the_script() {
     let scene = Scene::holding(ramp(0, 10_000_000));
     let tool = scene.desk.download(&scene.proxy.uri());
     let outcome = tool.arg(&scene.drive).arg("out").run().code(0);
@@ -172,7 +172,7 @@ fn sizes_around_a_chunk() {
 }
 
 #[test]
-fn chunks_that_divide_nothing_and_chunks_that_are_split() {
+fn chunk_sizes_that_divide_nothing_and_split_chunks_work() {
     let scene = Scene::holding(ramp(3, 10_000_000));
     for chunk in [999_983, 1_000_000, 6_000_000, 20_000_000] {
         scene.proxy.forget();
@@ -248,7 +248,7 @@ fn nobody_reads_stdout() {
 }
 
 #[test]
-fn an_offset_is_taken_as_it_is() {
+fn an_offset_of_a_download_is_not_rounded() {
     let scene = Scene::new();
     // No file, a file with a beginning, and one as long as the drive.
     for (len, offset) in [(0, 0), (100, 100), (C + 5, C + 5), (SIZE, 777)] {
@@ -271,7 +271,7 @@ fn an_offset_is_taken_as_it_is() {
 // ---- What it refuses ----
 
 #[test]
-fn a_longer_file_is_refused_as_a_beginning() {
+fn a_file_longer_than_the_drive_is_refused_with_offset() {
     let scene = Scene::new();
     let old = vec![1; SIZE + 1];
     scene.desk.file("out", &old);
@@ -291,7 +291,7 @@ fn an_existing_file_is_overwritten_with_force_only() {
 }
 
 #[test]
-fn what_comes_into_being_meanwhile_is_kept() {
+fn a_file_created_during_the_download_is_not_overwritten() {
     let scene = Scene::new();
     let outcome = scene.stopped("out", |running, gate| {
         std::fs::write(scene.path("out"), "late").unwrap();
@@ -334,7 +334,7 @@ fn links_and_directories_are_refused() {
 }
 
 #[test]
-fn links_planted_at_the_other_names_are_not_followed() {
+fn links_at_the_names_of_part_and_journal_are_not_followed() {
     for name in ["out.oh-part", "out.ohj"] {
         for dangling in [true, false] {
             let scene = Scene::new();
@@ -354,7 +354,7 @@ fn links_planted_at_the_other_names_are_not_followed() {
 }
 
 #[test]
-fn a_download_to_another_file_says_which_one_is_unfinished_and_how_to_continue_it() {
+fn a_download_to_another_file_reports_the_unfinished_one() {
     let scene = Scene::new();
     let _ = scene.interrupted();
     let moved = scene.proxy.count(Request::is_read);
@@ -395,7 +395,7 @@ fn a_directory_that_is_not_writable_is_reported() {
 }
 
 #[test]
-fn only_the_owner_can_read_it_before_it_is_done() {
+fn an_unfinished_download_is_private() {
     let scene = Scene::new();
     for (umask, mode) in [("000", 0o666), ("022", 0o644), ("077", 0o600)] {
         let gate = Gate::default();
@@ -433,7 +433,7 @@ fn is_third(request: &Request) -> bool {
 }
 
 #[test]
-fn requests_that_fail_for_a_moment_are_repeated() {
+fn temporarily_failing_requests_are_repeated() {
     let short = |_: &Request, _: Vec<u8>| answer(200, &[], &[7; 100]);
     let long = |_: &Request, _: Vec<u8>| answer(200, &[], &[7; C + 1]);
     let faults = [
@@ -550,7 +550,7 @@ fn a_drive_written_to_meanwhile_is_reported() {
 // ---- Resuming ----
 
 #[test]
-fn after_a_signal_nothing_that_came_is_fetched_again() {
+fn after_a_signal_no_received_chunk_is_fetched_again() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let scene = Scene::new();
         let outcome = scene.stopped("--verify none out", |running, gate| {
@@ -580,7 +580,7 @@ fn recorded(journal: &Path) -> usize {
 }
 
 #[test]
-fn after_kill_9_nothing_written_is_fetched_again() {
+fn after_kill_9_no_written_chunk_is_fetched_again() {
     let scene = Scene::new();
     let journal = scene.path("out.ohj");
     if PageCache::of(&File::open(scene.path("in")).unwrap()).is_none() {
@@ -631,7 +631,7 @@ fn an_image_without_its_journal_or_a_journal_without_its_image() {
 }
 
 #[test]
-fn an_image_of_another_length_is_not_what_the_earlier_run_left() {
+fn a_part_file_of_another_length_is_not_resumed() {
     let scene = Scene::new();
     let _ = scene.interrupted();
     let part = File::options().write(true).open(scene.path("out.oh-part"));
@@ -658,7 +658,7 @@ fn a_drive_written_to_between_two_runs_is_reported() {
 }
 
 #[test]
-fn a_drive_of_another_size_is_another_drive() {
+fn a_drive_whose_size_changed_is_not_resumed() {
     let scene = Scene::new();
     let _ = scene.interrupted();
     let path = format!("/drives/{}/set", scene.drive);
@@ -708,7 +708,7 @@ fn a_journal_that_does_not_name_its_drive_is_discarded() {
 }
 
 #[test]
-fn a_download_that_was_named_but_not_cleaned_up_is_complete() {
+fn a_renamed_download_with_its_journal_left_is_complete() {
     let scene = Scene::new();
     let _ = scene.run("out").code(0);
     // As a crash between the two leaves it: all chunks are recorded, and the image has its name.
@@ -754,7 +754,7 @@ fn two_processes_never_write_to_one_image() {
 /// file away from the process that is writing it, and that process would then rename another's
 /// file.
 #[test]
-fn a_file_that_is_being_written_to_is_not_taken_away() {
+fn a_part_file_in_use_is_not_replaced() {
     let scene = Scene::new();
     let _ = scene.stopped("out", |running, gate| {
         for flags in ["--journal other.ohj", "--gzip"] {
@@ -817,7 +817,7 @@ fn bytes_that_changed_on_the_disk_are_found_and_fetched_again() {
 /// The test above would also pass if only a checksum at the end found the damage; and without
 /// verification nothing is found.
 #[test]
-fn control_without_verification_they_are_not_found() {
+fn control_changed_bytes_are_not_found_without_verification() {
     let scene = Scene::new();
     let _ = scene.interrupted();
     spoil(&scene, 3, b"spoilt");
@@ -826,7 +826,7 @@ fn control_without_verification_they_are_not_found() {
 }
 
 #[test]
-fn damage_that_was_found_once_is_not_believed_by_a_later_run() {
+fn a_later_run_does_not_trust_chunks_found_damaged() {
     let scene = Scene::new();
     let _ = scene.interrupted();
     spoil(&scene, 3, b"spoilt");
@@ -887,7 +887,7 @@ fn the_requested_share_of_a_resumed_download_is_read_back() {
 // ---- A disk that is full ----
 
 #[test]
-fn a_full_disk_costs_nothing_that_was_downloaded() {
+fn a_full_disk_loses_no_downloaded_chunk() {
     let scene = Scene::new();
     let Some(small) = Tmpfs::mount(&scene.path("small"), SIZE / 2) else {
         return;

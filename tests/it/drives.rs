@@ -142,7 +142,7 @@ fn a_name_of_several_drives_is_an_error_that_lists_them() {
 }
 
 #[test]
-fn a_name_of_several_published_drives_is_the_newest_where_nothing_is_lost() {
+fn a_name_of_published_drives_means_the_newest_for_reading() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let uri = &proxy.uri();
@@ -230,7 +230,7 @@ fn rm_removes_what_is_named_and_nothing_else() {
 }
 
 #[test]
-fn a_drive_in_use_stays_and_the_others_go() {
+fn rm_destroys_all_but_drives_in_use() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let uri = &proxy.uri();
@@ -306,7 +306,7 @@ fn on_a_terminal_it_asks_first() {
 }
 
 #[test]
-fn a_drive_that_a_server_uses_names_it_and_the_command_that_shuts_it_down() {
+fn a_drive_in_use_is_refused_with_the_command_that_shuts_its_server_down() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     desk.file("a.img", &[1; 1000]);

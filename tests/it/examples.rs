@@ -73,7 +73,7 @@ fn a_second_publication_sends_what_changed() {
 }
 
 #[test]
-fn what_needs_no_endpoint_runs_by_itself() {
+fn examples_without_an_endpoint_run() {
     let desk = Desk::new();
     let outcome = desk.tool(example("cancel_and_resume")).run().code(0);
     assert!(outcome.text().contains("is complete"), "{outcome:?}");

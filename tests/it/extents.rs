@@ -176,7 +176,7 @@ fn extents_are_where_the_data_is() {
 }
 
 #[test]
-fn extents_are_refused_as_a_read_is() {
+fn extents_have_the_permissions_of_a_read() {
     let scene = Scene::new();
     let refused = |path: &str| {
         let reply = Ask::of(&scene.server).get(&path.replace("ID", &scene.drive));
@@ -272,7 +272,7 @@ fn a_terabyte_of_holes_is_a_few_requests() {
 }
 
 #[test]
-fn a_stream_holds_the_zeros_too() {
+fn a_download_to_stdout_contains_the_zeros() {
     let scene = Scene::new();
     let outcome = scene.run("--checksum", "-").code(0);
     assert!(
@@ -307,7 +307,7 @@ fn a_checksum_covers_the_holes() {
 }
 
 #[test]
-fn old_bytes_do_not_show_in_holes() {
+fn holes_contain_no_old_bytes() {
     let scene = Scene::new();
     // In place, over a file with other bytes.
     scene.desk.file("out", &vec![7; SIZE as usize]);
@@ -389,7 +389,7 @@ fn holes_are_remembered() {
 }
 
 #[test]
-fn a_named_image_with_holes_is_taken_for_what_it_is() {
+fn a_finished_image_with_holes_is_recognised() {
     let scene = Scene::new();
     // Killed between naming the image and removing the journal: the journal of a run that was
     // stopped at its last read has all chunks but that one.
@@ -484,7 +484,7 @@ fn impossible_extents_are_refused() {
 }
 
 #[test]
-fn requests_for_extents_that_keep_failing_are_given_up() {
+fn failing_requests_for_extents_are_given_up() {
     let scene = Scene::new();
     for made_up in [page(), refusal(500, "system"), refusal(409, "busy")] {
         scene.again();
@@ -506,7 +506,7 @@ fn requests_for_extents_that_keep_failing_are_given_up() {
 }
 
 #[test]
-fn answers_with_little_information_cost_no_more_than_reading() {
+fn unhelpful_extents_cost_no_more_than_reading() {
     let scene = Scene::new();
     // One byte more each time, all of it data, or none.
     for [start, data] in [[0, 0], [0, 1]] {
@@ -549,7 +549,7 @@ fn answers_with_little_information_cost_no_more_than_reading() {
 }
 
 #[test]
-fn a_hole_that_is_filled_meanwhile_is_reported() {
+fn a_hole_that_is_filled_during_the_download_is_reported() {
     let scene = Scene::new();
     let gate = Gate::default();
     scene
@@ -567,7 +567,7 @@ fn a_hole_that_is_filled_meanwhile_is_reported() {
 }
 
 #[test]
-fn a_full_verification_finds_what_was_called_a_hole() {
+fn a_full_verification_finds_data_in_reported_holes() {
     let scene = Scene::new();
     // Trusted at first: a hole that contains data.
     let rest = 600 * C;
@@ -584,7 +584,7 @@ fn a_full_verification_finds_what_was_called_a_hole() {
 // ---- Verifying an upload ----
 
 #[test]
-fn holes_of_an_upload_are_verified_whatever_is_called_a_hole() {
+fn holes_of_an_upload_are_verified_despite_reported_extents() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let size = 64_u64 << 20;
@@ -621,7 +621,7 @@ fn holes_of_an_upload_are_verified_whatever_is_called_a_hole() {
 }
 
 #[test]
-fn zeros_are_read_where_there_is_no_extension() {
+fn zeros_are_read_without_the_extension() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let data = noise(9, 100_000);

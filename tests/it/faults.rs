@@ -33,7 +33,7 @@ fn begin_write(server: &TestServer, drive: &str, len: usize) -> TcpStream {
 }
 
 #[test]
-fn a_plan_that_is_wrong_is_refused_and_the_key_named() {
+fn a_wrong_fault_plan_is_refused_and_its_key_named() {
     let directory = tempfile::tempdir().unwrap();
     let plan = directory.path().join("plan");
     let refused = |args: &[&str]| {
@@ -55,7 +55,7 @@ fn a_plan_that_is_wrong_is_refused_and_the_key_named() {
 }
 
 #[test]
-fn the_writer_above_the_limit_is_busy() {
+fn a_writer_above_the_limit_is_busy() {
     let server = TestServer::with_plan(&json!({"writers_max": 2}));
     let drive = create(&server, 100);
     let mut writers: Vec<_> = (0..2).map(|_| begin_write(&server, &drive, 3)).collect();
@@ -108,7 +108,7 @@ fn counters_can_be_missing_or_only_in_info_full_or_late() {
 }
 
 #[test]
-fn never_written_bytes_are_a_pattern_and_written_ones_what_was_written() {
+fn never_written_bytes_read_as_the_pattern() {
     let server = TestServer::with_plan(&json!({"fresh_reads": "pattern"}));
     let drive = create(&server, 10_000);
     assert!(read_all(&server, &drive) == [PATTERN; 10_000]);
@@ -224,7 +224,7 @@ fn one_in_every_n_requests_is_refused() {
 }
 
 #[test]
-fn the_nth_match_is_answered_otherwise_done_or_not() {
+fn the_nth_matching_request_gets_the_planned_answer() {
     let plan = json!({"faults": [
         {"request": "POST /drives/*/write/*", "nth": 2,
          "answer": {"status": 503, "error": "system", "retry_after_s": 1}},
@@ -290,7 +290,7 @@ fn a_request_stalls_or_waits() {
 }
 
 #[test]
-fn an_answer_is_cut() {
+fn an_answer_is_truncated() {
     let fault = json!({"request": "GET /drives/*/read/**", "truncate_bytes": 1000});
     let server = TestServer::with_plan(&json!({ "faults": [fault] }));
     let drive = create(&server, 5000);

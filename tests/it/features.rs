@@ -131,7 +131,7 @@ fn a_short_transfer_has_no_plain_line() {
 }
 
 #[test]
-fn at_the_deadline_it_stops_cleanly_and_can_go_on() {
+fn a_transfer_stops_at_the_deadline_and_resumes() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = noise(3, 5 * C as usize);
@@ -199,7 +199,7 @@ fn a_limited_rate_changes_no_request() {
 }
 
 #[test]
-fn a_digest_is_that_of_the_bytes_and_is_guarded_as_a_read() {
+fn a_digest_has_the_permissions_of_a_read() {
     let desk = Desk::new();
     let server = desk.server();
     let image = noise(5, 3 * C as usize);
@@ -253,7 +253,7 @@ fn a_digest_is_that_of_the_bytes_and_is_guarded_as_a_read() {
 }
 
 #[test]
-fn a_full_verification_reads_nothing_where_digests_are_made() {
+fn a_full_verification_uses_digests_of_the_endpoint() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = noise(6, 20 * C as usize);
@@ -304,7 +304,7 @@ fn a_tampered_drive_is_found_by_its_digest() {
 }
 
 #[test]
-fn where_no_digest_is_made_after_all_it_is_read() {
+fn a_full_verification_reads_if_a_digest_fails() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = noise(8, 5 * C as usize);
@@ -374,7 +374,7 @@ fn the_checksum_of_an_upload_is_that_of_the_whole_image() {
 }
 
 #[test]
-fn the_checksum_of_a_download_is_one_that_sha256sum_takes() {
+fn sha256sum_accepts_the_checksum_of_a_download() {
     let desk = Desk::new();
     let (_server, proxy) = desk.pair();
     let image = noise(10, 5 * C as usize + 17);
@@ -413,7 +413,7 @@ fn the_checksum_of_a_download_is_one_that_sha256sum_takes() {
 }
 
 #[test]
-fn a_packed_download_unpacks_to_the_drive() {
+fn a_gzip_download_decompresses_to_the_drive() {
     type Unpack = fn(&[u8]) -> Vec<u8>;
     let desk = Desk::new();
     let (_server, proxy) = desk.pair();

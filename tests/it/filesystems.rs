@@ -265,7 +265,7 @@ fn the_tools_work_without_calls_that_a_file_system_lacks() {
 }
 
 #[test]
-fn old_bytes_become_zeros_where_there_are_no_holes() {
+fn old_bytes_become_zeros_without_hole_support() {
     if !needs(&[Need::Command("strace")]) {
         return;
     }

@@ -149,7 +149,7 @@ fn foreign() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn content_that_is_no_disk_is_refused_before_a_drive_is_made() {
+fn content_that_is_not_a_disk_is_refused_before_a_drive_is_created() {
     let scene = Scene::new();
     for (i, (what, bytes)) in foreign().into_iter().enumerate() {
         let refused = |outcome: Outcome, within: &str| {
@@ -358,7 +358,7 @@ fn koly() -> Vec<u8> {
 }
 
 #[test]
-fn the_footer_of_a_fixed_vhd_is_no_part_of_the_disk() {
+fn the_footer_of_a_fixed_vhd_is_not_sent() {
     let scene = Scene::new();
     // The last sector is split by a chunk, or is the only one in it.
     for len in [MIB + 3 * SECTOR, MIB, MIB - SECTOR, 100 * SECTOR] {
@@ -397,7 +397,7 @@ fn the_footer_of_a_fixed_vhd_is_no_part_of_the_disk() {
 }
 
 #[test]
-fn a_file_with_a_footer_that_is_damaged_or_late_is_read_where_that_is_sure() {
+fn a_vhd_with_a_damaged_footer_is_read_if_unambiguous() {
     let scene = Scene::new();
     let disk = disk(4);
     let len = disk.len();
@@ -471,7 +471,7 @@ fn dynamic(blocks: &[Option<(Vec<u8>, Vec<u8>)>]) -> Vec<u8> {
 }
 
 #[test]
-fn sectors_that_a_dynamic_vhd_calls_not_written_are_zeros() {
+fn unwritten_sectors_of_a_dynamic_vhd_are_zeros() {
     const BLOCK: usize = 32 << 10;
     let scene = Scene::new();
     let all = noise(11, 4 * BLOCK);
@@ -503,7 +503,7 @@ fn sectors_that_a_dynamic_vhd_calls_not_written_are_zeros() {
 }
 
 #[test]
-fn a_stream_that_ends_unlike_a_disk_is_not_called_complete() {
+fn a_stream_with_a_foreign_footer_is_not_complete() {
     let scene = Scene::new();
     let disk = disk(5);
     let len = disk.len();

@@ -227,7 +227,7 @@ fn qcow2_with_subclusters_and_other_options() {
 }
 
 #[test]
-fn qcow2_that_was_written_to() {
+fn a_qcow2_after_guest_writes_is_read() {
     let bench = Bench::new();
     for options in ["", "-o extended_l2=on", "-c", "-o compat=0.10"] {
         bench.make("a", "qcow2", options);
@@ -323,7 +323,7 @@ fn vhdx_dynamic_and_fixed() {
 }
 
 #[test]
-fn disks_of_terabytes_cost_what_is_in_them() {
+fn terabyte_disks_cost_only_their_data() {
     let bench = Bench::new();
     let images = [
         ("qcow2", "-o cluster_size=2M", "1000T"),
@@ -346,7 +346,7 @@ fn disks_of_terabytes_cost_what_is_in_them() {
 }
 
 #[test]
-fn what_is_not_allocated_is_never_read() {
+fn unallocated_parts_are_never_read() {
     let bench = Bench::new();
     bench
         .desk
@@ -400,7 +400,7 @@ fn what_is_not_allocated_is_never_read() {
 }
 
 #[test]
-fn a_format_that_is_given_is_not_detected() {
+fn a_given_format_overrides_detection() {
     let bench = Bench::new();
     // A guest wrote this at the start of its disk.
     bench.make("a.qcow2", "qcow2", "");
@@ -435,7 +435,7 @@ fn own_all(bench: &Bench) {
 }
 
 #[test]
-fn a_backing_file_is_read_only_where_the_user_allowed_it() {
+fn a_backing_file_is_read_only_if_allowed() {
     let bench = Bench::new();
     let (desk, uri) = (&bench.desk, bench.server.uri.clone());
     std::fs::create_dir(bench.path("bases")).unwrap();
@@ -1117,7 +1117,7 @@ fn hostile_vhdx() {
 
 /// A truncated image reads as the whole one or not at all: missing data never reads as zeros.
 #[test]
-fn a_file_that_was_cut_off_is_never_zeros() {
+fn a_truncated_file_is_never_read_as_zeros() {
     let bench = Bench::new();
     let images = [
         ("qcow2", "", Format::Qcow2),

@@ -51,7 +51,7 @@ impl Scene {
 }
 
 #[test]
-fn a_stdout_without_room_says_so() {
+fn a_full_device_at_stdout_is_reported() {
     let scene = Scene::new();
     for flags in ["", "--gzip", "--zstd"] {
         let tool = scene.shell("exec", ">/dev/full");
@@ -61,7 +61,7 @@ fn a_stdout_without_room_says_so() {
 }
 
 #[test]
-fn a_packed_download_without_room_says_so_and_finishes_when_there_is_some() {
+fn a_compressed_download_on_a_full_disk_finishes_later() {
     let scene = Scene::new();
     let root = scene.desk.path("small");
     let Some(disk) = Tmpfs::mount(&root, 1 << 20) else {
@@ -82,7 +82,7 @@ fn a_packed_download_without_room_says_so_and_finishes_when_there_is_some() {
 
 /// Node.js and rsync use nonblocking pipes, and share them.
 #[test]
-fn standard_streams_that_do_not_block_are_waited_for() {
+fn nonblocking_standard_streams_are_waited_for() {
     const SCRIPT: &str = "import os, sys
 for fd in 0, 1, 2: os.set_blocking(fd, False)
 os.execvp(sys.argv[1], sys.argv[1:])";
@@ -104,7 +104,7 @@ os.execvp(sys.argv[1], sys.argv[1:])";
 }
 
 #[test]
-fn a_reader_that_went_away_is_a_broken_pipe() {
+fn a_closed_reader_of_stdout_is_a_broken_pipe() {
     let scene = Scene::new();
     let tool = scene.download(Path::new("-")).closed_stdout();
     let _ = tool
@@ -114,7 +114,7 @@ fn a_reader_that_went_away_is_a_broken_pipe() {
 }
 
 #[test]
-fn a_limit_of_file_sizes_is_an_error_and_no_signal() {
+fn a_file_size_limit_is_an_error_instead_of_a_signal() {
     let scene = Scene::new();
     let limited = "ulimit -f 1000; exec";
     for (after, file) in [("", "out"), (">redirected", "-")] {
@@ -155,7 +155,7 @@ impl Drop for Link {
 
 /// `/dev/VG/LV` and `/dev/disk/by-id/NAME` are links.
 #[test]
-fn a_link_of_the_system_to_a_device_is_followed_and_no_other_one() {
+fn only_links_of_root_to_a_device_are_followed() {
     let scene = Scene::new();
     let disk = scene.desk.sparse("disk", SIZE as u64, &[]);
     let Some(device) = LoopDevice::over(&disk, &[]) else {

@@ -380,7 +380,7 @@ fn a_guest_with_the_internet_reaches_nothing_of_this_machine() {
 }
 
 #[test]
-fn a_guest_that_reaches_nothing_can_be_reached_at_a_port() {
+fn a_guest_without_network_is_reachable_at_a_forwarded_port() {
     if !has_qemu() {
         return;
     }
@@ -448,7 +448,7 @@ fn listens_at(address: Ipv4Addr) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_screen_is_shown_by_the_server_and_guesses_are_few() {
+fn a_screen_is_shown_and_password_attempts_are_limited() {
     if !has_qemu() {
         return;
     }
@@ -493,7 +493,7 @@ fn a_screen_is_shown_by_the_server_and_guesses_are_few() {
 }
 
 #[test]
-fn the_port_of_vnc_can_be_left_out() {
+fn the_vnc_port_can_be_disabled() {
     if !has_qemu() {
         return;
     }
@@ -535,7 +535,7 @@ fn talkative_qemu(directory: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_guest_that_writes_without_end_takes_no_disk_whether_the_server_runs_or_not() {
+fn endless_guest_output_takes_bounded_disk_space() {
     if !has_qemu() {
         return;
     }
@@ -631,7 +631,7 @@ fn a_process_of_a_guest_is_confined() {
 // ---- Which processes the server takes for a guest ----
 
 #[test]
-fn what_only_works_in_the_directory_of_a_server_is_left_alone() {
+fn other_processes_in_the_directory_of_a_server_survive() {
     if !has_qemu() {
         return;
     }

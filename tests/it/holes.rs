@@ -128,7 +128,7 @@ fn a_hole_with_data_is_reported_once() {
 }
 
 #[test]
-fn the_verification_finds_what_a_wrong_report_left_out() {
+fn verification_finds_data_left_out_by_a_wrong_hole_report() {
     if !lying::can() {
         return;
     }
@@ -168,7 +168,7 @@ fn a_published_drive_is_the_image_whatever_the_file_system_reports() {
 }
 
 #[test]
-fn the_backing_file_of_an_image_is_looked_at_as_well() {
+fn holes_of_a_backing_file_are_checked() {
     if !lying::can() {
         return;
     }
@@ -190,7 +190,7 @@ fn the_backing_file_of_an_image_is_looked_at_as_well() {
 }
 
 #[test]
-fn what_an_earlier_run_left_out_is_sent_by_the_next_one() {
+fn data_left_out_by_an_earlier_run_is_sent_by_the_next() {
     if !lying::can() {
         return;
     }
@@ -235,7 +235,7 @@ fn hiding(desk: &Desk) -> (TestServer, String) {
 }
 
 #[test]
-fn a_download_finds_out_a_server_that_hides_data() {
+fn a_download_detects_a_server_that_hides_data() {
     let desk = Desk::new();
     let image = image(&desk);
     let (server, drive) = hiding(&desk);
@@ -273,7 +273,7 @@ fn a_download_finds_out_a_server_that_hides_data() {
 }
 
 #[test]
-fn shards_find_out_a_server_that_hides_data() {
+fn shards_detect_a_server_that_hides_data() {
     let desk = Desk::new();
     let _ = image(&desk);
     let (server, drive) = hiding(&desk);
@@ -313,7 +313,7 @@ fn hide(proxy: &FaultProxy, from: u64, to: u64) {
 }
 
 #[test]
-fn a_part_that_is_hidden_is_found_by_this_run_and_the_next() {
+fn hidden_data_is_found_by_this_run_and_the_next() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let drive = create(&server, 64 * MIB);
@@ -349,7 +349,7 @@ fn a_part_that_is_hidden_is_found_by_this_run_and_the_next() {
 }
 
 #[test]
-fn wrong_reports_about_the_own_file_do_not_harm_a_download() {
+fn wrong_hole_reports_do_not_harm_a_download() {
     if !lying::can() {
         return;
     }

@@ -101,7 +101,7 @@ fn refuses<T: std::fmt::Debug>(answered: Result<T, Failure>, why: &str) {
 }
 
 #[test]
-fn what_endpoints_of_this_family_send_is_taken() {
+fn answers_of_real_endpoints_are_accepted() {
     for headers in [
         &[][..],
         &["Content-Type: text/plain"],
@@ -176,7 +176,7 @@ fn an_answer_with_another_content_type_or_encoding_is_refused() {
 }
 
 #[test]
-fn no_number_of_an_answer_is_added_up_before_it_is_bounded() {
+fn huge_numbers_in_answers_do_not_overflow() {
     for size in ["18446744073709551615", "9223372036854775807", "16777215T"] {
         refuses(
             info(answer(200, &[], &info_of(DRIVE, size))),
@@ -231,7 +231,7 @@ fn an_answer_head_that_arrives_too_slowly_is_given_up() {
 }
 
 #[test]
-fn a_part_of_a_file_on_the_web_is_the_one_that_was_asked_for() {
+fn a_range_other_than_the_requested_one_is_refused() {
     let web = Web::new(&config()).unwrap();
     let get = |headers: &[&str], body: &[u8]| {
         let address = serve(answer(206, headers, body));
@@ -284,7 +284,7 @@ fn a_part_of_a_file_on_the_web_is_the_one_that_was_asked_for() {
 }
 
 #[test]
-fn a_redirect_to_what_is_not_the_web_is_an_error_at_once() {
+fn a_redirect_to_another_scheme_is_refused_at_once() {
     let desk = Desk::new();
     let server = desk.server();
     for (place, why) in [
@@ -321,7 +321,7 @@ fn listing(names: impl Iterator<Item = String>) -> Vec<u8> {
 }
 
 #[test]
-fn a_long_list_is_printed_as_it_comes() {
+fn a_long_list_is_printed_as_it_arrives() {
     const DRIVES: usize = 60_000;
     let body = listing((0..DRIVES).map(|i| format!("name {i} {}", "n".repeat(60))));
     let address = serve(answer(200, &["Content-Type: text/plain"], &body));
@@ -344,7 +344,7 @@ fn a_long_list_is_printed_as_it_comes() {
 }
 
 #[test]
-fn a_list_that_breaks_off_has_each_drive_once_and_ends_as_json() {
+fn an_interrupted_list_has_each_drive_once_and_is_valid_json() {
     let body = listing((0..50).map(|i| format!("name {i}")));
     let whole = answer(200, &["Content-Type: text/plain"], &body);
     let cut = whole[..whole.len() - 500].to_vec();

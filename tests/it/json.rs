@@ -151,7 +151,7 @@ fn a_wrong_command_line_is_reported_as_an_object() {
 }
 
 #[test]
-fn publishing_and_verifying_tell_what_they_did() {
+fn publish_and_verify_print_their_results_as_objects() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let mut image = noise(2, 400_000);
@@ -263,7 +263,7 @@ fn drives_images_and_endpoints_are_printed_as_objects() {
 }
 
 #[test]
-fn a_server_prints_its_address_or_why_there_is_none() {
+fn a_server_prints_its_address_or_an_error_as_an_object() {
     let desk = Desk::new();
     let server = || {
         desk.tool(env!("CARGO_BIN_EXE_openhosting-server"))

@@ -223,7 +223,7 @@ const CHUNK: usize = 64 << 10;
 const SIZE: usize = 160 * CHUNK - 77;
 
 #[test]
-fn what_was_not_synced_is_taken_over_and_synced_by_the_next_run() {
+fn unsynced_chunks_are_adopted_and_synced_by_the_next_run() {
     for flags in ["", "--verify full", "--verify none", "--checksum"] {
         let scene = Scene::new(SIZE, CHUNK);
         let Some(state) = scene.killed_unsynced(flags) else {
@@ -237,7 +237,7 @@ fn what_was_not_synced_is_taken_over_and_synced_by_the_next_run() {
 }
 
 #[test]
-fn records_of_another_boot_file_system_or_file_are_not_believed() {
+fn records_of_another_boot_file_system_or_file_are_ignored() {
     let changes: [fn(&mut PageCache); 4] = [
         |cache| cache.boot[15] ^= 1,
         |cache| cache.device += 1,
@@ -262,7 +262,7 @@ fn records_of_another_boot_file_system_or_file_are_not_believed() {
 
 /// The kernel itself reports that it is another page cache.
 #[test]
-fn after_another_boot_nothing_counts_that_was_not_synced() {
+fn after_a_reboot_only_synced_chunks_count() {
     let scene = Scene::new(SIZE, CHUNK);
     if scene.killed_unsynced("").is_none() {
         return;
@@ -285,7 +285,7 @@ fn after_another_boot_nothing_counts_that_was_not_synced() {
 
 /// As after a page that the kernel could not write to the disk and dropped.
 #[test]
-fn what_is_not_in_the_file_any_more_is_fetched_again() {
+fn chunks_that_vanished_from_the_file_are_fetched_again() {
     for verify in ["none", "sample", "full"] {
         let scene = Scene::new(SIZE, CHUNK);
         let flags = format!("--verify {verify}");
@@ -342,7 +342,7 @@ fn a_byte_that_changed_after_the_kill_is_found_by_the_default_verification() {
 
 /// The kernel reports the failure once, and then treats what it could not write as clean.
 #[test]
-fn what_a_failed_sync_was_about_is_not_believed_later() {
+fn chunks_of_a_failed_sync_are_not_trusted_later() {
     let scene = Scene::new(SIZE, CHUNK);
     let Some(library) = failing::library() else {
         return;
@@ -364,7 +364,7 @@ fn what_a_failed_sync_was_about_is_not_believed_later() {
 }
 
 #[test]
-fn a_qcow2_is_gone_on_with_where_it_was_killed() {
+fn a_killed_qcow2_download_resumes() {
     for pack in ["", "--compress zlib", "--compress zstd"] {
         let scene = Scene::new(SIZE, CHUNK);
         let flags = format!("--format qcow2 {pack}");

@@ -9,7 +9,7 @@ use crate::support::python;
 use crate::support::server::TestServer;
 
 #[test]
-fn libcloud_gets_along() {
+fn libcloud_works_with_the_server() {
     let Some(python) = python::with("apache-libcloud==3.7.0") else {
         return;
     };

@@ -77,7 +77,7 @@ fn sixty_four_users_at_once_lose_nothing() {
 }
 
 #[test]
-fn what_one_user_takes_fails_no_request_of_others() {
+fn a_greedy_user_fails_no_request_of_others() {
     let honest = users(16);
     let all = [vec![hostile::USER.to_owned()], honest.clone()].concat();
     let directory = tempfile::tempdir().unwrap();

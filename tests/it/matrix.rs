@@ -523,7 +523,7 @@ fn table(outcomes: &BTreeMap<String, String>) -> String {
 }
 
 #[test]
-fn every_fault_at_every_place_ends_well() {
+fn a_transfer_ends_correctly_after_any_fault_at_any_place() {
     let began = Instant::now();
     let wanted = std::env::var("OH_CELL").unwrap_or_default();
     let outcomes = Mutex::new(BTreeMap::new());

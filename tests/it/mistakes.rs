@@ -720,7 +720,7 @@ fn scene(desk: Desk, uri: String) -> Scene {
 }
 
 #[test]
-fn every_mistake_is_said_in_one_line_and_another_one_says_what_to_do() {
+fn every_mistake_prints_one_line_and_a_remedy() {
     let desk = Desk::new();
     let server = desk.server();
     let scene = scene(desk, server.uri.clone());

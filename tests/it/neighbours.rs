@@ -73,7 +73,7 @@ impl Scene {
 }
 
 #[test]
-fn bodies_that_never_arrive_leave_memory_for_those_of_others() {
+fn unfinished_bodies_leave_memory_for_other_users() {
     let scene = Scene::new(&[]);
     let drive = scene.create(HOSTILE, 64 << 20);
     let own = scene.create(HONEST, 64 << 20);
@@ -106,7 +106,7 @@ fn bodies_that_never_arrive_leave_memory_for_those_of_others() {
 }
 
 #[test]
-fn keys_guessed_at_once_count_like_others_on_the_page_and_at_the_api() {
+fn parallel_guesses_of_keys_are_limited_on_page_and_api() {
     const GUESSES: usize = 50;
     let count = |replies: Vec<u16>| {
         let of = |status| replies.iter().filter(|s| **s == status).count();
@@ -148,7 +148,7 @@ fn keys_guessed_at_once_count_like_others_on_the_page_and_at_the_api() {
 }
 
 #[test]
-fn strangers_take_places_from_strangers_only() {
+fn strangers_replace_only_strangers() {
     // More than the maximum number of connections, and than that of strangers.
     const CROWD: usize = 520;
     let scene = Scene::new(&[]);
@@ -228,7 +228,7 @@ fn a_user_with_too_many_connections_loses_idle_ones_and_is_refused_when_all_are_
 }
 
 #[test]
-fn answers_that_nobody_reads_take_little_memory() {
+fn unread_answers_take_little_memory() {
     const DRIVES: usize = 60;
     const READERS: usize = 100;
     // The memory of a single answer, had it been created as a whole.

@@ -216,7 +216,7 @@ fn a_qcow2_of_a_tebibyte_takes_what_its_data_takes() {
 }
 
 #[test]
-fn a_place_that_cannot_hold_a_qcow2_is_reported() {
+fn impossible_qcow2_downloads_are_refused() {
     let bench = Bench::new();
     let qcow2 = |flags: &str, to: &str| bench.run(&format!("--format qcow2 {flags}"), to);
     let _ = qcow2("", "-").code(2).says("A stream cannot hold qcow2");
@@ -239,7 +239,7 @@ fn a_place_that_cannot_hold_a_qcow2_is_reported() {
 }
 
 #[test]
-fn a_run_of_another_format_is_not_gone_on_with() {
+fn a_download_in_another_format_is_not_resumed() {
     let bench = Bench::new();
     let link = SlowLink::to(&bench.server, Duration::from_millis(2));
     let start = |flags: &str| {

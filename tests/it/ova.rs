@@ -235,7 +235,7 @@ fn without_a_description_the_first_disk_is_found_by_content_or_name() {
 }
 
 #[test]
-fn what_has_to_be_unpacked_first_is_reported() {
+fn archives_that_must_be_extracted_first_are_reported() {
     let bench = bench();
     pack_appliance(&bench, VMWARE);
     let tar = std::fs::read(bench.path("image.iso")).unwrap();
@@ -296,7 +296,7 @@ fn an_upload_of_a_disk_of_an_archive_is_resumed() {
 }
 
 #[test]
-fn an_archive_is_read_from_a_web_server_by_ranges_and_its_digest_is_that_of_all() {
+fn an_archive_on_a_web_server_is_read_by_ranges() {
     let bench = bench();
     let first = bench.reference("box-disk1.vmdk", "vmdk");
     let raw = std::fs::read(bench.path("other.raw")).unwrap();
@@ -365,7 +365,7 @@ fn spoiled(manifest: &str, name: &str) -> String {
 }
 
 #[test]
-fn a_disk_is_checked_by_the_manifest_wherever_that_lies() {
+fn the_manifest_is_checked_at_any_place_in_the_archive() {
     let bench = bench();
     let first = bench.reference("box-disk1.vmdk", "vmdk");
     let other = std::fs::read(bench.path("other.raw")).unwrap();
@@ -519,7 +519,7 @@ fn a_disk_on_a_web_server_is_fetched_once_and_checked_by_the_manifest() {
 }
 
 #[test]
-fn nothing_is_published_of_a_disk_that_is_not_as_the_manifest_says() {
+fn a_disk_that_differs_from_its_manifest_is_not_published() {
     let bench = Bench::new();
     let sound = manifest(&bench, "SHA256", &["disk.raw"]);
     for (manifest, code) in [(spoiled(&sound, "disk.raw"), 4), (sound, 0)] {
@@ -769,7 +769,7 @@ fn hostile_descriptions_are_refused() {
 
 /// A truncated archive reads as the whole one or not at all.
 #[test]
-fn an_archive_that_was_cut_off_is_never_zeros() {
+fn a_truncated_archive_is_never_read_as_zeros() {
     let bench = bench();
     pack_appliance(&bench, VMWARE);
     let whole = open(&bench, "image.iso", None).unwrap();

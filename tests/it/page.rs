@@ -201,7 +201,7 @@ fn another_site_can_neither_log_in_nor_out_nor_embed_the_page() {
 }
 
 #[test]
-fn the_page_is_there_for_browsers_only_and_can_be_left_out() {
+fn the_page_is_for_browsers_and_can_be_disabled() {
     let server = TestServer::start();
     let html = "GET / HTTP/1.1\r\nAccept: text/html,*/*\r\n";
     let reply = ask(&server, html, "");

@@ -82,7 +82,7 @@ fn redirect() -> Fault {
 // ---- The first request ----
 
 #[test]
-fn an_endpoint_that_comes_up_late_is_waited_for() {
+fn a_transfer_waits_for_an_endpoint_that_starts_late() {
     // A front is there already, and breaks every connection. A port of this machine that refuses
     // connections is an error at once: commands.rs.
     let desk = Desk::new();
@@ -110,7 +110,7 @@ fn an_endpoint_that_comes_up_late_is_waited_for() {
 }
 
 #[test]
-fn what_is_not_the_api_from_the_start_is_an_error_at_once() {
+fn a_web_page_at_the_first_request_is_an_error_at_once() {
     for (fault, says) in [
         (Fault::Answer(page()), "not from the API: an HTML page"),
         (redirect(), "redirect to portal.test, not followed"),
@@ -155,7 +155,7 @@ fn an_outage_after_the_last_byte_does_not_fail_a_transfer() {
 }
 
 #[test]
-fn an_outage_while_it_is_verified_is_reported() {
+fn an_outage_during_verification_is_reported() {
     let scene = Scene::new();
     scene.proxy.fault(Request::reads_back, 1, later(429, 4));
     // One request at a time, so nothing is read back before the end.
@@ -169,7 +169,7 @@ fn an_outage_while_it_is_verified_is_reported() {
 // ---- A dead backend ----
 
 #[test]
-fn a_dead_backend_ends_it_in_time_from_the_start_and_in_the_middle() {
+fn a_dead_backend_ends_a_transfer_after_the_patience() {
     for (skip, fault) in [
         (0, Fault::Stall),
         (0, bad_gateway()),
@@ -189,7 +189,7 @@ fn a_dead_backend_ends_it_in_time_from_the_start_and_in_the_middle() {
 // ---- Waits that the endpoint asks for ----
 
 #[test]
-fn a_wait_that_is_too_long_ends_it_at_once() {
+fn a_wait_beyond_the_patience_ends_the_transfer_at_once() {
     for (args, seconds, says) in [
         ("", 3600, "429, and asks to come back in 1h"),
         ("--deadline 90s", 300, "429, and asks to come back in 5m"),
@@ -236,7 +236,7 @@ fn a_wait_is_reported_with_its_reason_and_its_length() {
 }
 
 #[test]
-fn a_wait_is_an_object_for_programs() {
+fn a_wait_is_reported_as_json() {
     let scene = Scene::new();
     scene
         .proxy
@@ -280,7 +280,7 @@ fn a_captive_portal_in_the_middle_is_an_outage() {
 }
 
 #[test]
-fn a_captive_portal_that_stays_can_be_resumed_from() {
+fn a_transfer_behind_a_lasting_captive_portal_can_be_resumed() {
     for fault in [Fault::Answer(page()), redirect()] {
         let scene = Scene::new();
         scene.proxy.fault_after(5, |_| true, usize::MAX, fault);

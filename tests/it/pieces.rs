@@ -44,7 +44,7 @@ fn declared(request: &Request) -> u64 {
 // ---- Connections that break ----
 
 #[test]
-fn an_upload_gets_through_connections_that_live_shorter_than_a_chunk_takes() {
+fn an_upload_succeeds_over_connections_shorter_than_a_chunk() {
     for (image, flags) in [
         (noise(1, 12 << 20), "-j 4"),
         // One chunk, and nothing else that could succeed.
@@ -67,7 +67,7 @@ fn an_upload_gets_through_connections_that_live_shorter_than_a_chunk_takes() {
 }
 
 #[test]
-fn an_upload_gets_through_connections_that_do_not_live_long() {
+fn an_upload_succeeds_over_short_lived_connections() {
     let desk = Desk::new();
     let server = desk.server();
     // 16 KiB in 10 ms: at best half of a chunk.
@@ -82,7 +82,7 @@ fn an_upload_gets_through_connections_that_do_not_live_long() {
 }
 
 #[test]
-fn a_download_keeps_what_came_in_order() {
+fn a_download_keeps_the_gapless_beginning_of_a_chunk() {
     let desk = Desk::new();
     let server = desk.server();
     let image = noise(5, 12 << 20);
@@ -108,7 +108,7 @@ fn a_download_keeps_what_came_in_order() {
 }
 
 #[test]
-fn what_came_of_a_chunk_outlives_a_failed_attempt() {
+fn the_received_part_of_a_chunk_survives_a_failed_attempt() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = noise(6, 4 << 20);
@@ -127,7 +127,7 @@ fn what_came_of_a_chunk_outlives_a_failed_attempt() {
 }
 
 #[test]
-fn chunks_that_take_each_other_s_buffers_do_not_count_as_progress_for_ever() {
+fn chunks_that_never_complete_do_not_count_as_progress() {
     const CHUNK: usize = 24_576;
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
@@ -187,7 +187,7 @@ fn everything_is_read_back_over_connections_that_break() {
 }
 
 #[test]
-fn a_run_that_is_killed_between_two_pieces_is_resumed() {
+fn a_run_killed_between_two_pieces_resumes() {
     let desk = Desk::new();
     let server = desk.server();
     let pause = Duration::from_millis(2);
@@ -217,7 +217,7 @@ fn refusing(server: &TestServer, most: u64) -> FaultProxy {
 }
 
 #[test]
-fn a_size_that_is_refused_is_halved_and_remembered() {
+fn a_refused_request_size_is_halved_and_remembered() {
     for (most, image) in [
         (1_000_000, noise(10, 12 << 20)),
         (100_000, noise(11, 3 << 20)),
@@ -249,7 +249,7 @@ fn a_size_that_is_refused_is_halved_and_remembered() {
 }
 
 #[test]
-fn a_size_that_is_refused_of_what_is_unpacked_is_halved_too() {
+fn a_refused_decompressed_size_is_halved() {
     let desk = Desk::new();
     let server = desk.server();
     let proxy = FaultProxy::to(&server);
@@ -271,7 +271,7 @@ fn a_size_that_is_refused_of_what_is_unpacked_is_halved_too() {
 }
 
 #[test]
-fn where_nothing_is_small_enough_the_limit_is_named() {
+fn a_limit_below_the_minimum_size_is_reported() {
     let desk = Desk::new();
     let server = desk.server();
     let proxy = refusing(&server, 10_000);
@@ -284,7 +284,7 @@ fn where_nothing_is_small_enough_the_limit_is_named() {
 }
 
 #[test]
-fn publish_halves_what_is_refused_as_well() {
+fn publish_halves_refused_requests() {
     let desk = Desk::new();
     let server = desk.server();
     let proxy = refusing(&server, 700_000);

@@ -329,7 +329,7 @@ fn assert_harmless(what: &str, text: &str) {
 }
 
 #[test]
-fn nothing_hostile_reaches_the_log() {
+fn hostile_names_do_not_reach_the_log() {
     let desk = Desk::new();
     let server = desk.server();
     let hostile = "x\x1b[31m\r\n::error::y\n##[error]z\u{9b}\u{202e}\x07.img";

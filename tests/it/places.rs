@@ -86,7 +86,7 @@ fn journals(state: &Path) -> PathBuf {
 }
 
 #[test]
-fn an_upload_without_home_resumes_by_the_passwd_entry() {
+fn an_upload_without_home_resumes_from_the_passwd_home() {
     let scene = Scene::new();
     let home = scene.desk.path("the home");
     std::fs::create_dir(&home).unwrap();
@@ -102,7 +102,7 @@ fn an_upload_without_home_resumes_by_the_passwd_entry() {
 }
 
 #[test]
-fn an_upload_of_a_service_resumes_by_its_state_directory() {
+fn an_upload_of_a_service_resumes_from_its_state_directory() {
     let scene = Scene::new();
     let (first, second) = (scene.desk.path("first"), scene.desk.path("second"));
     let both = format!("{}:{}", first.display(), second.display());
@@ -153,7 +153,7 @@ fn without_any_place_for_a_journal_nothing_is_uploaded() {
 }
 
 #[test]
-fn a_home_that_holds_no_journal_is_named() {
+fn an_unusable_home_is_named() {
     let scene = Scene::new();
     let file = scene.desk.file("file", b"x");
     let upload = scene.desk.upload(&scene.proxy.uri()).arg("a.img");

@@ -133,7 +133,7 @@ impl Scene {
 }
 
 #[test]
-fn a_download_believes_neither_the_part_nor_the_journal_of_another_user() {
+fn a_download_refuses_a_foreign_part_file_or_journal() {
     if !needs(&[Need::Root]) {
         return;
     }
@@ -176,7 +176,7 @@ fn a_download_believes_neither_the_part_nor_the_journal_of_another_user() {
 }
 
 #[test]
-fn a_part_of_another_user_is_not_shared_by_shards_nor_written_in_place() {
+fn a_foreign_part_file_is_not_used_by_shards() {
     if !needs(&[Need::Root]) {
         return;
     }
@@ -198,7 +198,7 @@ fn a_part_of_another_user_is_not_shared_by_shards_nor_written_in_place() {
 }
 
 #[test]
-fn the_copy_of_a_damaged_journal_goes_through_no_link() {
+fn copying_a_damaged_journal_follows_no_link() {
     let scene = Scene::new();
     let place = scene.desk.path("place");
     std::fs::create_dir(&place).unwrap();
@@ -230,7 +230,7 @@ fn serve(scene: &Scene, who: Who, data: &Path) -> Outcome {
 }
 
 #[test]
-fn a_data_directory_of_another_user_is_refused_and_what_links_in_it_name_stays() {
+fn a_foreign_data_directory_is_refused_and_links_in_it_are_not_followed() {
     if !needs(&[Need::Root]) {
         return;
     }
@@ -292,7 +292,7 @@ fn a_data_directory_of_another_user_is_refused_and_what_links_in_it_name_stays()
 }
 
 #[test]
-fn the_bytes_of_a_drive_are_no_link() {
+fn a_link_in_place_of_a_drive_is_not_followed() {
     let scene = Scene::new();
     let mut server = TestServer::start();
     let tool = scene.desk.upload(&server.uri).env("OHAUTH", server.auth());
@@ -319,7 +319,7 @@ fn the_bytes_of_a_drive_are_no_link() {
 }
 
 #[test]
-fn a_directory_of_journals_and_a_trace_of_another_user_are_refused() {
+fn a_foreign_journal_directory_or_trace_is_refused() {
     if !needs(&[Need::Root]) {
         return;
     }
@@ -345,7 +345,7 @@ fn a_directory_of_journals_and_a_trace_of_another_user_are_refused() {
 }
 
 #[test]
-fn pages_of_the_manual_and_completions_replace_links() {
+fn manual_pages_and_completions_replace_links() {
     let scene = Scene::new();
     let victim = scene.desk.file("victim", b"precious");
     for (words, name) in [
@@ -363,7 +363,7 @@ fn pages_of_the_manual_and_completions_replace_links() {
 }
 
 #[test]
-fn a_pipe_in_the_place_of_a_file_holds_no_program() {
+fn a_pipe_in_place_of_a_file_does_not_block() {
     let scene = Scene::new();
     let pipe = scene.desk.path("pipe");
     let made = Command::new("mkfifo").arg(&pipe).status();

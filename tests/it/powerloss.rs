@@ -248,7 +248,7 @@ fn an_upload_survives_the_loss_of_power() {
 /// The same with a download tool that forgets to sync the image before its journal claims what is
 /// there: strace suppresses these calls. The test above would detect it.
 #[test]
-fn control_a_sync_that_is_left_out_is_caught() {
+fn control_an_omitted_sync_is_detected() {
     let desk = Desk::new();
     let Some(disk) = Disk::new() else { return };
     let server = desk.server();
@@ -302,7 +302,7 @@ fn control_a_sync_that_is_left_out_is_caught() {
 
 /// Without a sync, a cut can lose everything: this shows that the cut is real.
 #[test]
-fn control_what_was_not_synced_can_be_lost() {
+fn control_unsynced_bytes_can_be_lost() {
     let Some(disk) = Disk::new() else { return };
     let mut lost = 0;
     for _ in 0..3 {

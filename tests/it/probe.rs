@@ -252,7 +252,7 @@ fn counters_in_info_full_and_a_connection_that_breaks_at_a_large_body() {
 }
 
 #[test]
-fn one_question_that_fails_leaves_the_others_alone() {
+fn one_failed_question_does_not_affect_the_others() {
     let server = TestServer::with_plan(&json!({"writers_max": 1, "faults": [
         {"request": "POST /drives/*/set", "times": 9, "answer": {"status": 402}},
         // The answer says that the drive was destroyed, but it was not: only a check reveals it.
@@ -339,7 +339,7 @@ fn interrupted(user: &User<'_>, signal: &str) -> Output {
 }
 
 #[test]
-fn a_signal_ends_it_and_the_drive_is_gone() {
+fn a_stopped_probe_removes_its_drive() {
     let faults = [
         json!({"request": "POST /drives/create", "delay_ms": 1000}),
         json!({"request": "GET /drives/*/read/**", "stall": true}),
@@ -363,7 +363,7 @@ fn a_signal_ends_it_and_the_drive_is_gone() {
 }
 
 #[test]
-fn the_findings_are_kept_and_used() {
+fn the_findings_are_stored_and_used() {
     use std::os::unix::fs::PermissionsExt;
     let server = TestServer::with_plan(&json!({"writers_max": 1}));
     let user = User::of(&server);
@@ -410,7 +410,7 @@ fn the_findings_are_kept_and_used() {
 }
 
 #[test]
-fn a_download_reads_as_much_at_a_time_as_was_answered() {
+fn a_download_reads_as_much_as_the_findings_allow() {
     const CHUNK: u64 = 8 * MIB;
     for now in ["allowed", "refused", "short"] {
         let server = TestServer::with_plan(&json!({"large_reads": now}));

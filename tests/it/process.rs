@@ -67,7 +67,7 @@ fn signals_and_the_deadline_end_the_question_for_the_key() {
 }
 
 #[test]
-fn a_command_that_prints_the_credentials_ends_with_the_tool() {
+fn a_credentials_command_ends_with_the_program() {
     let desk = Desk::new();
     let directory = desk.path("../home/.config/openhosting");
     std::fs::create_dir_all(&directory).unwrap();
@@ -99,7 +99,7 @@ fn a_command_that_prints_the_credentials_ends_with_the_tool() {
 }
 
 #[test]
-fn too_few_descriptors_are_an_error_and_no_panic() {
+fn too_few_descriptors_are_an_error_without_a_panic() {
     let desk = Desk::new();
     desk.file("a.img", &[7; 5000]);
     let server = env!("CARGO_BIN_EXE_openhosting-server");
@@ -125,7 +125,7 @@ fn too_few_descriptors_are_an_error_and_no_panic() {
 }
 
 #[test]
-fn too_few_threads_are_an_error_and_no_panic() {
+fn too_few_threads_are_an_error_without_a_panic() {
     if !needs(&[Need::Root]) {
         return;
     }

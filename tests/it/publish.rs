@@ -181,7 +181,7 @@ fn only_blocks_that_differ_are_sent_to_a_copy() {
 }
 
 #[test]
-fn what_was_begun_before_the_image_was_read_is_taken_up_for_that_image_alone() {
+fn a_drive_created_before_hashing_is_reused_for_its_image_only() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     desk.file("a.img", &image());
@@ -221,7 +221,7 @@ fn what_was_begun_before_the_image_was_read_is_taken_up_for_that_image_alone() {
 }
 
 #[test]
-fn an_image_that_an_older_drive_holds_makes_no_other_one() {
+fn an_image_of_an_older_published_drive_creates_no_drive() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     desk.file("a.img", &image());
@@ -339,7 +339,7 @@ fn a_receipt_from_elsewhere_describes_the_base() {
 }
 
 #[test]
-fn where_the_cloud_does_not_copy_everything_is_sent() {
+fn everything_is_sent_if_the_cloud_refuses_to_copy() {
     for refused in [
         refusal(404, "missing"),
         refusal(405, "method"),
@@ -390,7 +390,7 @@ fn a_base_that_differs_from_its_receipt_is_not_trusted() {
 }
 
 #[test]
-fn a_published_drive_that_was_written_to_is_published_anew() {
+fn a_published_drive_that_was_changed_is_published_again() {
     let desk = Desk::new();
     let server = desk.server();
     desk.file("a.img", &image());
@@ -411,7 +411,7 @@ fn a_published_drive_that_was_written_to_is_published_anew() {
 }
 
 #[test]
-fn what_was_not_verified_gets_no_name_and_the_next_run_mends_it() {
+fn a_drive_that_fails_verification_is_not_named_and_the_next_run_repairs_it() {
     for is_delta in [false, true] {
         let desk = Desk::new();
         let (server, proxy) = desk.pair();
@@ -440,7 +440,7 @@ fn what_was_not_verified_gets_no_name_and_the_next_run_mends_it() {
 }
 
 #[test]
-fn zeros_are_written_to_a_new_drive_that_is_not_zero() {
+fn zeros_are_written_to_a_new_drive_with_other_bytes() {
     let desk = Desk::new();
     let plan = desk.file("plan.json", br#"{"fresh_reads": "pattern"}"#);
     let server = desk.server_with(&["--fault-plan", plan.to_str().unwrap()]);
@@ -573,7 +573,7 @@ fn impossible_publications_are_refused_before_anything_is_created() {
 }
 
 #[test]
-fn shards_together_do_what_one_does() {
+fn shards_together_publish_the_same_drive() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     desk.file("a.img", &image());
@@ -685,7 +685,7 @@ fn a_drive_is_verified_against_its_receipt() {
 }
 
 #[test]
-fn a_receipt_is_signed_and_believed_only_with_its_key() {
+fn a_signed_receipt_is_accepted_only_with_its_key() {
     let desk = Desk::new();
     let server = desk.server();
     desk.file("a.img", &image());
@@ -754,7 +754,7 @@ fn check_nothing_seems_finished(server: &TestServer, images: &[&[u8]]) -> usize 
 /// `kill -9` at any moment of a publication, full or as a delta: nothing looks finished that is
 /// not, one more run succeeds, and --cleanup leaves nothing. Use `OH_ROUNDS=200` for more rounds.
 #[test]
-fn killed_at_any_moment_it_finishes_or_leaves_nothing() {
+fn a_publication_killed_at_any_moment_finishes_or_is_removed() {
     let mut rng = fastrand::Rng::with_seed(seed("publish"));
     let desk = Desk::new();
     let server = desk.server();

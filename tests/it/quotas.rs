@@ -95,7 +95,7 @@ fn servers_addresses_and_networks_of_a_user_are_limited() {
 }
 
 #[test]
-fn limits_are_there_without_a_flag_and_can_be_switched_off() {
+fn default_quotas_apply_and_can_be_disabled() {
     let limit = |scene: &Scene, quota: &str| {
         let sample = format!("openhosting_quota_limit{{quota=\"{quota}\"}}");
         scene.metric(&sample).unwrap()

@@ -84,7 +84,7 @@ fn values_are_numbers_and_strings_as_they_were_recorded() {
 
 /// docs/dev/reference.md, 1.3 and docs/dev/reference.md, 1.6
 #[test]
-fn what_the_reference_says_of_recorded_drives_is_so() {
+fn recorded_drives_agree_with_the_reference() {
     let drives = parse("jclouds/standard_drives.txt");
     assert_eq!(drives.len(), 36);
     for drive in drives {

@@ -190,7 +190,7 @@ fn rest<'a>(outcome: &'a Outcome, words: &str) -> &'a str {
 }
 
 #[test]
-fn an_upload_under_another_name_says_which_one_is_unfinished_and_how_to_continue_it() {
+fn an_upload_under_another_name_reports_the_unfinished_one() {
     for how in ["image", "name", "endpoint"] {
         let scene = Scene::new();
         let _ = scene.interrupted("");
@@ -254,7 +254,7 @@ fn the_command_that_removes_a_forgotten_drive_reaches_its_endpoint() {
 // ---- What stops a run ----
 
 #[test]
-fn after_a_signal_nothing_confirmed_is_sent_again() {
+fn after_a_signal_no_confirmed_chunk_is_sent_again() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let scene = Scene::new();
         let outcome = scene.signalled("", signal).code(code);
@@ -272,7 +272,7 @@ fn after_a_signal_nothing_confirmed_is_sent_again() {
 }
 
 #[test]
-fn after_kill_9_nothing_confirmed_is_sent_again() {
+fn after_kill_9_no_confirmed_chunk_is_sent_again() {
     let scene = Scene::new();
     let outcome = scene.stopped("", |running, _| {
         // Everything after these is held back.
@@ -294,7 +294,7 @@ fn after_kill_9_nothing_confirmed_is_sent_again() {
 }
 
 #[test]
-fn after_the_death_of_the_server_nothing_confirmed_is_sent_again() {
+fn after_a_server_crash_no_confirmed_chunk_is_sent_again() {
     let mut scene = Scene::new();
     let gate = Gate::default();
     let hold = Fault::Hold(gate.clone());
@@ -372,7 +372,7 @@ fn killed_while_the_creation_was_in_flight() {
 
 /// The next night's backup of a machine that was suspended.
 #[test]
-fn the_same_command_after_one_that_ended_well_makes_another_drive() {
+fn the_same_command_after_success_creates_another_drive() {
     let scene = Scene::new();
     let first = scene.run("").code(0).created();
     let second = scene.run("").code(0).created();
@@ -382,7 +382,7 @@ fn the_same_command_after_one_that_ended_well_makes_another_drive() {
 }
 
 #[test]
-fn two_processes_never_work_at_one_upload() {
+fn two_processes_never_run_the_same_upload() {
     let scene = Scene::new();
     let _ = scene.stopped("", |running, gate| {
         let second = scene.run("").code(1).says("Another process");
@@ -409,7 +409,7 @@ fn restart_discards_the_earlier_run_and_reports_what_it_leaves() {
 }
 
 #[test]
-fn the_journal_can_be_elsewhere_or_nowhere() {
+fn the_journal_can_be_placed_elsewhere_or_disabled() {
     let scene = Scene::new();
     let _ = scene.interrupted("--journal my.ohj");
     assert!(scene.desk.path("my.ohj").exists() && scene.desk.journals().is_empty());
@@ -429,7 +429,7 @@ fn the_journal_can_be_elsewhere_or_nowhere() {
 }
 
 #[test]
-fn another_part_of_the_image_is_another_transfer() {
+fn another_offset_is_refused_for_an_unfinished_upload() {
     let scene = Scene::new();
     let _ = scene.interrupted("");
     let tool = scene.desk.upload(&scene.proxy.uri());
@@ -479,7 +479,7 @@ fn an_image_that_changed_is_reported_and_what_changed_is_sent() {
 }
 
 #[test]
-fn zeros_within_a_chunk_that_are_none_any_more_are_sent() {
+fn zeros_within_a_chunk_that_became_data_are_sent() {
     let mut scene = Scene::sparse();
     let _ = scene.interrupted("");
     let _ = scene.writes();
@@ -514,7 +514,7 @@ fn zeros_within_a_chunk_that_changed_on_the_drive_are_found() {
 }
 
 #[test]
-fn an_image_only_touched_is_read_again_and_not_sent_again() {
+fn a_touched_image_is_read_again_but_not_sent_again() {
     let mut scene = Scene::new();
     let _ = scene.interrupted("");
     let confirmed = scene.confirmed();
@@ -562,7 +562,7 @@ fn zeros_where_a_record_was_lost_are_written() {
 
 /// Changed and stopped twice: chunks with two records, of which the last counts.
 #[test]
-fn what_was_sent_twice_is_verified_as_it_is_now() {
+fn a_chunk_sent_twice_is_verified_in_its_latest_state() {
     let mut scene = Scene::new();
     let _ = scene.interrupted("");
     scene.change(0, b"changed");
@@ -587,7 +587,7 @@ fn what_was_sent_twice_is_verified_as_it_is_now() {
 }
 
 #[test]
-fn an_image_of_another_size_is_another_image() {
+fn an_image_whose_size_changed_is_refused() {
     for size in [SIZE - 1, SIZE + 1] {
         let scene = Scene::new();
         let _ = scene.interrupted("");
@@ -658,7 +658,7 @@ fn a_journal_that_cannot_be_read_is_reported_and_can_be_discarded() {
 }
 
 #[test]
-fn a_drive_that_is_gone_is_reported() {
+fn a_missing_drive_of_an_earlier_run_is_reported() {
     let scene = Scene::new();
     let _ = scene.interrupted("");
     let path = format!("/drives/{}/destroy", scene.drive());

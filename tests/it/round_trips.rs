@@ -227,7 +227,7 @@ fn an_image_that_changes_while_it_is_sent_keeps_its_journal() {
 
 /// Data that was right when it was first checked, and was lost afterwards.
 #[test]
-fn what_is_lost_after_it_was_checked_is_found_at_the_end() {
+fn bytes_lost_after_their_check_are_found_at_the_end() {
     for lost in [0..1, 1..CHUNKS - 1] {
         // One round trip has room either for checks of all chunks, or of both ends of the drive.
         let jobs = if lost.len() > 1 { 4 } else { 2 };
@@ -284,7 +284,7 @@ fn a_read_back_that_fails_does_not_fail_the_upload() {
 /// An endpoint that refuses reads during the writes is asked only once. With a limit of one request
 /// at a time it is not asked at all before the last chunk is written.
 #[test]
-fn an_endpoint_that_wants_few_requests_is_not_read_before_the_end() {
+fn an_endpoint_that_limits_requests_is_read_back_at_the_end_only() {
     for (flags, before) in [(TWO, 1), ("-j 1", 0)] {
         let scene = Scene::new();
         let gate = scene.hold_last();
@@ -308,7 +308,7 @@ fn an_endpoint_that_wants_few_requests_is_not_read_before_the_end() {
 /// checks nor the last one as bytes on the wire, and it counts a chunk that is checked twice only
 /// once.
 #[test]
-fn the_summary_is_the_same_whenever_the_sample_is_read() {
+fn the_summary_does_not_depend_on_when_the_sample_is_read() {
     let mut summaries = Vec::new();
     for flags in [TWO, "-j 1"] {
         let scene = Scene::new();
@@ -360,7 +360,7 @@ fn connections_for_the_first_chunks_are_opened_before_there_is_a_drive() {
 
 /// One small write measures how slow the link is. The first chunks do not wait for its answer.
 #[test]
-fn the_first_chunk_does_not_wait_for_the_answer_that_sounds_the_wire() {
+fn the_first_chunk_does_not_wait_for_the_speed_measurement() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let data = noise(7, 1 << 20);
@@ -425,7 +425,7 @@ fn a_download_ends_one_round_trip_after_its_last_chunk() {
 
 /// The drive is written to by somebody else while it is downloaded.
 #[test]
-fn a_chunk_that_changes_after_it_came_ends_the_download_early() {
+fn a_chunk_that_changed_after_it_was_read_ends_the_download_early() {
     let scene = Scene::new();
     let _ = scene.upload("").wait().code(0);
     let drive = scene.drive();

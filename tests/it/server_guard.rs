@@ -91,7 +91,7 @@ fn a_restart_keeps_the_user_and_the_drives() {
 }
 
 #[test]
-fn a_damaged_drive_fails_alone() {
+fn a_damaged_drive_does_not_affect_others() {
     let owner = "2164ce57-591c-43ee-ade5-e2fe0ee13c3e:key-a";
     let other = "58ca3c1f-7629-4771-9b71-863f40153ba4:key-b";
     let nobody = "2164ce57-591c-43ee-ade5-000000000000";
@@ -185,7 +185,7 @@ fn the_server_refuses_to_start_with_bad_settings() {
 }
 
 #[test]
-fn it_listens_at_the_given_address() {
+fn the_server_listens_at_the_given_address() {
     if std::net::TcpListener::bind("[::1]:0").is_ok() {
         let server = TestServer::with_args(&["--listen", "[::1]:0"]);
         assert!(server.uri.starts_with("http://[::1]:"));
@@ -242,7 +242,7 @@ fn printed(script: &str, args: &[&str]) -> String {
 }
 
 #[test]
-fn keys_of_a_users_file_and_keys_that_would_go_to_the_journal_are_not_printed() {
+fn keys_are_not_printed_from_a_users_file_or_to_the_journal() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("users");
     std::fs::write(&file, format!("{A}\n")).unwrap();
@@ -290,7 +290,7 @@ fn a_tls_key_that_others_may_use_is_refused() {
 }
 
 #[test]
-fn what_a_browser_sends_for_another_site_is_refused_with_the_right_key_too() {
+fn requests_of_browsers_for_another_site_are_refused() {
     let server = TestServer::with_args(&["--user", A, "--wrong-key-limit", "1/h"]);
     let destroyed = create(&server, 10);
     let destroy = format!("/drives/{destroyed}/destroy");
@@ -379,7 +379,7 @@ fn tls_is_served_and_plain_http_is_not() {
 }
 
 #[test]
-fn what_could_be_understood_in_two_ways_is_refused() {
+fn ambiguous_requests_are_refused() {
     let server = TestServer::start();
     let drive = create(&server, 4);
     let path = format!("/drives/{drive}/write");

@@ -94,7 +94,7 @@ fn a_user_cannot_take_all_files_that_the_server_may_open() {
 }
 
 #[test]
-fn the_log_holds_nothing_that_turns_text_around() {
+fn the_log_escapes_direction_characters() {
     for format in ["json", "text"] {
         let server = TestServer::with_args(&["--log-format", format]);
         let body = "size 10\na\u{202e}b\u{2066}c x";
@@ -333,7 +333,7 @@ fn the_metrics_agree_with_what_happened() {
 }
 
 #[test]
-fn figures_stay_on_this_machine_unless_configured_otherwise() {
+fn metrics_are_served_locally_unless_configured_otherwise() {
     let directory = tempfile::tempdir().unwrap();
     let out = Command::new(env!("CARGO_BIN_EXE_openhosting-server"))
         .arg("--data")

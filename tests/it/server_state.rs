@@ -45,7 +45,7 @@ fn on_small_disk(root: &Path, bytes: usize) -> Option<(Tmpfs, TestServer)> {
 }
 
 #[test]
-fn an_imaging_that_fills_the_disk_has_failed_for_good() {
+fn an_imaging_that_fills_the_disk_is_not_retried() {
     let root = tempfile::tempdir().unwrap();
     let Some((_disk, mut server)) = on_small_disk(root.path(), 8 * MIB) else {
         return;
@@ -163,7 +163,7 @@ fn has_failed(server: &TestServer, copy: &str) {
 }
 
 #[test]
-fn the_imagings_of_a_reader_keep_no_owner_from_destroying() {
+fn imagings_of_a_reader_do_not_block_destroying() {
     let (_plan, mut server, drive, copies) = imaged_by_a_reader();
     post(&server, &drive, "destroy", "").expect(204);
     for copy in &copies {
@@ -177,7 +177,7 @@ fn the_imagings_of_a_reader_keep_no_owner_from_destroying() {
 }
 
 #[test]
-fn a_user_taken_off_the_readers_has_no_imaging_that_goes_on() {
+fn imagings_end_when_their_user_is_removed_from_the_readers() {
     let (_plan, server, drive, copies) = imaged_by_a_reader();
     let write = post(&server, &drive, "write", "x");
     assert_eq!(write.error(), (409, "busy"));
@@ -210,7 +210,7 @@ fn open_bytes(pid: u32, name: &str) -> u64 {
 }
 
 #[test]
-fn a_read_that_nobody_takes_keeps_no_space_of_a_destroyed_drive() {
+fn an_unread_answer_keeps_no_space_of_a_destroyed_drive() {
     use std::io::{Read, Write};
     let server = TestServer::with_args(&["--max-bytes", "64M"]);
     let drive = create(&server, 64 << 20);

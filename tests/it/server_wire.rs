@@ -154,7 +154,7 @@ fn answers_have_the_shape_of_recorded_ones() {
 }
 
 #[test]
-fn a_changing_command_takes_post_only() {
+fn a_changing_command_requires_post() {
     let server = TestServer::start();
     let drive = create(&server, 10);
     let changing = [
@@ -289,7 +289,7 @@ fn reads_are_exact_and_never_short() {
 }
 
 #[test]
-fn the_bound_of_a_read_is_a_switch() {
+fn the_maximum_size_of_a_read_is_configurable() {
     let server = TestServer::with_args(&["--read-max", "10"]);
     let drive = create(&server, 100);
     let read = |what: &str| Ask::of(&server).get(&format!("/drives/{drive}/read{what}"));
@@ -326,7 +326,7 @@ fn set_merges_grows_and_shrinks() {
 }
 
 #[test]
-fn others_drives_are_missing_unless_readers_name_them() {
+fn drives_of_others_are_missing_unless_readable() {
     let server = TestServer::with_args(&["--user", A, "--user", B]);
     let drive = create(&server, 10);
     Ask::of(&server)
@@ -538,7 +538,7 @@ fn an_imaging_cut_off_by_kill_9_is_resumed_at_the_next_start() {
 }
 
 #[test]
-fn an_imaging_is_resumed_from_what_was_stored_and_fails_without_its_source() {
+fn a_stored_imaging_is_resumed_or_fails_without_its_source() {
     let mut server = TestServer::with_plan(&json!({"imaging_bytes_per_s": 1}));
     let source = create(&server, 100);
     Ask::of(&server)

@@ -18,7 +18,7 @@ fn write_gzip(server: &TestServer, drive: &str, offset: u64, body: &[u8]) -> Rep
 }
 
 #[test]
-fn raw_and_gzip_land_at_their_offset() {
+fn raw_and_gzip_bodies_are_written_at_their_offset() {
     let server = TestServer::start();
     let drive = create(&server, 100_000);
     let mut model = vec![0; 100_000];
@@ -259,7 +259,7 @@ fn begin_write(server: &TestServer, drive: &str) -> TcpStream {
 }
 
 #[test]
-fn a_write_under_way_keeps_others_off() {
+fn a_write_in_progress_excludes_other_writers() {
     for (args, second) in [(&[][..], 204), (&["--one-writer"][..], 409)] {
         let server = TestServer::with_args(args);
         let drive = create(&server, 10);
@@ -321,7 +321,7 @@ fn a_second_signal_does_not_wait() {
 }
 
 #[test]
-fn what_was_answered_with_204_survives_kill_9() {
+fn writes_answered_with_204_survive_kill_9() {
     const CHUNK: usize = 100_000;
     const CHUNKS: u64 = 40;
     let mut server = TestServer::start();
@@ -401,7 +401,7 @@ fn what_was_answered_with_204_survives_kill_9() {
 }
 
 #[test]
-fn overlapping_writes_land_whole() {
+fn overlapping_writes_are_atomic() {
     const LEN: usize = 1 << 20;
     let server = TestServer::start();
     let drive = create(&server, LEN as u64);

@@ -198,7 +198,7 @@ fn the_worked_example_of_the_documentation_runs() {
 }
 
 #[test]
-fn a_persistent_server_goes_through_its_life() {
+fn a_persistent_server_passes_through_all_states() {
     if !has_qemu() {
         return;
     }
@@ -307,7 +307,7 @@ fn a_persistent_server_goes_through_its_life() {
 }
 
 #[test]
-fn a_server_is_seen_to_end_however_it_does() {
+fn the_end_of_a_server_is_noticed_in_every_way() {
     if !has_qemu() {
         return;
     }
@@ -362,7 +362,7 @@ fn a_server_is_seen_to_end_however_it_does() {
 }
 
 #[test]
-fn servers_outlive_the_program_and_are_found_again() {
+fn guests_survive_a_restart_of_the_server() {
     if !has_qemu() {
         return;
     }
@@ -434,7 +434,7 @@ fn servers_outlive_the_program_and_are_found_again() {
 const SLOW_IMAGING: u64 = 20_000;
 
 #[test]
-fn imagings_and_guests_are_taken_up_together_after_kill_9() {
+fn imagings_and_guests_resume_after_kill_9() {
     if !has_qemu() {
         return;
     }
@@ -700,7 +700,7 @@ fn each_bus_boots_and_each_card_is_there() {
 }
 
 #[test]
-fn a_port_that_is_forwarded_leads_into_the_machine() {
+fn a_forwarded_port_reaches_the_guest() {
     if !has_qemu() {
         return;
     }
@@ -715,7 +715,7 @@ fn a_port_that_is_forwarded_leads_into_the_machine() {
 }
 
 #[test]
-fn without_qemu_only_a_start_fails() {
+fn without_qemu_only_starting_fails() {
     let server = TestServer::with_args(&["--qemu", "/nonexistent/qemu"]);
     let boot = drive(&server, b'i', "");
     let refused = post(&server, "/servers/create", &keys(&boot));
@@ -813,7 +813,7 @@ fn a_stopped_server_is_shown_in_both_formats_and_kept() {
 }
 
 #[test]
-fn a_plan_plays_a_cloud_without_extensions() {
+fn a_fault_plan_hides_the_extensions() {
     let server = TestServer::with_plan(&json!({"counters": "full"}));
     let id = made(&server, "/servers/create/stopped", "cpu 500\nmem 16");
     let info = command(&server, &id, "info").expect(200);
@@ -828,7 +828,7 @@ fn a_plan_plays_a_cloud_without_extensions() {
 }
 
 #[test]
-fn resources_are_made_told_changed_and_destroyed() {
+fn resources_are_created_shown_changed_and_destroyed() {
     let mut server = TestServer::start();
     let vlan = post(&server, "/resources/vlan/create", "name 2G").expect(200);
     let name = vlan.key("resource").unwrap().to_owned();

@@ -121,7 +121,7 @@ fn shards_of_a_download_are_joined_when_all_are_there() {
 }
 
 #[test]
-fn more_shards_than_chunks_are_no_mistake() {
+fn more_shards_than_chunks_are_accepted() {
     let scene = Scene::new();
     for index in 1..=CHUNKS + 2 {
         let flags = format!("--shard {index}/{} -q --verify none", CHUNKS + 2);
@@ -135,7 +135,7 @@ fn more_shards_than_chunks_are_no_mistake() {
 }
 
 #[test]
-fn a_shard_that_was_killed_goes_on() {
+fn a_killed_shard_resumes() {
     let scene = Scene::new();
     let other = scene.shard(2);
     let is_late = |request: &Request| request.is_read() && offset(request) >= 20 * C;
@@ -166,7 +166,7 @@ fn a_shard_that_was_killed_goes_on() {
 }
 
 #[test]
-fn what_a_journal_says_is_of_its_file_only() {
+fn a_shard_journal_applies_to_its_own_file_only() {
     let scene = Scene::new();
     for index in 1..=SHARDS {
         scene.shard(index).wait().code(0);
@@ -260,7 +260,7 @@ fn shards_of_an_upload_fill_one_drive() {
 }
 
 #[test]
-fn shards_that_cannot_be_are_refused() {
+fn impossible_shards_are_refused() {
     let scene = Scene::new();
     for (flags, why) in [
         ("--shard 6/5", "not I/N"),

@@ -15,7 +15,7 @@ fn ok() -> FaultProxy {
 }
 
 #[test]
-fn it_makes_lists_fills_and_destroys_a_drive() {
+fn raw_calls_create_list_write_and_destroy_a_drive() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let call = |args: &str| desk.simple(&proxy.uri()).args(args);
@@ -43,7 +43,7 @@ fn it_makes_lists_fills_and_destroys_a_drive() {
 }
 
 #[test]
-fn no_argument_is_expanded_or_leaves_its_place() {
+fn arguments_are_neither_expanded_nor_reordered() {
     let desk = Desk::new();
     let proxy = ok();
     let cases: [(&[&str], &str); 8] = [
@@ -94,7 +94,7 @@ fn verbose_shows_headers_and_no_secret() {
 }
 
 #[test]
-fn an_error_of_the_endpoint_is_printed_and_its_code_is_a_choice() {
+fn an_endpoint_error_is_printed_and_fail_makes_it_exit_code_1() {
     let desk = Desk::new();
     let location = "Location: http://127.0.0.1:1/";
     let cases = [
@@ -123,7 +123,7 @@ fn an_error_of_the_endpoint_is_printed_and_its_code_is_a_choice() {
 }
 
 #[test]
-fn no_answer_or_half_of_one_is_never_success() {
+fn a_missing_or_truncated_answer_is_never_success() {
     let desk = Desk::new();
     let proxy = FaultProxy::stub(|_| answer(200, &[], &ramp(0, 1000)));
     for fault in [
@@ -182,7 +182,7 @@ fn data_comes_from_a_pipe_a_file_or_the_rest_of_a_file() {
 }
 
 #[test]
-fn a_file_that_cannot_be_sent_is_a_mistake_of_the_user() {
+fn an_unreadable_input_file_is_a_usage_error() {
     let desk = Desk::new();
     let proxy = ok();
     std::fs::create_dir(desk.path("dir")).unwrap();

@@ -205,7 +205,7 @@ impl Scene {
 }
 
 #[test]
-fn a_packed_image_is_told_by_its_content_and_unpacked() {
+fn a_compressed_image_is_recognised_by_its_content() {
     let scene = Scene::new();
     let content = content();
     for (i, (format, pack)) in PACKS.into_iter().enumerate() {
@@ -251,7 +251,7 @@ fn a_declared_size_creates_the_drive_at_once() {
 }
 
 #[test]
-fn parts_that_follow_each_other_are_one_image() {
+fn concatenated_members_are_one_image() {
     let scene = Scene::new();
     let content = content();
     let (first, rest) = content.split_at(4 * C + 5);
@@ -303,7 +303,7 @@ fn the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size() {
 }
 
 #[test]
-fn a_drive_that_may_not_grow_so_much_grows_by_less() {
+fn a_refused_growth_is_repeated_in_smaller_steps() {
     let scene = Scene::new();
     let content = noise(1, 1_000_000);
     let packed = [zstd(&content[..600_000]), zstd(&content[600_000..])].concat();
@@ -342,7 +342,7 @@ fn a_drive_that_may_not_grow_so_much_grows_by_less() {
 }
 
 #[test]
-fn a_drive_that_was_there_is_neither_grown_nor_cut() {
+fn an_existing_drive_is_neither_grown_nor_cut() {
     let scene = Scene::new();
     let content = content();
     scene.desk.file("a.gz", &gzip(&content));
@@ -420,7 +420,7 @@ fn a_damaged_stream_is_an_error_that_does_not_advise_to_repeat_the_command() {
 }
 
 #[test]
-fn one_file_in_a_zip_archive_is_read_and_what_is_not_sound_is_refused_before_it_is_sent() {
+fn a_zip_with_one_file_is_read_and_an_invalid_zip_is_refused() {
     let scene = Scene::new();
     let content = content();
     let packed = zip(&content);
@@ -486,7 +486,7 @@ fn command<'a>(outcome: &'a Outcome, before: &str) -> &'a str {
 }
 
 #[test]
-fn a_drive_that_can_never_hold_the_image_is_named_with_the_command_that_removes_it() {
+fn a_drive_too_small_for_the_image_is_named_with_its_removal_command() {
     let scene = Scene::new();
     let packed = gzip(&content());
     scene.desk.file("cut.gz", &packed[..packed.len() - 9]);
@@ -558,7 +558,7 @@ fn a_drive_that_can_never_hold_the_image_is_named_with_the_command_that_removes_
 }
 
 #[test]
-fn what_follows_the_compressed_data_is_ignored_as_the_format_s_tool_does() {
+fn trailing_data_is_treated_as_by_the_tool_of_the_format() {
     let scene = Scene::new();
     let content = content();
     for (i, (format, pack)) in PACKS.into_iter().enumerate() {
@@ -642,7 +642,7 @@ fn xz_over_the_limit(plain: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn an_image_over_the_limit_of_memory_is_read_by_the_pipe_that_the_error_names() {
+fn the_command_for_an_image_over_the_memory_limit_works() {
     let scene = Scene::new();
     let content = content();
     let packed = xz_over_the_limit(&content);
@@ -690,7 +690,7 @@ fn a_declared_size_that_is_wrong_is_an_error() {
 }
 
 #[test]
-fn what_cannot_be_read_in_order_is_refused_within_a_stream() {
+fn formats_with_a_map_are_refused_in_a_stream() {
     let scene = Scene::new();
     let qcow2 = [&b"QFI\xfb\0\0\0\x03"[..], &[0; 100_000]].concat();
     for (format, pack) in PACKS {
@@ -718,7 +718,7 @@ fn what_cannot_be_read_in_order_is_refused_within_a_stream() {
 }
 
 #[test]
-fn stdin_is_read_raw_or_packed() {
+fn stdin_is_read_raw_or_compressed() {
     let scene = Scene::new();
     let content = content();
     for (_, pack) in PACKS {
@@ -747,7 +747,7 @@ fn stdin_is_read_raw_or_packed() {
 }
 
 #[test]
-fn a_killed_upload_of_a_stream_goes_on_at_what_is_missing() {
+fn a_killed_upload_of_a_stream_sends_only_what_is_missing() {
     const CHUNKS: usize = 60;
     let content = noise(9, CHUNKS * C);
     for (args, input) in [
@@ -776,7 +776,7 @@ fn a_killed_upload_of_a_stream_goes_on_at_what_is_missing() {
 }
 
 #[test]
-fn other_bytes_than_those_of_the_earlier_run_are_noticed() {
+fn changed_bytes_on_stdin_are_detected_when_resuming() {
     let content = noise(9, 60 * C);
     let scene = Scene::new();
     scene.killed("-", Some(&content), 40);
@@ -839,7 +839,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn the_digest_of_what_was_given_is_demanded() {
+fn the_demanded_digest_is_that_of_the_given_file() {
     let scene = Scene::new();
     let content = content();
     scene.desk.file("a.gz", &gzip(&content));
@@ -893,7 +893,7 @@ fn the_digest_of_what_was_given_is_demanded() {
 }
 
 #[test]
-fn what_is_no_image_is_refused_with_what_to_do() {
+fn a_file_that_is_not_an_image_is_refused_with_a_remedy() {
     let scene = Scene::new();
     std::fs::create_dir(scene.desk.path("dir")).unwrap();
     for (name, said) in [
@@ -1109,7 +1109,7 @@ fn info_of_an_image_on_a_web_server_fetches_headers_and_the_map_only() {
 }
 
 #[test]
-fn info_of_a_stream_shows_what_its_start_shows() {
+fn image_info_of_a_stream_reads_only_its_start() {
     const SIZE: usize = 48 << 20;
     let scene = Scene::new();
     let content = noise(5, SIZE);
@@ -1194,7 +1194,7 @@ fn info_about_a_missing_url_is_an_error_on_one_line() {
 }
 
 #[test]
-fn connections_that_break_go_on_where_the_server_can() {
+fn broken_connections_resume_if_the_server_supports_ranges() {
     let scene = Scene::new();
     // More than the number of chunks that are read ahead.
     const CHUNKS: usize = 1024;

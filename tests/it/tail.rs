@@ -87,7 +87,7 @@ fn holding(desk: &Desk, server: &TestServer, image: &[u8]) -> String {
 }
 
 #[test]
-fn the_pieces_of_the_last_chunk_are_written_beside_each_other() {
+fn the_pieces_of_the_last_chunk_are_written_concurrently() {
     // Uncompressed, and compressed to half the size.
     for (level, step) in [("0", 1), ("1", 2)] {
         let desk = Desk::new();
@@ -115,7 +115,7 @@ fn the_pieces_of_the_last_chunk_are_written_beside_each_other() {
 }
 
 #[test]
-fn the_pieces_of_the_last_chunk_are_read_beside_each_other() {
+fn the_pieces_of_the_last_chunk_are_read_concurrently() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = image(2);
@@ -135,7 +135,7 @@ fn the_pieces_of_the_last_chunk_are_read_beside_each_other() {
 }
 
 #[test]
-fn one_request_at_a_time_stays_one() {
+fn jobs_1_sends_one_request_at_a_time() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = noise(3, 3 << 20);
@@ -157,7 +157,7 @@ fn one_request_at_a_time_stays_one() {
 }
 
 #[test]
-fn a_piece_that_fails_is_moved_again() {
+fn a_failed_piece_is_transferred_again() {
     std::thread::scope(|scope| {
         for fault in [
             Fault::ResetMidBody,
@@ -220,7 +220,7 @@ fn kill_between_pieces(proxy: &FaultProxy, tool: Tool<'_>) {
 }
 
 #[test]
-fn a_run_that_is_killed_between_pieces_goes_on() {
+fn a_run_killed_between_pieces_resumes() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = image(6);

@@ -116,7 +116,7 @@ fn with_cacert<'a>(desk: &'a Desk, uri: &str, cacert: &Path) -> Tool<'a> {
 }
 
 #[test]
-fn a_certificate_that_signed_itself_is_accepted_if_it_is_the_one_that_is_named() {
+fn a_self_signed_certificate_is_accepted_with_cacert() {
     let desk = Desk::new();
     let Some((cert, key)) = by_openssl(&desk, "localhost", "30") else {
         return;
@@ -143,7 +143,7 @@ fn server_name(uri: &str, name: &str) -> String {
 }
 
 #[test]
-fn a_certificate_that_expired_is_refused_even_if_it_is_the_one_that_is_named() {
+fn an_expired_certificate_is_refused_even_with_cacert() {
     let desk = Desk::new();
     let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
     parameters.not_after = rcgen::date_time_ymd(2020, 1, 1);
@@ -270,7 +270,7 @@ fn a_version_of_tls_that_is_too_old_is_named() {
 }
 
 #[test]
-fn a_proxy_that_refuses_is_named_and_not_asked_again() {
+fn a_refusing_proxy_is_named_and_not_tried_again() {
     let desk = Desk::new();
     for (status, says) in [
         (407, "wants a user and a password"),
@@ -317,7 +317,7 @@ fn no_proxy_may_name_a_port() {
 }
 
 #[test]
-fn an_endpoint_that_is_not_there_is_named_with_what_configured_it() {
+fn an_unreachable_endpoint_is_named_with_its_source() {
     let desk = Desk::new();
     let tool = desk.simple("http://127.0.0.1:9/").args("drives list");
     let _ = tool
@@ -331,7 +331,7 @@ fn an_endpoint_that_is_not_there_is_named_with_what_configured_it() {
 }
 
 #[test]
-fn a_page_of_a_front_is_no_answer_of_the_api() {
+fn a_web_page_of_a_proxy_is_not_an_answer_of_the_api() {
     let desk = Desk::new();
     let page = b"<html><head><TITLE>\n404 Not Found\n</TITLE></head>";
     let front =

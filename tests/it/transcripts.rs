@@ -183,7 +183,7 @@ fn get(path: &str) -> Asked {
 }
 
 #[test]
-fn our_tools_do_what_the_originals_did() {
+fn our_programs_behave_as_the_recorded_scripts() {
     let recorded: Value = serde_json::from_str(&recorded("original-tools.json")).unwrap();
     let mut desk = Desk::new();
     desk.user = USER.to_owned();

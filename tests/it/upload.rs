@@ -84,7 +84,7 @@ fn sizes_around_a_chunk() {
 }
 
 #[test]
-fn four_gibibytes_and_one() {
+fn an_image_of_four_gib_and_one_byte_is_uploaded() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let size = (4 << 30) + 1;
@@ -107,7 +107,7 @@ fn four_gibibytes_and_one() {
 }
 
 #[test]
-fn an_image_of_zeros_costs_next_to_nothing() {
+fn an_image_of_zeros_sends_almost_nothing() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let size = 20_000_000;
@@ -200,7 +200,7 @@ fn a_trace_has_a_line_for_each_chunk() {
 }
 
 #[test]
-fn what_compresses_is_sent_compressed_and_noise_is_not() {
+fn compressible_chunks_are_sent_compressed_and_noise_raw() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let size = 10 * C as usize + 5;
@@ -226,7 +226,7 @@ fn what_compresses_is_sent_compressed_and_noise_is_not() {
 }
 
 #[test]
-fn holes_are_left_out_of_a_new_drive_and_written_to_an_old_one() {
+fn holes_are_skipped_on_a_new_drive_and_written_to_an_existing_one() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let size = 20 * C + 100;
@@ -450,7 +450,7 @@ fn local_needs_no_account_and_can_be_repeated() {
 }
 
 #[test]
-fn quiet_is_quiet_and_one_job_is_one() {
+fn quiet_prints_nothing_and_one_job_sends_one_request_at_a_time() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = noise(3, 300_001);
@@ -468,7 +468,7 @@ fn quiet_is_quiet_and_one_job_is_one() {
 }
 
 #[test]
-fn the_environment_of_the_ancestor_works_and_its_leaks_do_not() {
+fn the_environment_of_the_script_works_without_its_leaks() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     desk.file("a.img", b"abc");
@@ -564,7 +564,7 @@ fn errors_are_reported_before_any_request() {
 }
 
 #[test]
-fn of_an_option_given_twice_the_later_one_counts() {
+fn the_last_of_a_repeated_option_wins() {
     let desk = Desk::new();
     let (_server, proxy) = desk.pair();
     desk.file("a.img", b"abc");
@@ -626,7 +626,7 @@ fn a_file_that_cannot_be_read_is_refused() {
 }
 
 #[test]
-fn a_drive_that_cannot_take_the_image_is_not_touched() {
+fn an_unsuitable_drive_is_not_written_to() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     desk.file("a.img", &ramp(0, 5000));

@@ -142,7 +142,7 @@ fn a_write_whose_connection_is_reset_is_repeated() {
 }
 
 #[test]
-fn the_wire_is_sounded_with_bytes_of_the_image_and_no_refusal_of_it_counts() {
+fn the_link_is_measured_with_bytes_of_the_image_and_a_refusal_is_harmless() {
     const MIB: u64 = 1 << 20;
     let size = 80 * MIB;
     let data = noise(5, 1 << 20);
@@ -188,7 +188,7 @@ fn a_write_that_hangs_is_repeated() {
 }
 
 #[test]
-fn a_network_that_breaks_for_good_can_be_resumed_from() {
+fn an_upload_over_a_broken_network_can_be_resumed() {
     let scene = Scene::new();
     scene
         .proxy
@@ -225,7 +225,7 @@ fn an_outage_is_waited_for_with_probes() {
 }
 
 #[test]
-fn the_server_dies_and_comes_back() {
+fn an_upload_survives_a_restart_of_the_server() {
     let port = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
@@ -257,7 +257,7 @@ fn the_server_dies_and_comes_back() {
 
 /// Answers after which the write is repeated.
 #[test]
-fn a_write_refused_for_now_is_repeated() {
+fn a_temporarily_refused_write_is_repeated() {
     let html = answer(502, &["Content-Type: text/html"], b"<html>Bad gateway");
     let soon = answer(429, &["Retry-After: 1"], b"");
     let busy = answer(503, &["Retry-After: 1"], b"");
@@ -298,7 +298,7 @@ fn a_write_refused_for_now_is_repeated() {
 /// Answers that would be the same each time: the exit code, the number of attempts for each chunk,
 /// and a part of the message.
 #[test]
-fn a_write_refused_for_good_ends_it_and_can_be_resumed() {
+fn a_permanently_refused_write_ends_the_upload_resumably() {
     let cases = [
         (refusal(507, "full"), 1, 1, "no room"),
         (refusal(402, "billing"), 1, 1, "balance"),
@@ -361,7 +361,7 @@ fn no_redirect_is_followed() {
 }
 
 #[test]
-fn retry_after_holds_everybody_back() {
+fn retry_after_delays_all_requests() {
     let scene = Scene::new();
     let soon = answer(429, &["Retry-After: 1"], b"");
     scene.proxy.fault(is_first_write, 1, Fault::Answer(soon));
@@ -377,7 +377,7 @@ fn retry_after_holds_everybody_back() {
 // ---- A drive that is in use ----
 
 #[test]
-fn where_one_writer_is_allowed_there_is_one() {
+fn a_cloud_with_one_writer_gets_one_request_at_a_time() {
     let scene = Scene::with_args(&["--one-writer"]);
     let size = 60 * C as usize;
     let image = noise(60, size);
@@ -396,7 +396,7 @@ fn where_one_writer_is_allowed_there_is_one() {
 }
 
 #[test]
-fn a_drive_claimed_meanwhile_ends_it() {
+fn a_drive_claimed_during_the_upload_ends_it() {
     let scene = Scene::new();
     let busy = Fault::Answer(refusal(409, "busy"));
     scene
@@ -503,7 +503,7 @@ fn a_create_refused_is_not_repeated() {
 }
 
 #[test]
-fn a_create_refused_for_now_is_repeated() {
+fn a_temporarily_refused_create_is_repeated() {
     for answer in [
         answer(429, &["Retry-After: 1"], b""),
         refusal(409, "busy"),
@@ -561,7 +561,7 @@ fn a_web_site_instead_of_an_api_for_an_old_drive() {
 // ---- Zeros ----
 
 #[test]
-fn zeros_are_sent_unless_the_new_drive_is_proven_to_hold_them() {
+fn zeros_are_sent_unless_the_new_drive_is_proven_zero() {
     let dirty = Fault::rewrite(|_, reply| {
         let (at, mut reply) = (reply.len() - 1, reply);
         reply[at] = 1;
@@ -588,7 +588,7 @@ fn zeros_are_sent_unless_the_new_drive_is_proven_to_hold_them() {
 }
 
 #[test]
-fn a_proof_that_fails_once_is_asked_for_again() {
+fn a_failed_proof_of_zeros_is_requested_again() {
     let scene = Scene::new();
     scene.desk.sparse("b.img", 12 * C, &[(5 * C, b"data")]);
     scene
@@ -621,7 +621,7 @@ fn change(change: impl FnOnce(&std::path::Path)) -> (Scene, Outcome) {
 }
 
 #[test]
-fn an_image_that_changes_is_never_called_complete() {
+fn an_upload_of_a_changing_image_is_never_complete() {
     use std::fs::File;
     use std::os::unix::fs::FileExt;
     let edit = |path: &std::path::Path| File::options().write(true).open(path).unwrap();
@@ -683,7 +683,7 @@ fn interrupted(scene: &Scene, signal: &str, gate: &Gate) -> Outcome {
 }
 
 #[test]
-fn a_signal_ends_it_in_good_order() {
+fn a_signal_ends_an_upload_cleanly() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let scene = Scene::new();
         let outcome = interrupted(&scene, signal, &Gate::default());
@@ -700,7 +700,7 @@ fn a_signal_ends_it_in_good_order() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn a_second_signal_ends_an_upload_at_once() {
     let scene = Scene::new();
     let gate = Gate::default();
     let hold = Fault::Hold(gate.clone());
@@ -723,7 +723,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn a_signal_while_the_drive_is_made() {
+fn a_signal_while_the_drive_is_created_is_handled() {
     let scene = Scene::new();
     scene.proxy.fault(Request::is_create, 1, Fault::Stall);
     let tool = scene.desk.upload(&scene.proxy.uri());
@@ -737,7 +737,7 @@ fn a_signal_while_the_drive_is_made() {
 }
 
 #[test]
-fn a_signal_while_the_image_is_measured() {
+fn a_signal_while_the_image_is_measured_is_handled() {
     let scene = Scene::new();
     // 16 GiB of zeros, whose size takes a while to determine.
     let packed = {
@@ -771,7 +771,7 @@ fn a_signal_while_the_image_is_measured() {
 }
 
 #[test]
-fn the_key_is_asked_for_once_and_not_shown() {
+fn the_key_is_requested_once_without_echo() {
     let scene = Scene::new();
     if !has_terminals() {
         return;
@@ -793,7 +793,7 @@ fn the_key_is_asked_for_once_and_not_shown() {
 }
 
 #[test]
-fn the_question_for_the_key_can_be_left_with_ctrl_c() {
+fn the_question_for_the_key_ends_with_ctrl_c() {
     let scene = Scene::new();
     let tool = scene.desk.on_a_terminal("\x03", UPLOAD).arg("a.img");
     let outcome = tool
@@ -820,7 +820,7 @@ fn without_a_terminal_the_key_is_not_asked_for() {
 // ---- Who is asked ----
 
 #[test]
-fn a_proxy_of_the_environment_never_hears_of_an_endpoint_on_this_machine() {
+fn a_local_endpoint_bypasses_the_proxy() {
     let scene = Scene::new();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let heads = Arc::clone(&seen);
@@ -838,7 +838,7 @@ fn a_proxy_of_the_environment_never_hears_of_an_endpoint_on_this_machine() {
 }
 
 #[test]
-fn an_endpoint_is_believed_only_with_a_certificate_that_this_machine_trusts() {
+fn only_an_endpoint_with_a_trusted_certificate_is_used() {
     let desk = Desk::new();
     let [cert, key] = desk.certificate("localhost");
     let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
@@ -868,7 +868,7 @@ fn an_endpoint_is_believed_only_with_a_certificate_that_this_machine_trusts() {
 }
 
 #[test]
-fn localhost_is_this_machine() {
+fn plain_http_to_localhost_is_allowed() {
     let scene = Scene::new();
     let endpoint = scene.proxy.uri().replace("127.0.0.1", "localhost");
     let tool = scene.desk.upload(&endpoint).args("-c 65536 a.img");
@@ -891,7 +891,7 @@ fn a_resumed_upload_may_use_another_chunk() {
 }
 
 #[test]
-fn a_chunk_with_zeros_at_both_ends_is_not_taken_for_a_hole() {
+fn a_chunk_with_zeros_at_both_ends_is_not_a_hole() {
     let scene = Scene::new();
     let mut image = vec![0; 3 * C as usize];
     image[C as usize + 100..2 * C as usize - 100].copy_from_slice(&ramp(1, C as usize - 200));

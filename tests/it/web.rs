@@ -129,7 +129,7 @@ fn all_ranges_come_from_the_mirror_that_answered_first() {
 }
 
 #[test]
-fn a_mirror_that_fails_is_replaced_by_the_one_the_redirector_names_next() {
+fn a_failed_mirror_is_replaced_by_the_next_redirect() {
     let scene = Scene::new();
     let file = File::of(&scene.image);
     let served = AtomicUsize::new(0);
@@ -159,7 +159,7 @@ fn a_mirror_that_fails_is_replaced_by_the_one_the_redirector_names_next() {
 }
 
 #[test]
-fn a_mirror_with_a_file_of_another_size_has_another_file() {
+fn a_mirror_with_a_file_of_another_size_is_refused() {
     let scene = Scene::new();
     let (good, bad) = (File::of(&scene.image), File::of(&scene.image[1..]).serve());
     let (served, place) = (AtomicUsize::new(0), format!("Location: {}image", bad.uri()));
@@ -174,7 +174,7 @@ fn a_mirror_with_a_file_of_another_size_has_another_file() {
 }
 
 #[test]
-fn a_new_signature_goes_on_with_the_same_upload() {
+fn a_new_url_signature_resumes_the_same_upload() {
     let scene = Scene::new();
     let file = File::of(&scene.image);
     let has_expired = Arc::new(AtomicBool::new(false));
@@ -206,7 +206,7 @@ fn a_new_signature_goes_on_with_the_same_upload() {
 }
 
 #[test]
-fn less_than_was_asked_for_is_progress() {
+fn a_short_range_is_progress() {
     let scene = Scene::new();
     let file = File {
         most: 100_000,
@@ -233,7 +233,7 @@ fn a_range_may_lack_the_size_of_the_file() {
 }
 
 #[test]
-fn an_empty_file_is_called_empty() {
+fn an_empty_file_is_reported_as_empty() {
     let scene = Scene::new();
     let web = File::of(b"").serve();
     let outcome = scene.upload(&format!("{}image", web.uri())).code(1);
@@ -242,7 +242,7 @@ fn an_empty_file_is_called_empty() {
 }
 
 #[test]
-fn an_encoding_is_the_packing_of_the_file_or_an_error() {
+fn a_content_encoding_matches_the_compression_or_is_refused() {
     let scene = Scene::new();
     let packed = crate::support::gzip(&scene.image);
     let file = |bytes: &[u8], encoding| {
@@ -277,7 +277,7 @@ fn an_encoding_is_the_packing_of_the_file_or_an_error() {
 }
 
 #[test]
-fn a_file_of_digests_without_the_right_one_lists_what_it_has() {
+fn a_digest_file_without_the_image_lists_its_entries() {
     let scene = Scene::new();
     scene.desk.file("a.img", &scene.image);
     for (text, says) in [

@@ -78,7 +78,7 @@ fn digests_end_with_their_clients() {
 }
 
 #[test]
-fn a_client_that_only_finished_sending_still_gets_its_answer() {
+fn a_half_closed_client_still_gets_its_answer() {
     let scene = Scene::new(&[]);
     let drive = scene.create(HONEST, 1 << 20);
     write(&scene, HONEST, &drive, 0, b"abc");
@@ -95,7 +95,7 @@ fn a_client_that_only_finished_sending_still_gets_its_answer() {
 }
 
 #[test]
-fn nobody_waits_for_more_than_a_share_of_the_digests_of_others() {
+fn digests_of_different_users_take_turns() {
     let scene = Scene::new(&[]);
     let path = long_to_digest(&scene, HOSTILE);
     let small = scene.create(HONEST, 32 << 20);
@@ -186,7 +186,7 @@ fn slow_imagings() -> (Scene, tempfile::TempDir) {
 }
 
 #[test]
-fn an_imaging_waits_for_a_share_of_those_of_others_only() {
+fn imagings_of_different_users_take_turns() {
     let (scene, _plan) = slow_imagings();
     let source = scene.create(HOSTILE, 60_000);
     write(&scene, HOSTILE, &source, 0, &noise(3, 60_000));
@@ -253,7 +253,7 @@ fn an_imaging_is_cancelled_by_its_owner_or_with_its_drive() {
 }
 
 #[test]
-fn holes_are_packed_without_being_read_and_unpack_to_what_was_there() {
+fn imaging_compresses_holes_without_reading_them() {
     let scene = Scene::new(&[]);
     let source = scene.create(HONEST, GIB);
     let pieces = [0, 100_000_000, GIB - 300_000];
@@ -299,7 +299,7 @@ fn holes_are_packed_without_being_read_and_unpack_to_what_was_there() {
 }
 
 #[test]
-fn a_question_to_a_guest_that_hangs_ends_with_its_client() {
+fn a_call_to_a_hanging_guest_ends_with_its_client() {
     if !has_qemu() {
         return;
     }

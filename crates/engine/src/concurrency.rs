@@ -25,6 +25,12 @@
 //! after it, are in the lowest and the highest samples, so the mean of the middle third is used.
 //! Requests that begin and end together move bytes in bursts; therefore a measurement lasts longer
 //! than one request where requests are short.
+//!
+//! The constants are a compromise between finding the best number soon and mistaking noise for an
+//! effect. They were chosen on simulated links (`concurrency/link.rs`) and on emulated ones
+//! (`benches/links/run`). Fewer samples, or factors closer to 1, react sooner and wander on noisy
+//! links; more make short transfers end before the best number is found. After a change, run both.
+//! The tests in this file fail if the number ends far from the best one.
 
 use std::time::Duration;
 

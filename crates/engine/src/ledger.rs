@@ -1,5 +1,7 @@
-//! Which chunks are settled. Success is computed from this alone, never from counts or from the
-//! number of workers that are alive.
+//! Which chunks are settled: confirmed by the endpoint, or holes that may be left out. A transfer is
+//! complete when every chunk is settled ([`Ledger::is_complete`]). That is computed from the chunks
+//! themselves. A counter, or the fact that all workers ended, could be wrong after a chunk was lost
+//! between two queues, or settled twice, and the transfer would report success without its bytes.
 
 use std::ops::Range;
 
@@ -9,9 +11,11 @@ use rangemap::RangeSet;
 /// number of gaps and not with the number of chunks.
 #[derive(Clone, Debug)]
 pub struct Ledger {
+    /// The chunks of this transfer. The end is a guess while the size of the image is unknown.
     all: Range<u64>,
+    /// May contain chunks outside `all`, of another part of the image or beyond a guessed end.
     settled: RangeSet<u64>,
-    /// Number of settled chunks.
+    /// Number of settled chunks in `all`, so that [`Ledger::open`] is cheap. Nothing else uses it.
     count: u64,
     /// Chunks that an earlier run settled.
     before: RangeSet<u64>,
@@ -57,7 +61,8 @@ impl Ledger {
         }
     }
 
-    /// How many chunks this run settled in one row, beginning with the first that was open before.
+    /// How many chunks this run settled without a gap, beginning with the first that was open before.
+    /// The dots that the provider's scripts print stand for these.
     pub fn in_order(&self) -> u64 {
         let prefix = self.all.start..self.first_open();
         prefix.end.saturating_sub(prefix.start) - count(&self.before, &prefix)

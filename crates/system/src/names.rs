@@ -1,4 +1,8 @@
-//! Gives a file its name in one step.
+//! Gives a file its name in one step, so that no other program sees an incomplete file under the
+//! name, and none that was created meanwhile is overwritten.
+//!
+//! Each way works on some systems and file systems only, and fails with an error on others. The
+//! callers in `openhosting-filesystem` (`names.rs`) then use the next one.
 
 use std::fs::File;
 use std::io;

@@ -3,20 +3,27 @@
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 
-/// An environment variable for a directory of the user, and the path below it.
+/// Where the files of one kind are: in the directory that this environment variable names, at this
+/// path below it. `HOME` and `.local/state` mean `~/.local/state`.
+///
+/// These are the defaults of the system (the XDG specification, or the known folders of Windows).
+/// The caller adds the name of the program and looks at overrides such as `XDG_STATE_HOME` first.
+/// After a change, a new version no longer finds the files of an older one: unfinished transfers do
+/// not resume, and profiles and drives seem to be gone.
 pub type Base = (&'static str, &'static str);
 
-/// Where programs store their state.
+/// Where programs store their state: journals, findings and receipts.
 pub const BASE_OF_STATE: Base = match cfg!(windows) {
     true => ("LOCALAPPDATA", ""),
     false => ("HOME", ".local/state"),
 };
-/// Where programs store data.
+/// Where programs store data: the drives of a server.
 pub const BASE_OF_DATA: Base = match cfg!(windows) {
     true => ("LOCALAPPDATA", ""),
     false => ("HOME", ".local/share"),
 };
-/// Where programs store their settings.
+/// Where programs store their settings: the config file. On Windows it is the directory that follows
+/// the user to other machines (`APPDATA`), unlike state, which belongs to one machine.
 pub const BASE_OF_CONFIG: Base = match cfg!(windows) {
     true => ("APPDATA", ""),
     false => ("HOME", ".config"),
@@ -42,7 +49,8 @@ pub fn path_of_bytes(bytes: &[u8]) -> OsString {
     String::from_utf8_lossy(bytes).into_owned().into()
 }
 
-/// Whether a name begins with a drive letter, as in `C:\`, which only Windows has.
+/// Whether a name begins with a drive letter and a separator, as in `C:\`, which only Windows has.
+/// Such a name is absolute. `C:name` is not: it is relative to the current directory of drive C.
 pub fn is_of_drive_letter(name: &[u8]) -> bool {
     cfg!(windows)
         && matches!(name, [letter, b':', b'\\' | b'/', ..] if letter.is_ascii_alphabetic())

@@ -5,7 +5,12 @@
 //! A claim is checked and added in one step under the lock of the drive ([`Drive::claim`]).
 //! Otherwise two servers that start at the same time could both find an exclusive drive free.
 //!
-//! The component that serves the drives implements [`Drives`] and [`Drive`].
+//! A claim ends when its [`Claim`] is dropped, so a server that fails to start leaves none behind.
+//! Claims are not stored. After a restart, the servers whose QEMU still runs claim their drives again
+//! before the first request is served; otherwise a request could change a drive under a guest.
+//!
+//! The component that serves the drives implements [`Drives`] and [`Drive`]. It uses these claims to
+//! refuse writes, resizing and removal.
 
 use std::fmt;
 use std::path::Path;

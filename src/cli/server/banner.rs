@@ -1,10 +1,14 @@
-//! What `openhosting-server` prints on a terminal besides the two lines: where the drives are, the
-//! web page, what to do with the lines, and how to stop.
+//! What the server prints on a terminal around its two lines, `export OHURI=...` and
+//! `export OHAUTH=...`: where the drives are, the web page, what to do with the lines, and how to
+//! stop.
+//!
+//! The banner goes to stderr. Scripts evaluate stdout, so it has the two lines and nothing else, and
+//! without a terminal there is no banner.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// What a banner is about.
+/// The facts that a banner prints.
 pub(super) struct Banner<'a> {
     pub(super) data: &'a Path,
     pub(super) uri: &'a str,

@@ -62,6 +62,7 @@ pub(crate) struct DiskInOrder {
     content: Content,
     /// The bytes that were read to recognise the member, and how many of them were returned.
     head: io::Cursor<Vec<u8>>,
+    /// Whether the rest of the archive was read as well. Then every further read returns 0 bytes.
     is_over: bool,
 }
 
@@ -109,8 +110,10 @@ impl Content {
 }
 
 impl DiskInOrder {
-    /// Reads up to the disk of this name, or the first disk: its bytes come next. A member that
-    /// only its name makes a disk does not count, because its content is not known yet.
+    /// Reads up to the disk with the name `wanted`, or without one up to the first disk; the next
+    /// bytes to read are those of the disk. Without `wanted`, a member counts as a disk if its first
+    /// bytes show one, or if its name ends in `.img` or `.raw`: the content of an empty disk, or of
+    /// one without a partition table, shows nothing. Returns the member and its size in bytes.
     ///
     /// # Errors
     /// Our own, if there is no such disk or it cannot be read in order; errors of reading.
@@ -168,8 +171,10 @@ impl DiskInOrder {
         }
     }
 
-    /// Reads what follows the disk, and fails if there is another disk, because it would be an
-    /// equally good choice.
+    /// Reads what follows the disk, to the end of the archive: only there is the checksum of the
+    /// compression, so a truncated archive is detected here. Fails if there is another disk, because
+    /// it would be an equally good choice. By then the first disk was sent, so this check is strict:
+    /// a later member counts only by its content, and not by its name as in `open`.
     fn finish(&mut self) -> io::Result<()> {
         while let Some((name, pieces)) = next_file(&mut self.headers, &self.described)? {
             if self.is_named {
@@ -207,7 +212,8 @@ impl Read for DiskInOrder {
     }
 }
 
-/// The next regular file. Fails for a file that cannot be read in order.
+/// The next regular file. Fails for an OVF description or a manifest: a description can name a disk
+/// that was read past already, and a manifest must be known before the disk that it is about.
 fn next_file(
     headers: &mut Headers<InStream>,
     described: &Described,
