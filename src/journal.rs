@@ -132,11 +132,7 @@ impl Journal {
                     ];
                     why.remedy(path, over)
                 });
-                let error = cannot(path, "use").because(cause);
-                return Err(match hint {
-                    Some(hint) => error.hint_to(hint),
-                    None => error,
-                });
+                return Err(cannot(path, "use").because(cause).hint_if(hint));
             }
         };
         let weaknesses = lock(&file, path)?.into_iter().collect();

@@ -318,6 +318,18 @@ pub trait Monitor: Send {
     fn event(&mut self, event: &Event);
 }
 
+impl dyn Monitor + '_ {
+    /// Reports something that the user may want to know, in one line.
+    pub(crate) fn notice(&mut self, line: impl Into<Advice>) {
+        self.event(&Event::Notice(line.into()));
+    }
+
+    /// Reports something that the user should check, in one line.
+    pub(crate) fn warn(&mut self, line: impl Into<Advice>) {
+        self.event(&Event::Warning(line.into()));
+    }
+}
+
 /// A closure is a monitor.
 impl<F: FnMut(&Event) + Send> Monitor for F {
     fn event(&mut self, event: &Event) {

@@ -283,7 +283,7 @@ pub async fn publish(
     })
     .await?;
     for hole in found {
-        monitor.event(&Event::Warning(hole.to_string().into()));
+        monitor.warn(hole.to_string());
     }
     let Some(disk) = image.disk() else {
         let what = "An image that can only be read once cannot be published";
@@ -667,7 +667,8 @@ impl<'a> Publisher<'a> {
                     .hint_to("Run all shards with the same image, name and token"));
             }
             if !is_reported {
-                self.notice("Waiting for the drive that shard 1 makes");
+                self.monitor
+                    .notice("Waiting for the drive that shard 1 makes");
                 is_reported = true;
             }
             self.pause(Duration::from_secs(1)).await?;
@@ -750,7 +751,7 @@ impl<'a> Publisher<'a> {
                 (Some(then), Some(now)) if then == now => RangeSet::new(),
                 // Something wrote to it, or the cloud counts its own accesses.
                 (Some(_), Some(_)) => {
-                    self.warn(format!(
+                    self.monitor.warn(format!(
                         "Drive {id} was written to since it was published: all of it is compared"
                     ));
                     set_of(all)
@@ -763,7 +764,7 @@ impl<'a> Publisher<'a> {
                 .inspect(id, &Arc::clone(&self.content), to_check)
                 .await?;
             if !differing.is_empty() {
-                self.warn(format!(
+                self.monitor.warn(format!(
                     "Drive {id} does not hold any more what was published: it is left alone"
                 ));
                 continue;
@@ -783,7 +784,7 @@ impl<'a> Publisher<'a> {
         let others: Vec<String> = others.map(|(_, drive)| drive.id.to_string()).collect();
         let taken = mine.first().map(|(mark, drive)| (mark.clone(), drive.id));
         if !others.is_empty() {
-            self.warn(advice![
+            self.monitor.warn(advice![
                 "Unfinished with another content, removed by ",
                 Remedy::CleanUp,
                 format!(": {}", others.join(" ")),
@@ -793,7 +794,8 @@ impl<'a> Publisher<'a> {
             return self.make(drives, shards).await;
         };
         self.unfinished = Some(drive);
-        self.notice(format!("Going on with the unfinished drive {drive}"));
+        self.monitor
+            .notice(format!("Going on with the unfinished drive {drive}"));
         let info = self.info(drive).await?;
         if let (DriveState::Writing, Some(by)) = (mark.state, claim(&info)) {
             return Err(in_use(self.client, &info, &by, Advice::default()).await);
@@ -910,7 +912,8 @@ impl<'a> Publisher<'a> {
         let holds = if is_proven {
             Holds::Zeros
         } else {
-            self.warn("The new drive does not read as zeros: zeros are sent");
+            self.monitor
+                .warn("The new drive does not read as zeros: zeros are sent");
             Holds::Unknown
         };
         self.begin_writing(drive, holds, true, None).await
@@ -1058,7 +1061,7 @@ impl<'a> Publisher<'a> {
         })
         .await?;
         if let Err(error) = written {
-            self.warn(format!(
+            self.monitor.warn(format!(
                 "{}; the next delta has to read the drive",
                 error.chain()
             ));
@@ -1094,7 +1097,7 @@ impl<'a> Publisher<'a> {
             match self.destroy(id).await {
                 Ok(()) => destroyed.push(id),
                 Err(error) if error.kind() == ErrorKind::Conflict => {
-                    self.warn(format!("Drive {id} is in use and stays"));
+                    self.monitor.warn(format!("Drive {id} is in use and stays"));
                 }
                 Err(error) => return Err(error),
             }
@@ -1121,7 +1124,8 @@ impl<'a> Publisher<'a> {
         for id in &left {
             self.wait_for_imaging(*id).await?;
             self.destroy(*id).await?;
-            self.notice(format!("Removed the unfinished drive {id}"));
+            self.monitor
+                .notice(format!("Removed the unfinished drive {id}"));
         }
         Ok(left)
     }
@@ -1240,14 +1244,6 @@ impl<'a> Publisher<'a> {
             () = tokio::time::sleep(time) => Ok(()),
             () = self.stop.asked() => Err(stopped()),
         }
-    }
-
-    fn notice(&mut self, line: impl Into<Advice>) {
-        self.monitor.event(&Event::Notice(line.into()));
-    }
-
-    fn warn(&mut self, line: impl Into<Advice>) {
-        self.monitor.event(&Event::Warning(line.into()));
     }
 }
 

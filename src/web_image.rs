@@ -220,11 +220,7 @@ impl WebFile {
         if unanswered.outage.is_none() {
             return error;
         }
-        let given_up = Error::new(ErrorKind::Unavailable, error.to_string());
-        match error.hint() {
-            Some(hint) => given_up.hint_to(hint),
-            None => given_up,
-        }
+        Error::new(ErrorKind::Unavailable, error.to_string()).hint_if(error.hint())
     }
 
     fn changed(&self) -> Error {

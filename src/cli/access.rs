@@ -83,7 +83,16 @@ impl Access {
     /// # Errors
     /// [`ErrorKind::Usage`] if endpoint or credentials are not defined anywhere, or are invalid.
     pub(super) async fn client(&self, config: ClientConfig, stop: &mut Stop) -> Result<Client> {
-        let resolved = self.resolve()?;
+        self.connect(self.resolve()?, config, stop).await
+    }
+
+    /// As [`client`](Self::client), with what these flags were resolved to.
+    pub(super) async fn connect(
+        &self,
+        resolved: ResolvedAccess,
+        config: ClientConfig,
+        stop: &mut Stop,
+    ) -> Result<Client> {
         let config = ClientConfig {
             route: Route {
                 commands: Commands::with_flags(self.given()),
@@ -95,34 +104,23 @@ impl Access {
     }
 
     /// Parses these flags among the words of a command, which may be incomplete.
-    pub(super) fn of_words(words: &mut dyn Iterator<Item = OsString>) -> Self {
-        let mut access = Self::default();
-        while let Some(word) = words.next() {
-            let word = word.to_string_lossy().into_owned();
-            let (flag, value) = match word.split_once('=') {
-                Some((flag, value)) => (flag, Some(value.to_owned())),
-                None => (&*word, None),
+    pub(super) fn of_words(words: &[OsString]) -> Self {
+        let value = |flag: &str| {
+            let at = |(index, word): (usize, &OsString)| match word.to_str()?.strip_prefix(flag)? {
+                "" => words.get(index + 1).cloned(),
+                value => Some(value.strip_prefix('=')?.into()),
             };
-            let text = match flag {
-                "--endpoint" => &mut access.endpoint,
-                "--profile" => &mut access.profile,
-                _ => {
-                    let file = match flag {
-                        "--cacert" => &mut access.cacert,
-                        "--cert" => &mut access.cert,
-                        "--key" => &mut access.key,
-                        _ => continue,
-                    };
-                    *file = value
-                        .map(PathBuf::from)
-                        .or_else(|| Some(words.next()?.into()));
-                    continue;
-                }
-            };
-            let next = || Some(words.next()?.to_string_lossy().into_owned());
-            *text = value.or_else(next);
+            words.iter().enumerate().rev().find_map(at)
+        };
+        let text = |flag| Some(value(flag)?.to_string_lossy().into_owned());
+        let file = |flag| value(flag).map(PathBuf::from);
+        Self {
+            endpoint: text("--endpoint"),
+            profile: text("--profile"),
+            cacert: file("--cacert"),
+            cert: file("--cert"),
+            key: file("--key"),
         }
-        access
     }
 
     /// Creates a client of the endpoint, unless that requires a person, because the key must be

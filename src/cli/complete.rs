@@ -88,7 +88,7 @@ pub(super) fn answered(program: impl Fn() -> Command) -> bool {
 /// Completes drives of the user at the endpoint that the command line and the environment name.
 pub(super) fn drives() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
-        let access = Access::of_words(&mut env::args_os());
+        let access = Access::of_words(&env::args_os().collect::<Vec<_>>());
         let drives = list(&access).unwrap_or_default();
         let words = drives.iter().flat_map(|drive| words(drive, current));
         candidates(words, current)

@@ -90,7 +90,7 @@ async fn checks(arguments: &DoctorArguments, mut stop: Stop) -> Result<Vec<Check
                 outage: wait_lines::MAX_OUTAGE,
                 ..ClientConfig::default()
             };
-            match arguments.access.client(config, &mut stop).await {
+            match arguments.access.connect(resolved, config, &mut stop).await {
                 Err(error) => checks.push(Check("credentials", Found::Broken(error))),
                 Ok(client) => {
                     checks.extend(stop.unless_asked(call(&client)).await?);

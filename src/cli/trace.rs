@@ -22,11 +22,9 @@ impl<'a> Traced<'a> {
         let file = overwrite(path).map_err(|cause| {
             let hint = Foreign::of(&cause).map(|why| why.remedy(path, "or choose another file"));
             let what = format!("Cannot write the trace {}", path.display());
-            let error = Error::new(ErrorKind::Local, what).because(cause);
-            match hint {
-                Some(hint) => error.hint_to(hint),
-                None => error,
-            }
+            Error::new(ErrorKind::Local, what)
+                .because(cause)
+                .hint_if(hint)
         })?;
         Ok(Self {
             path: path.to_owned(),

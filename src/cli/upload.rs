@@ -25,7 +25,7 @@ use crate::commands::Commands;
 use crate::digest::{Digest, digest_for};
 use crate::drive::{DriveId, DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::read_named;
+use crate::filesystem::{directory_of, read_named};
 use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
 use crate::journal::Direction;
@@ -651,8 +651,11 @@ async fn unfinished(
         if path.symlink_metadata().is_ok() {
             return Ok(None);
         }
-        let directory = path.parent().unwrap_or(Path::new("."));
-        let mut all = others(directory, Direction::Upload, environment::is_journal_name);
+        let mut all = others(
+            directory_of(&path),
+            Direction::Upload,
+            environment::is_journal_name,
+        );
         Ok(all.find(|other| {
             let header = &other.header;
             let is_near = header.user == of_user || header.endpoint == endpoint;

@@ -70,18 +70,14 @@ impl Opening<'_> {
         check_chunk(options)?;
         let file_size = options.format.size_of(size);
         if file_size > size {
-            monitor.event(&Event::Notice(
-                format!(
-                    "{} knows whole sectors only: {} zeros follow the last byte",
-                    options.format,
-                    file_size - size
-                )
-                .into(),
+            monitor.notice(format!(
+                "{} knows whole sectors only: {} zeros follow the last byte",
+                options.format,
+                file_size - size
             ));
         }
         let room = room_notice(&path, file_size, options);
-        room.into_iter()
-            .for_each(|line| monitor.event(&Event::Notice(line.into())));
+        room.into_iter().for_each(|line| monitor.notice(line));
         if options.packing.is_some() {
             let sink = Packed::create(path, force, self.plan.count(), options).await?;
             let (sink, session) = (Sink::Packed(sink), self.without_journal().await?);
@@ -181,9 +177,7 @@ impl Opening<'_> {
         check_same_drive(&session.state, options, self.info)?;
         let plan = session.plan;
         if let Some(target) = published(path, &plan, format, session).await? {
-            monitor.event(&Event::Notice(
-                "The earlier run had finished the image".into(),
-            ));
+            monitor.notice("The earlier run had finished the image");
             return Ok(Some(target));
         }
         let name = path.to_owned();

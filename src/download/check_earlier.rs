@@ -13,7 +13,7 @@ use crate::driver::stop::{Stop, stopped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Disk, ImageTarget, TargetFormat, data_blocks};
 use crate::journal::{Journal, Note, Proof, Record, State};
-use crate::monitor::{Event, Monitor};
+use crate::monitor::Monitor;
 use crate::plan::{Plan, Span};
 use crate::verify::read_back::{Sampler, Verify};
 
@@ -103,9 +103,9 @@ impl Recheck<'_> {
 /// Reports that this many chunks are downloaded again.
 fn not_there(wrong: u64, monitor: &mut dyn Monitor) {
     if wrong > 0 {
-        monitor.event(&Event::Warning(format!(
+        monitor.warn(format!(
             "{wrong} chunks on the disk are not what the earlier run wrote: they are fetched again"
-        ).into()));
+        ));
     }
 }
 

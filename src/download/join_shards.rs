@@ -164,7 +164,7 @@ async fn recheck_shards(
             (journal, wrong) = recheck.take_back(journal, &mut state, image).await?;
             if wrong > 0 {
                 let what = format!("{wrong} chunks are not what shard {index} wrote");
-                monitor.event(&Event::Warning(what.into()));
+                monitor.warn(what);
                 torn.push(index);
             }
         }

@@ -263,11 +263,9 @@ impl Write for Hashed {
 /// The error for an output that accepts no more data.
 fn cannot_write(cause: std::io::Error) -> Error {
     let remedy = remedy(&cause);
-    let error = Error::new(ErrorKind::Local, "Cannot write to the output").because(cause);
-    match remedy {
-        Some(remedy) => error.hint_to(remedy),
-        None => error,
-    }
+    Error::new(ErrorKind::Local, "Cannot write to the output")
+        .because(cause)
+        .hint_if(remedy)
 }
 
 /// Why an output accepts no more data, for all who use it.

@@ -14,7 +14,7 @@ use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Weakness, once};
 use crate::journal::{Direction, Header, Journal, Note, Record, Replay, State};
-use crate::monitor::{Event, Monitor};
+use crate::monitor::Monitor;
 use crate::plan::{Plan, Span};
 use openhosting_base::advice;
 
@@ -166,7 +166,7 @@ impl Session {
             let what = format!(
                 "Chunks stay at {kept} bytes, as the earlier run began; to use {chunk}, start over with "
             );
-            monitor.event(&Event::Notice(advice![what, Remedy::Restart]));
+            monitor.notice(advice![what, Remedy::Restart]);
         }
     }
 
@@ -182,7 +182,7 @@ pub(crate) fn warn<'a>(
     monitor: &mut dyn Monitor,
 ) {
     for weakness in once(weaknesses.into_iter().cloned()) {
-        monitor.event(&Event::Warning(weakness.advice()));
+        monitor.warn(weakness.advice());
     }
 }
 

@@ -364,7 +364,7 @@ impl<J: Job> Shell<J> {
                     .spawn(async move { Answer::Probe(client.info(drive).await.map(|_| ())) });
             }
             Action::Look => {
-                monitor.event(&Event::Warning("The drive is busy, waiting".into()));
+                monitor.warn("The drive is busy, waiting");
                 self.attempts.spawn(async move {
                     let drive = client.info(drive).await.ok();
                     Answer::Look(drive.as_ref().and_then(claim))
@@ -382,7 +382,7 @@ impl<J: Job> Shell<J> {
             Answer::Proof(Ok(is_zero)) => {
                 if !is_zero {
                     let what = "The new drive is not proven to read as zeros: zeros are sent";
-                    monitor.event(&Event::Notice(what.into()));
+                    monitor.notice(what);
                 }
                 self.engine.proved(is_zero);
             }
@@ -442,16 +442,15 @@ impl<J: Job> Shell<J> {
     /// Reports once why requests are smaller than before.
     fn report_pieces(&mut self, was_alone: bool, was_refused: bool, monitor: &mut dyn Monitor) {
         if let (Some(bytes), false) = (self.engine.pieces().smallest_refused(), was_refused) {
-            monitor.event(&Event::Notice(format!(
+            monitor.notice(format!(
                 "The endpoint refuses requests of {bytes} bytes (413): continuing with smaller pieces"
-            ).into()));
+            ));
         }
         if self.engine.limits().is_alone && !was_alone && !self.has_reported_breaks {
             self.has_reported_breaks = true;
-            monitor.event(&Event::Notice(
-                "Connections break before a chunk gets through: continuing with smaller pieces"
-                    .into(),
-            ));
+            monitor.notice(
+                "Connections break before a chunk gets through: continuing with smaller pieces",
+            );
         }
     }
 

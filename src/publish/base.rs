@@ -51,14 +51,14 @@ impl Publisher<'_> {
             Candidate::None => None,
             Candidate::Fit(id, content) => {
                 if content.is_none() {
-                    self.warn(format!(
+                    self.monitor.warn(format!(
                         "There is no receipt of base {id}: its copy is compared with the image"
                     ));
                 }
                 Some((id, content))
             }
             Candidate::Unfit(why) => {
-                self.warn(format!("{why}: everything is sent"));
+                self.monitor.warn(format!("{why}: everything is sent"));
                 None
             }
         })
@@ -170,11 +170,13 @@ impl Publisher<'_> {
         match self.copy(drive, base).await? {
             Cloned::Yes => {}
             Cloned::Refused(error) => {
-                self.warn(format!("{}: everything is sent", error.chain()));
+                self.monitor
+                    .warn(format!("{}: everything is sent", error.chain()));
                 return Ok(Copied::Nothing);
             }
             Cloned::Failed(why) => {
-                self.warn(format!("The copy of base {base} {why}: everything is sent"));
+                self.monitor
+                    .warn(format!("The copy of base {base} {why}: everything is sent"));
                 return Ok(Copied::Unknown);
             }
         }
@@ -182,7 +184,7 @@ impl Publisher<'_> {
             let all = set_of(0..content.block_plan().count());
             let sample = pick(&all, BASE_BLOCKS, &mut self.rng);
             if !self.inspect(drive, content, sample).await?.is_empty() {
-                self.warn(format!(
+                self.monitor.warn(format!(
                     "Base {base} does not match its receipt: everything is sent"
                 ));
                 return Ok(Copied::Unknown);
@@ -245,7 +247,7 @@ impl Publisher<'_> {
             if reported.as_ref() != Some(&progress) {
                 moved = Instant::now();
                 if reported.is_none() {
-                    self.notice("The cloud copies the base");
+                    self.monitor.notice("The cloud copies the base");
                     self.monitor.event(&Event::Phase {
                         phase: Phase::Copy,
                         bytes: Some(info.size),

@@ -111,7 +111,7 @@ impl Beginning<'_> {
             is_new,
         });
         if let Some(line) = table.and_then(|table| table.misplaced(size, drive.size)) {
-            monitor.event(&Event::Warning(line.into()));
+            monitor.warn(line);
         }
         Ok(Begun {
             image,
@@ -141,7 +141,7 @@ impl Beginning<'_> {
         if session.is_damaged {
             let what =
                 "The journal is damaged: chunks without a record are compared with the drive";
-            monitor.event(&Event::Notice(what.into()));
+            monitor.notice(what);
         }
         let there = session.state.settled();
         let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
@@ -176,9 +176,9 @@ impl Beginning<'_> {
         // Even without a difference, the image counts as changed: a chunk whose record was lost may
         // be on the drive, and be zero now.
         if count > 0 && is_same {
-            monitor.event(&Event::Warning(format!(
+            monitor.warn(format!(
             "{count} chunks are not what the earlier run read, which left holes out: they are sent again"
-        ).into()));
+        ));
         } else if count > 0 && !self.options.journal.changed_ok {
             let what = format!(
                 "The image changed since the upload began: {count} chunks that were sent differ now"
@@ -225,8 +225,8 @@ async fn open_session(
     session.report_chunk(options.chunk, monitor);
     if let Some(drive) = session.left_behind {
         let removal = client.commands().removal(drive);
-        monitor.event(&Event::Warning(
-            format!("The earlier run left drive {drive}; remove it with: {removal}").into(),
+        monitor.warn(format!(
+            "The earlier run left drive {drive}; remove it with: {removal}"
         ));
     }
     Ok(session)
@@ -241,9 +241,8 @@ async fn look_at_image(image: Image, monitor: &mut dyn Monitor) -> Result<(Image
     })
     .await?;
     for used in uses {
-        monitor.event(&Event::Warning(
-            format!("The image {used}: what is written there meanwhile may be missing or torn")
-                .into(),
+        monitor.warn(format!(
+            "The image {used}: what is written there meanwhile may be missing or torn"
         ));
     }
     Ok((image, table))

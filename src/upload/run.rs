@@ -86,7 +86,7 @@ async fn decide_holes(
     })
     .await?;
     for hole in &found {
-        monitor.event(&Event::Warning(hole.to_string().into()));
+        monitor.warn(hole.to_string());
     }
     Ok((image, how == Holes::Read || !found.is_empty()))
 }
@@ -442,7 +442,7 @@ impl<'a> Run<'a> {
     async fn check_sent(&mut self, sent: &mut Sent, monitor: &mut dyn Monitor) -> Result<()> {
         let trailer = sent.checks.trailer.as_ref();
         if let Some(trailer) = trailer.and_then(|trailer| trailer.get()) {
-            monitor.event(&Event::Warning(trailer.to_string().into()));
+            monitor.warn(trailer.to_string());
         }
         if let Some((expected, source)) = sent.checks.sha256.take() {
             self.check_source(expected, source, &mut sent.journal)
@@ -468,19 +468,16 @@ impl<'a> Run<'a> {
             drive_size = room.size_for(size);
             let cut = self.options.patience.watching(monitor, room.cut(size));
             if let Some(failure) = cut.await? {
-                monitor.event(&Event::Warning(
-                    format!(
-                        "The drive stays larger than the image, which has {size} bytes: {failure}"
-                    )
-                    .into(),
+                monitor.warn(format!(
+                    "The drive stays larger than the image, which has {size} bytes: {failure}"
                 ));
             }
         }
         for line in late.notices(size) {
-            monitor.event(&Event::Notice(line.into()));
+            monitor.notice(line);
         }
         if let Some(line) = late.warning(size, drive_size) {
-            monitor.event(&Event::Warning(line.into()));
+            monitor.warn(line);
         }
         Ok(())
     }

@@ -107,6 +107,15 @@ impl Error {
         self
     }
 
+    /// The same error, with this advice if there is any.
+    #[must_use]
+    pub fn hint_if(self, hint: Option<impl Into<Advice>>) -> Self {
+        match hint {
+            Some(hint) => self.hint_to(hint),
+            None => self,
+        }
+    }
+
     /// The same error, marked as one that repeats whenever the same call is made with the same
     /// input: the image is damaged, or exceeds a limit. The command line then does not advise to
     /// run the command again.

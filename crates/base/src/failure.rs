@@ -145,11 +145,7 @@ impl Failure {
             ),
             Self::Refused(refusal) => refusal.kind_and_hint(),
         };
-        let error = Error::new(kind, format!("{what}: {self}"));
-        match hint {
-            Some(hint) => error.hint_to(hint),
-            None => error,
-        }
+        Error::new(kind, format!("{what}: {self}")).hint_if(hint)
     }
 }
 

@@ -42,7 +42,7 @@ pub use digest::digest_of;
 pub use lock::{Lock, Locked, lock};
 pub use mode::{Access, Exposure, OTHERS_WRITE, Step, exposed, give_mode};
 pub use names::{is_placeholder, rename_new};
-pub use openhosting_system::{PageCache, nonblocking};
+pub use openhosting_system::{PageCache, free_bytes, nonblocking};
 pub use plain::is_plain;
 pub use private::{
     Foreign, can_others_create_in, create_new, foreign, open_named, open_or_create, open_own,

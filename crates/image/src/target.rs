@@ -706,11 +706,7 @@ impl ImageTarget {
             std::io::ErrorKind::FileTooLarge => remedy(&cause),
             _ => Some("What was downloaded is kept: make room, and run the same command again"),
         };
-        let error = cannot("write to", &self.path, cause);
-        match hint {
-            Some(hint) => error.hint_to(hint),
-            None => error,
-        }
+        cannot("write to", &self.path, cause).hint_if(hint)
     }
 
     /// Writes what the format needs besides the data, once all data are written, and then walks the
@@ -793,11 +789,7 @@ impl ImageTarget {
 /// The error for a staged file that may belong to another user.
 fn not_ours(part: &Path, cause: std::io::Error, otherwise: impl Into<Advice>) -> Error {
     let hint = Foreign::of(&cause).map(|why| why.remedy(part, otherwise));
-    let error = cannot("use", part, cause);
-    match hint {
-        Some(hint) => error.hint_to(hint),
-        None => error,
-    }
+    cannot("use", part, cause).hint_if(hint)
 }
 
 /// The error for a staged file that is not from an earlier run of this transfer.
@@ -885,11 +877,9 @@ fn weaknesses(
 fn cannot(what: &str, path: &Path, cause: std::io::Error) -> Error {
     let what = format!("Cannot {what} {}", path.display());
     let remedy = remedy(&cause);
-    let error = Error::new(ErrorKind::Local, what).because(cause);
-    match remedy {
-        Some(remedy) => error.hint_to(remedy),
-        None => error,
-    }
+    Error::new(ErrorKind::Local, what)
+        .because(cause)
+        .hint_if(remedy)
 }
 
 #[cfg(test)]

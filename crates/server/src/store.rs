@@ -37,8 +37,8 @@ use openhosting_base::drive::DriveId;
 use openhosting_base::error::{Error, ErrorKind, Result};
 use openhosting_base::locks::{read, write};
 use openhosting_filesystem::{
-    Access, Foreign, Lock, Locked, create_new, lock as lock_file, open_or_create, open_own,
-    private_directory,
+    Access, Foreign, Lock, Locked, create_new, free_bytes, lock as lock_file, open_or_create,
+    open_own, private_directory,
 };
 use openhosting_tenancy::{Quotas, Refusal, kept, sync_parent, unless_missing};
 use openhosting_vm::{Drive, Drives};
@@ -214,8 +214,7 @@ impl Store {
 
     /// Free bytes on the file system for this process.
     pub(super) fn free_bytes(&self) -> Option<u64> {
-        let space = rustix::fs::statvfs(&self.directory).ok()?;
-        Some(space.f_bavail.saturating_mul(space.f_frsize))
+        free_bytes(&self.directory)
     }
 
     /// The directory for temporary files, on the same file system.
@@ -490,11 +489,9 @@ fn not_ours(path: &Path, error: io::Error) -> Error {
         why.remedy(path, otherwise)
     });
     let what = format!("Cannot use {} as data of a server", path.display());
-    let error = Error::new(ErrorKind::Local, what).because(error);
-    match hint {
-        Some(hint) => error.hint_to(hint),
-        None => error,
-    }
+    Error::new(ErrorKind::Local, what)
+        .because(error)
+        .hint_if(hint)
 }
 
 /// Removes what an interrupted command left. What cannot be removed, such as a directory that

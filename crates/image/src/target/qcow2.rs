@@ -228,27 +228,19 @@ impl Qcow2File {
         let l1 = vec![0; len_of(l1_entries(size))];
         Ok(Self {
             is_fresh: true,
-            ..Self::over(
-                file,
-                size,
-                pack,
-                Map {
-                    l1,
-                    next,
-                    packed: next,
-                },
-            )
+            ..Self::over(file, size, pack, (l1, next))
         })
     }
 
-    /// A file that was begun earlier, with this map.
-    fn over(file: File, size: u64, pack: Option<Pack>, map: Map) -> Self {
+    /// A file that was begun earlier, with this L1 table, and this free cluster at its end.
+    fn over(file: File, size: u64, pack: Option<Pack>, (l1, next): (Vec<u64>, u64)) -> Self {
+        let packed = next;
         Self {
             file,
             size,
             pack,
             is_fresh: false,
-            map: Mutex::new(map),
+            map: Mutex::new(Map { l1, next, packed }),
             packers: Mutex::default(),
         }
     }
@@ -300,16 +292,7 @@ impl Qcow2File {
         write_entries(&file, CLUSTER, &l1)?;
         // What follows belongs to no entry, and new clusters must read as zeros.
         file.set_len(next)?;
-        Ok(Some(Self::over(
-            file,
-            size,
-            pack,
-            Map {
-                l1,
-                next,
-                packed: next,
-            },
-        )))
+        Ok(Some(Self::over(file, size, pack, (l1, next))))
     }
 
     /// Whether zeros need not be written at all.
