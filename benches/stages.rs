@@ -25,7 +25,7 @@ use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use openhosting::digest::Digest;
 use openhosting_base::buffer::BufferPool;
-use openhosting_base::chunk::{Checked, DataChunk, Encoding, Part, RawChunk, is_zero};
+use openhosting_base::chunk::{DataChunk, Encoding, Part, RawChunk, is_zero};
 use openhosting_base::codec::{Gzip, Level, ZeroRuns};
 use openhosting_base::plan::Span;
 
@@ -131,10 +131,7 @@ fn data_chunk(pool: &BufferPool, bytes: &[u8]) -> DataChunk {
         offset: 0,
         len: bytes.len() as u64,
     };
-    match RawChunk::new(span, buffer).check() {
-        Checked::Data(chunk) => chunk,
-        Checked::Hole(_) => panic!("chunks of zeros are left out"),
-    }
+    RawChunk::new(span, buffer).check().unwrap()
 }
 
 fn flate2_gzip(bytes: &[u8], level: u32) -> Vec<u8> {

@@ -12,7 +12,7 @@ use super::pace::Pace;
 use super::selection::Selection;
 use crate::advice::Remedy;
 use crate::buffer::BufferPool;
-use crate::chunk::{Checked, EncodedChunk, Encoding, Found, RawChunk, is_zero};
+use crate::chunk::{EncodedChunk, Encoding, Found, RawChunk, is_zero};
 use crate::codec::Gzip;
 use crate::digest::{ChunkDigest, Digest};
 use crate::driver::checksum::Hasher;
@@ -346,14 +346,11 @@ impl Compressor {
             selection,
         } = self;
         let selection = selection.as_deref();
-        let chunk = match chunk.check() {
-            Checked::Hole(span) => {
-                selection.map_or(Ok(()), |selection| selection.check(span.index, None))?;
-                return Ok(Found::Hole(span.index..span.index + 1));
-            }
-            Checked::Data(chunk) => chunk,
-        };
         let span = chunk.span();
+        let Some(chunk) = chunk.check() else {
+            selection.map_or(Ok(()), |selection| selection.check(span.index, None))?;
+            return Ok(Found::Hole(span.index..span.index + 1));
+        };
         sampler.look_at(span, chunk.bytes());
         let digest = match selection {
             Some(selection) => Some(selection.check_data(&chunk)?.into()),

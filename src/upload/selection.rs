@@ -139,7 +139,7 @@ fn changed(offset: u64) -> Error {
 mod tests {
     use super::*;
     use crate::buffer::BufferPool;
-    use crate::chunk::{Checked, RawChunk};
+    use crate::chunk::RawChunk;
     use crate::content::{CONTENT_CHUNK_BYTES, ChunkContent, set_of};
 
     const BLOCK: usize = 64 * 1024;
@@ -162,10 +162,7 @@ mod tests {
             let mut buffer = pool.take(bytes.len()).unwrap();
             buffer.copy_from_slice(bytes);
             let span = content.plan().span(0).unwrap();
-            match RawChunk::new(span, buffer).check() {
-                Checked::Data(chunk) => selection.check_data(&chunk),
-                Checked::Hole(_) => panic!("it holds data"),
-            }
+            selection.check_data(&RawChunk::new(span, buffer).check().unwrap())
         };
         let all = Selection::chunks(Arc::new(content.clone()), set_of(0..1));
         let zeros = selection(&[1, 3]);

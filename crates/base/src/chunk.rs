@@ -35,15 +35,6 @@ pub struct RawChunk {
     read: Vec<Range<usize>>,
 }
 
-/// The result of the zero check.
-#[derive(Debug)]
-pub enum Checked {
-    /// The chunk has data.
-    Data(DataChunk),
-    /// The chunk is all zeros.
-    Hole(Span),
-}
-
 /// A chunk with at least one nonzero byte. Only the zero check creates one.
 #[derive(Debug)]
 pub struct DataChunk {
@@ -166,13 +157,11 @@ impl RawChunk {
         Self { span, bytes, read }
     }
 
-    /// The zero check.
-    pub fn check(self) -> Checked {
+    /// The zero check: `None` if the chunk is all zeros.
+    pub fn check(self) -> Option<DataChunk> {
         let Self { span, bytes, read } = self;
-        match read.iter().all(|range| is_zero(&bytes[range.clone()])) {
-            true => Checked::Hole(span),
-            false => Checked::Data(DataChunk { span, bytes, read }),
-        }
+        let is_hole = read.iter().all(|range| is_zero(&bytes[range.clone()]));
+        (!is_hole).then_some(DataChunk { span, bytes, read })
     }
 }
 
@@ -239,12 +228,12 @@ mod tests {
             let whole = RawChunk::new(span, buffer(&bytes)).check();
             let sparse = RawChunk::sparse(span, buffer(&bytes), read).check();
             match (whole, sparse) {
-                (Checked::Data(whole), Checked::Data(sparse)) => {
+                (Some(whole), Some(sparse)) => {
                     prop_assert_eq!(whole.data(hole_bytes_min), sparse.data(hole_bytes_min));
                     prop_assert_eq!(whole.digest(), sparse.digest());
                     prop_assert!(sparse.digest().is_of(&bytes));
                 }
-                (Checked::Hole(_), Checked::Hole(_)) => prop_assert!(is_zero(&bytes)),
+                (None, None) => prop_assert!(is_zero(&bytes)),
                 (whole, sparse) => prop_assert!(false, "{:?} {:?}", whole, sparse),
             }
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::{Disk, no_thread};
 use crate::buffer::BufferPool;
-use crate::chunk::{Checked, RawChunk, is_zero};
+use crate::chunk::{RawChunk, is_zero};
 use crate::codec::{Gzip, Level, ZeroRuns};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Plan, Span};
@@ -194,7 +194,7 @@ impl Census {
                 let mut levels = self.bodies.iter_mut().zip(&mut compressors).zip(copies);
                 levels.try_for_each(|(((_, total), (level, gzip)), copy)| {
                     let thread = std::thread::Builder::new().spawn_scoped(scope, move || {
-                        if let Checked::Data(chunk) = RawChunk::new(span, copy).check() {
+                        if let Some(chunk) = RawChunk::new(span, copy).check() {
                             *total += gzip.encode(chunk, *level, ZeroRuns::Leave).body_bytes();
                         }
                     });

@@ -268,7 +268,7 @@ mod tests {
 
     use super::*;
     use crate::buffer::BufferPool;
-    use crate::chunk::{Checked, RawChunk};
+    use crate::chunk::RawChunk;
     use crate::plan::Span;
 
     /// Encodes a chunk at `offset` of a drive.
@@ -281,9 +281,7 @@ mod tests {
             offset,
             len: bytes.len() as u64,
         };
-        let Checked::Data(chunk) = RawChunk::new(span, buffer).check() else {
-            panic!("all zero");
-        };
+        let chunk = RawChunk::new(span, buffer).check().unwrap();
         let level = Level::new(level).unwrap();
         Gzip::new(pool.take(0).unwrap()).encode(chunk, level, zeros)
     }
