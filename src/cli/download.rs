@@ -66,8 +66,8 @@ pub(super) struct DownloadArguments {
 
     /// Write FILE as raw or qcow2
     ///
-    /// A qcow2 is as short as its data, and can be resumed as well. It needs a file: stdout
-    /// and devices get raw.
+    /// A qcow2 contains only the data, without the zeros, and resumes like raw. Stdout and
+    /// devices accept raw only.
     #[arg(
         long,
         value_name = "FORMAT",

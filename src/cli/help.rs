@@ -45,30 +45,40 @@ const NOTHING: Sections = Sections {
 };
 
 const DONE: &[Entry] = &[
-    ("0", "done"),
-    ("1", "failed"),
+    DONE_CODE,
+    FAILED,
     ("2", "a flag, an argument or the environment is wrong"),
 ];
 
-/// The exit codes that all commands with an endpoint have.
+const DONE_CODE: Entry = ("0", "done");
+const FAILED: Entry = ("1", "failed");
+const USAGE: Entry = (
+    "2",
+    "a flag, an argument or the environment is wrong; nothing was sent",
+);
+const GAVE_UP: Entry = (
+    "75",
+    "gave up for now, or at the deadline: run it again later",
+);
+const INTERRUPTED: Entry = (
+    "130",
+    "stopped by SIGINT (Ctrl-C): run it again to continue",
+);
+const TERMINATED: Entry = ("143", "stopped by SIGTERM: run it again to continue");
+
+/// The exit codes of commands that read an image or compare bytes.
 const EXIT_STATUS: &[Entry] = &[
-    ("0", "done"),
-    ("1", "failed"),
-    (
-        "2",
-        "a flag, an argument or the environment is wrong; nothing was sent",
-    ),
+    DONE_CODE,
+    FAILED,
+    USAGE,
     ("4", "the image changed while it was read, or bytes differ"),
-    (
-        "75",
-        "gave up for now, or at the deadline: run it again later",
-    ),
-    (
-        "130",
-        "stopped by SIGINT (Ctrl-C): run it again to continue",
-    ),
-    ("143", "stopped by SIGTERM: run it again to continue"),
+    GAVE_UP,
+    INTERRUPTED,
+    TERMINATED,
 ];
+
+/// The exit codes of other commands that call an endpoint.
+const CALL_STATUS: &[Entry] = &[DONE_CODE, FAILED, USAGE, GAVE_UP, INTERRUPTED, TERMINATED];
 
 const OHURI: Entry = ("OHURI", "URI of the endpoint; EHURI is an alias");
 const OHAUTH: Entry = (
@@ -237,7 +247,7 @@ const LS: Sections = Sections {
     ],
     environment: ACCESS,
     files: &[CONFIG],
-    exit_status: EXIT_STATUS,
+    exit_status: CALL_STATUS,
 };
 
 const SHOW: Sections = Sections {
@@ -250,7 +260,7 @@ const SHOW: Sections = Sections {
     ],
     environment: ACCESS,
     files: &[CONFIG],
-    exit_status: EXIT_STATUS,
+    exit_status: CALL_STATUS,
 };
 
 const RM: Sections = Sections {
@@ -263,7 +273,7 @@ const RM: Sections = Sections {
     ],
     environment: ACCESS,
     files: &[CONFIG],
-    exit_status: EXIT_STATUS,
+    exit_status: CALL_STATUS,
 };
 
 const IMAGE_INFO: Sections = Sections {
@@ -311,7 +321,7 @@ const LOGIN: Sections = Sections {
             "the credentials of the profile NAME; only you can read it",
         ),
     ],
-    exit_status: EXIT_STATUS,
+    exit_status: CALL_STATUS,
 };
 
 const DOCTOR: Sections = Sections {
@@ -321,7 +331,7 @@ const DOCTOR: Sections = Sections {
     ],
     environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME],
     files: &[CONFIG, JOURNALS],
-    exit_status: EXIT_STATUS,
+    exit_status: CALL_STATUS,
 };
 
 const API: Sections = Sections {
@@ -341,7 +351,7 @@ const API: Sections = Sections {
     ],
     environment: ACCESS,
     files: &[CONFIG],
-    exit_status: EXIT_STATUS,
+    exit_status: CALL_STATUS,
 };
 
 const PROBE: Sections = Sections {
@@ -357,7 +367,7 @@ const PROBE: Sections = Sections {
     ],
     environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME],
     files: &[CONFIG, FINDINGS],
-    exit_status: EXIT_STATUS,
+    exit_status: CALL_STATUS,
 };
 
 const SERVER: Sections = Sections {

@@ -57,7 +57,7 @@ pub(super) struct LoginArguments {
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
 
-    /// Use this profile where none is named, even if another one is the default now
+    /// Make this profile the default, even if another one is now
     #[arg(long)]
     default: bool,
 }

@@ -37,8 +37,8 @@ const STALL: Duration = Duration::from_secs(10);
 
 /// Finds out how an endpoint behaves where clouds differ
 ///
-/// It creates one drive of 40 MiB, named openhosting-probe, tests on it what no document says,
-/// and destroys it again, also when it is stopped. This takes up to two minutes and sends up to
+/// It creates one drive of 40 MiB, named openhosting-probe, tests on it what the providers do not
+/// document, and destroys it again, also when it is stopped. This takes up to two minutes and sends up to
 /// 60 MiB. The answers are saved as the findings about the endpoint, which later transfers use.
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-probe", bin_name = PROGRAM, version, after_long_help = help::after("probe"))]

@@ -58,7 +58,7 @@ pub(super) struct PublishArguments {
     #[arg(short, long, value_name = "NAME", value_parser = new_name)]
     name: String,
 
-    /// Send the difference to auto, none, or this drive
+    /// Send only the difference from a base: auto, none, or a drive
     ///
     /// auto is the newest drive that was published under the name, and none sends everything.
     /// A drive is given by its UUID or its name.
@@ -87,7 +87,7 @@ pub(super) struct PublishArguments {
 
     /// Write the receipt to FILE
     ///
-    /// The receipt that is there already says which drive the difference is sent to.
+    /// If FILE exists, it is the receipt of the base: only what differs from it is sent.
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
 
@@ -126,7 +126,7 @@ pub(super) struct PublishArguments {
 
     /// Set the compression: auto, 0 (none), 1 (fastest) to 12 (smallest)
     ///
-    /// auto compresses as hard as the link leaves time for.
+    /// auto adapts the level to the link and the processor.
     #[arg(long, value_name = "LEVEL", default_value_t, value_parser = arguments::compression(), hide_possible_values = true, hide_short_help = true, help_heading = help::SPEED)]
     level: Compression,
 

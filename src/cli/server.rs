@@ -49,7 +49,7 @@ const COMMAND: &str = "openhosting server";
 ///
 /// Once it accepts connections it prints two lines that a shell can evaluate, OHURI and OHAUTH
 /// of the first user; the log goes to stderr. OHAUTH holds the user's key: the line is left out
-/// with --users-file, and where stdout is the journal.
+/// with --users-file, and when stdout is the journal of systemd.
 // No Debug: it holds keys.
 #[derive(Parser)]
 #[command(name = PROGRAM, version, after_long_help = help::after("server"))]
@@ -68,8 +68,8 @@ pub(super) struct ServerArguments {
 
     /// Serve this user; may be given several times
     ///
-    /// Other users of this machine can see the key: prefer --users-file. Without both flags a
-    /// user is made up and stored.
+    /// Other users of this machine can see the key: prefer --users-file. Without both flags,
+    /// the server generates a user and stores it.
     #[arg(long, value_name = "UUID:KEY")]
     user: Vec<String>,
 

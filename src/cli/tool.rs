@@ -66,7 +66,7 @@ pub(super) struct CommonArguments {
 
     /// Read back: none, sample or full [default: sample]
     ///
-    /// What is read back is compared. sample reads 16 KiB of some chunks.
+    /// What is read back is compared. sample reads a small part, and full reads everything.
     #[arg(hide_default_value = true, long, value_name = "HOW", default_value_t = Verify::default(), value_parser = arguments::one_of::<Verify>(&["none", "sample", "full"]), hide_possible_values = true)]
     pub(super) verify: Verify,
 

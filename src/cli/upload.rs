@@ -107,7 +107,7 @@ pub(super) struct UploadArguments {
 
     /// Set the compression: auto, 0 (none), 1 (fastest) to 12 (smallest)
     ///
-    /// auto compresses as hard as the link leaves time for.
+    /// auto adapts the level to the link and the processor.
     #[arg(long, value_name = "LEVEL", default_value_t, value_parser = arguments::compression(), hide_possible_values = true, hide_short_help = true, help_heading = help::SPEED)]
     level: Compression,
 
