@@ -76,7 +76,8 @@ impl OutputForm {
             .map_or_else(|code| code, |arguments| run(&arguments))
     }
 
-    /// Whether words that could not be parsed ask for an object.
+    /// Whether words that could not be parsed request an object. The parser reports nothing about the
+    /// flags of an invalid command line, and programs expect an object nevertheless.
     fn is_json(self, words: &[OsString]) -> bool {
         let mut flags = words.iter().take_while(|word| *word != "--");
         let is_json = |word: &OsString| {
@@ -137,6 +138,7 @@ impl OutputForm {
             (false, None) => Ok(()),
         };
         match (error, printed) {
+            // The error of the command matters more than a failure to print its result.
             (Some(error), _) => {
                 tell(&error);
                 ExitCode::from(code)
@@ -169,7 +171,8 @@ pub(super) fn error_object(error: &Error, exit_code: u8) -> Value {
     })
 }
 
-/// The name of a kind. It must not change, because docs/user/json.md documents it.
+/// The name of a kind. It must not change, because programs compare it (docs/user/json.md). A new
+/// kind needs a line there and in docs/schema/error.schema.json.
 fn kind_name(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Usage => "usage",

@@ -11,13 +11,14 @@ pub enum Guard {
     NoWait,
     /// Both.
     NoFollowNoWait,
-    /// Follow a link, or open a device that is in use, for example mounted.
+    /// Follow a link, or open a device that is in use, for example mounted. Linux refuses that for
+    /// `O_EXCL` without `O_CREAT`; for a file that is not a block device, it has no effect.
     NoFollowInUse,
 }
 
 /// Options for opening a file that differ between systems.
 pub trait OpenGuarded {
-    /// Sets what opening must not do.
+    /// Sets what opening must not do. Call it once: it replaces what an earlier call set.
     fn guarded(&mut self, guard: Guard) -> &mut Self;
     /// Sets the permissions of a created file, as mode bits. No effect where a file inherits
     /// permissions from its directory.
@@ -51,6 +52,7 @@ impl OpenGuarded for OpenOptions {
         /// `FILE_FLAG_OPEN_REPARSE_POINT` of `winbase.h`.
         const OPEN_REPARSE_POINT: u32 = 0x0020_0000;
         match guard {
+            // A path of the file system never names a pipe on Windows.
             Guard::NoWait => self,
             _ => self.custom_flags(OPEN_REPARSE_POINT),
         }

@@ -31,13 +31,17 @@ use crate::hypervisor::Failure;
 
 /// Maximum network cards of a server.
 const CARDS: u8 = 4;
-/// More than the longest frame of QEMU's network cards.
+/// More than the longest frame of QEMU's network cards: virtio hands over segments of up to 64 KiB
+/// with a header, before they are split. A longer length means that the stream is out of step, and
+/// ends the filter, and with it the guest's network.
 const FRAME_BYTES_MAX: usize = 128 * 1024;
 /// Maximum frames that wait to be taken back. Further ones are dropped, as networks do.
 const WAITING_MAX: usize = 64;
-/// How often the addresses of this machine are read.
+/// How often the addresses of this machine are read. An address that this machine gets is open to
+/// guests for at most this time. Reading the table for each frame would slow down the network.
 const ADDRESSES_AGE: Duration = Duration::from_secs(10);
 
+/// The addresses of the gateway and the resolver in QEMU's user network (its documented defaults).
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 const IPV4: [u8; 2] = [0x08, 0x00];
@@ -173,13 +177,15 @@ fn may_packet_pass(packet: &[u8], here: &[Subnet]) -> Option<bool> {
     }
     let len = usize::from(u16::from_be_bytes([head[2], head[3]]));
     let payload = packet.get(20..len)?;
+    // The bit "more fragments", and the offset of the fragment.
     let is_fragment = u16::from_be_bytes([head[6], head[7]]) & 0x3fff != 0;
     let protocol = head[9];
     let to = Ipv4Addr::new(head[16], head[17], head[18], head[19]);
     if is_public(to) {
         return Some(!here.iter().any(|network| network.contains(to)));
     }
-    // Everything else must be for the user network itself.
+    // Everything else must be for the user network itself, and a port decides. Only the first
+    // fragment of a packet has one, so fragments are refused.
     if is_fragment {
         return None;
     }
@@ -189,7 +195,7 @@ fn may_packet_pass(packet: &[u8], here: &[Subnet]) -> Option<bool> {
         (UDP, GATEWAY | Ipv4Addr::BROADCAST, 67) => true,
         (UDP | TCP, RESOLVER, 53) => true,
         // Answers to connections through a forwarded port, which the guest sees as coming from the
-        // gateway. Only SYN without ACK opens a connection.
+        // gateway. Of the flags SYN (0x02) and ACK (0x10), only SYN alone opens a connection.
         (TCP, GATEWAY, _) => payload.get(13)? & 0x12 != 0x02,
         _ => false,
     })
