@@ -26,6 +26,14 @@ use crate::wire::READ_BYTES_MAX;
 /// A silence of this long while requests are in flight is reported.
 const SILENCE: Duration = Duration::from_secs(15);
 
+/// Does this only when built for tests, to show the simulator what happens.
+macro_rules! in_tests {
+    ($($call:tt)+) => {
+        #[cfg(test)]
+        $($call)+;
+    };
+}
+
 /// A chunk for the engine.
 #[derive(Debug)]
 pub(crate) struct NewChunk<P> {
@@ -252,8 +260,7 @@ impl<J: Job> Shell<J> {
                     continue;
                 }
             };
-            #[cfg(test)]
-            self.watch.waits(wait, now);
+            in_tests!(self.watch.waits(wait, now));
             self.spare.allow(self.engine.spare(now));
             if let Some(ending) = self.engine.ending() {
                 // Questions no longer need answers, and hanging requests will not get one.
@@ -315,9 +322,10 @@ impl<J: Job> Shell<J> {
 
     /// Starts a request.
     fn start(&mut self, action: Action<J::Payload>, monitor: &mut dyn Monitor) {
-        #[cfg(test)]
-        self.watch
-            .starts(&action, &self.engine, self.began.elapsed());
+        in_tests!(
+            self.watch
+                .starts(&action, &self.engine, self.began.elapsed())
+        );
         let (client, drive) = (self.client.clone(), self.drive);
         match action {
             Action::Send { span, payload } => {
@@ -388,8 +396,7 @@ impl<J: Job> Shell<J> {
             }
             Answer::Probe(answer) => {
                 let failure = answer.as_ref().err().cloned();
-                #[cfg(test)]
-                self.watch.probed(failure.as_ref(), now);
+                in_tests!(self.watch.probed(failure.as_ref(), now));
                 self.engine.probed(answer, now);
                 self.waits(failure, now);
             }
@@ -406,8 +413,7 @@ impl<J: Job> Shell<J> {
     ) {
         let was_alone = self.engine.limits().is_alone;
         let was_refused = self.engine.pieces().smallest_refused().is_some();
-        #[cfg(test)]
-        self.watch.begins(&self.engine, now);
+        in_tests!(self.watch.begins(&self.engine, now));
         let failure = match outcome {
             Outcome::Done(done, requests) => {
                 self.progress.done_bytes += span.len;
@@ -416,8 +422,7 @@ impl<J: Job> Shell<J> {
                     self.fail(error);
                 }
                 self.engine.confirmed(span.index, &requests, now);
-                #[cfg(test)]
-                self.watch.attempted(span, &requests, None, &self.engine);
+                in_tests!(self.watch.attempted(span, &requests, None, &self.engine));
                 None
             }
             Outcome::Failed(failure, payload, requests) => {
@@ -425,9 +430,10 @@ impl<J: Job> Shell<J> {
                 let same = failure.clone();
                 self.engine
                     .failed(span.index, payload, &requests, same, now);
-                #[cfg(test)]
-                self.watch
-                    .attempted(span, &requests, Some(&failure), &self.engine);
+                in_tests!(
+                    self.watch
+                        .attempted(span, &requests, Some(&failure), &self.engine)
+                );
                 Some(failure)
             }
             Outcome::Local(error) => {
