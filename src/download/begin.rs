@@ -21,12 +21,10 @@ use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
 use crate::system::{allocated_bytes, free_bytes};
 
-/// A destination that is open.
+/// A destination that is open, and what an earlier run left there.
 pub(super) struct Opened {
     pub(super) sink: Sink,
     pub(super) session: Session,
-    /// Whether an existing file may be overwritten.
-    pub(super) force: bool,
 }
 
 /// What is known about a download before its destination is open.
@@ -58,11 +56,7 @@ impl Opening<'_> {
             Destination::Stream(stream) => {
                 let session = self.without_journal().await?;
                 let sink = Sink::Stream(Ordered::start(stream, self.plan.count(), options)?);
-                return Ok(Opened {
-                    sink,
-                    session,
-                    force: false,
-                });
+                return Ok(Opened { sink, session });
             }
             Destination::File { path, force } => (path, force),
         };
@@ -81,20 +75,12 @@ impl Opening<'_> {
         if options.packing.is_some() {
             let sink = Packed::create(path, force, self.plan.count(), options).await?;
             let (sink, session) = (Sink::Packed(sink), self.without_journal().await?);
-            return Ok(Opened {
-                sink,
-                session,
-                force,
-            });
+            return Ok(Opened { sink, session });
         }
         if options.offset.is_some() {
             let target = blocking(move || ImageTarget::in_place(&path, size, force)).await?;
             let (sink, session) = (Sink::File(target), self.without_journal().await?);
-            return Ok(Opened {
-                sink,
-                session,
-                force,
-            });
+            return Ok(Opened { sink, session });
         }
         // The journal would create the directory, which is wrong if the path has a typo.
         let name = path.clone();
@@ -103,11 +89,8 @@ impl Opening<'_> {
             Some(_) => self.share(path, force, monitor).await?,
             None => self.file(path, force, monitor, stop).await?,
         };
-        Ok(Opened {
-            sink: Sink::File(target),
-            session,
-            force,
-        })
+        let sink = Sink::File(target);
+        Ok(Opened { sink, session })
     }
 
     /// A session without a journal.
@@ -188,8 +171,7 @@ impl Opening<'_> {
         let target = take_whole(target, &plan, session).await?;
         session.report_chunk(options.chunk, monitor);
         take_unsynced(&target, options, session, monitor, stop).await?;
-        let there = session.state.settled();
-        let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
+        let there = plan.bytes_in_all(session.state.settled().iter());
         monitor.event(&Event::Resuming {
             done_bytes: there,
             size: Some(size),
@@ -224,9 +206,7 @@ impl Opening<'_> {
         if session.is_resumed {
             check_same_drive(&session.state, options, self.info)?;
             session.report_chunk(options.chunk, monitor);
-            let plan = session.plan;
-            let there = session.state.settled();
-            let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
+            let there = session.plan.bytes_in_all(session.state.settled().iter());
             monitor.event(&Event::Resuming {
                 done_bytes: there,
                 size: None,

@@ -24,7 +24,7 @@ use crate::drive::DriveInfo;
 use crate::driver::blocking::blocking;
 use crate::driver::checksum::Follower;
 use crate::driver::pieces::at_most;
-use crate::driver::session::{Ended, Session, done, finish, gaps, refuted, warn};
+use crate::driver::session::{Ended, done, finish, gaps, refuted, warn};
 use crate::driver::shell::{Feed, Job, Outcome, Shell};
 use crate::driver::spare_requests::Spare;
 use crate::driver::stop::Stop;
@@ -67,9 +67,10 @@ pub async fn download(
         info: &info,
         plan: Plan::new(info.size - base, options.chunk),
     };
-    let opened = opening.open(destination, monitor, &stop).await?;
-    let (run, begun) = Run::begin(opening, opened, monitor, &stop).await?;
-    let fetching = run.start(begun, monitor)?;
+    let force = matches!(destination, Destination::File { force: true, .. });
+    let mut opened = opening.open(destination, monitor, &stop).await?;
+    let run = Run::begin(opening, &mut opened, force, monitor, &stop).await?;
+    let fetching = run.start(opened, monitor)?;
     let fetched = run.fetch(fetching, monitor, stop.clone()).await?;
     run.finish(fetched, monitor, stop).await
 }
@@ -89,12 +90,6 @@ struct Run<'a> {
     /// Whether an existing file with the name of the image may be overwritten.
     force: bool,
     is_journaled: bool,
-}
-
-/// A download that can start: its destination, and what an earlier run left there.
-struct Begun {
-    sink: Sink,
-    session: Session,
 }
 
 /// A download that can send requests.
@@ -124,21 +119,18 @@ impl<'a> Run<'a> {
     /// Opens the destination, and reads a sample of what an earlier run left.
     async fn begin(
         opening: Opening<'a>,
-        opened: Opened,
+        opened: &mut Opened,
+        force: bool,
         monitor: &mut dyn Monitor,
         stop: &Stop,
-    ) -> Result<(Self, Begun)> {
+    ) -> Result<Self> {
         let Opening {
             client,
             options,
             info,
             ..
         } = opening;
-        let Opened {
-            sink,
-            mut session,
-            force,
-        } = opened;
+        let Opened { sink, session } = opened;
         warn(
             session.weaknesses().iter().chain(sink.weaknesses()),
             monitor,
@@ -161,13 +153,13 @@ impl<'a> Run<'a> {
             stop,
         };
         recheck
-            .check_earlier(&sink, options.format, &mut session, monitor)
+            .check_earlier(sink, options.format, session, monitor)
             .await?;
         let others = match options.shard {
             Some(shard) => shard.others(plan.count()).collect(),
             None => RangeSet::new(),
         };
-        let run = Self {
+        Ok(Self {
             client,
             options,
             info,
@@ -177,8 +169,7 @@ impl<'a> Run<'a> {
             sampler,
             force,
             is_journaled,
-        };
-        Ok((run, Begun { sink, session }))
+        })
     }
 
     fn is_raw(&self) -> bool {
@@ -192,8 +183,8 @@ impl<'a> Run<'a> {
     }
 
     /// Starts the survey for holes, and creates everything that the transfer needs.
-    fn start(&self, begun: Begun, monitor: &mut dyn Monitor) -> Result<Fetching> {
-        let Begun { sink, mut session } = begun;
+    fn start(&self, opened: Opened, monitor: &mut dyn Monitor) -> Result<Fetching> {
+        let Opened { sink, mut session } = opened;
         let (client, options, plan, base) = (self.client, self.options, self.plan, self.base);
         let mut settled = session.state.settled();
         settled.extend(self.others.clone());
@@ -266,14 +257,13 @@ impl<'a> Run<'a> {
 
     /// Reports how much there is to do.
     fn announce(&self, todo: &[Range<u64>], state: &State, monitor: &mut dyn Monitor) {
-        let there = state.settled();
-        let there: u64 = there.iter().map(|range| self.plan.bytes_in(range)).sum();
+        let there = self.plan.bytes_in_all(state.settled().iter());
         let first = todo.first().map_or(self.plan.count(), |range| range.start);
         monitor.event(&Event::Started {
             chunks: Some(todo.iter().map(|range| range.end - range.start).sum()),
             chunk_bytes: self.plan.chunk_bytes(),
             offset: self.offset_of(first),
-            bytes: Some(todo.iter().map(|range| self.plan.bytes_in(range)).sum()),
+            bytes: Some(self.plan.bytes_in_all(todo)),
             // With an offset, the file that this run writes begins before the plan does.
             earlier_bytes: self.base + there,
         });

@@ -143,8 +143,7 @@ impl Beginning<'_> {
                 "The journal is damaged: chunks without a record are compared with the drive";
             monitor.notice(what);
         }
-        let there = session.state.settled();
-        let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
+        let there = plan.bytes_in_all(session.state.settled().iter());
         let of = match plan.is_endless() {
             true => String::new(),
             false => format!(" of {}", plan.size()),

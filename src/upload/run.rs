@@ -229,7 +229,7 @@ impl<'a> Run<'a> {
                 there.remove(others);
             }
         }
-        there.iter().map(|range| plan.bytes_in(range)).sum()
+        plan.bytes_in_all(there.iter())
     }
 
     /// Reports how much there is to do. The size that the image states may be wrong, which its end

@@ -78,7 +78,7 @@ impl WireProbe<'_> {
             pace,
             body_bytes_max,
         } = self;
-        let bytes: u64 = todo.iter().map(|range| plan.bytes_in(range)).sum();
+        let bytes = plan.bytes_in_all(todo);
         if bytes < WORTH_BYTES_MIN || pace.is_fixed() || body_bytes_max < FIRST_BYTES {
             return Ok((image, Sounding::default()));
         }

@@ -116,6 +116,11 @@ impl Plan {
         let bytes = self.bytes_of(chunks);
         bytes.end - bytes.start
     }
+
+    /// Number of bytes in several ranges of chunks.
+    pub fn bytes_in_all<'r>(&self, ranges: impl IntoIterator<Item = &'r Range<u64>>) -> u64 {
+        ranges.into_iter().map(|range| self.bytes_in(range)).sum()
+    }
 }
 
 #[cfg(test)]
