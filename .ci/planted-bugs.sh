@@ -335,7 +335,7 @@ bug 'ova: the first file of the description is taken for its first disk' \
     crates/image/src/archive/ovf.rs 'self.files.iter().find(|file| file.id == *id)' \
     'self.files.iter().find(|file| file.id != *id)'
 bug 'qcow2: a packed cluster is taken for a plain one' \
-    'it formats::qcow2_packed_with_zlib_and_zstd' \
+    'it formats::qcow2_compressed_with_zlib_and_zstd' \
     crates/image/src/format/qcow2.rs 'if descriptor & COMPRESSED != 0 {' 'if descriptor == COMPRESSED {'
 bug 'qcow2: a cluster of zeros is read as data' \
     'it formats::a_qcow2_after_guest_writes_is_read' \

@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_is_what_earlier_versions_wrote() {
+    fn findings_have_the_json_of_earlier_versions() {
         let answer = |value| json!({"known": true, "value": value});
         let unknown = |why: &str| json!({"known": false, "why": why});
         let expected = json!({

@@ -239,7 +239,7 @@ fn stdout_holds_the_image_and_nothing_else() {
 }
 
 #[test]
-fn nobody_reads_stdout() {
+fn a_closed_stdout_ends_a_download_with_an_error() {
     let scene = Scene::new();
     let tool = scene.desk.download(&scene.proxy.uri()).args("-c 16384");
     let tool = tool.arg(&scene.drive).arg("-").closed_stdout();
@@ -527,7 +527,7 @@ fn a_drive_in_use_is_copied_only_on_request() {
 }
 
 #[test]
-fn a_drive_written_to_meanwhile_is_reported() {
+fn a_drive_changed_during_the_download_is_reported() {
     let scene = Scene::new();
     let outcome = scene.stopped("--verify none out", |running, gate| {
         scene.write_to_drive(5 * C, b"changed");

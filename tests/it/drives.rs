@@ -274,7 +274,7 @@ fn a_removal_whose_answer_is_lost_succeeds() {
 }
 
 #[test]
-fn on_a_terminal_it_asks_first() {
+fn rm_asks_first_on_a_terminal() {
     let desk = Desk::new();
     if !has_terminals() {
         return;

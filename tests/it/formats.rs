@@ -187,7 +187,7 @@ fn qcow2_of_every_cluster_size() {
 }
 
 #[test]
-fn qcow2_packed_with_zlib_and_zstd() {
+fn qcow2_compressed_with_zlib_and_zstd() {
     let bench = Bench::new();
     for bits in [9, 12, 16, 21] {
         for kind in ["zlib", "zstd"] {

@@ -59,7 +59,7 @@ fn assert_same(found: &[u8], expected: &[u8], what: &str) {
 // ---- Uploads ----
 
 #[test]
-fn a_drive_is_the_image_whatever_the_file_system_reports() {
+fn an_uploaded_drive_equals_the_image_despite_wrong_hole_reports() {
     if !lying::can() {
         return;
     }
@@ -150,7 +150,7 @@ fn verification_finds_data_left_out_by_a_wrong_hole_report() {
 }
 
 #[test]
-fn a_published_drive_is_the_image_whatever_the_file_system_reports() {
+fn a_published_drive_equals_the_image_despite_wrong_hole_reports() {
     if !lying::can() {
         return;
     }

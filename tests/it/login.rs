@@ -116,7 +116,7 @@ fn questions_are_asked_on_a_terminal_and_the_key_is_not_shown() {
 }
 
 #[test]
-fn the_doctor_finds_what_is_wrong() {
+fn doctor_reports_each_problem() {
     let desk = Desk::new();
     let server = desk.server();
     let doctor = |endpoint: &str| desk.simple(endpoint).arg("doctor");

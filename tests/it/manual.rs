@@ -190,7 +190,7 @@ fn bash_completes_commands_flags_and_values_of_all_tools() {
 }
 
 #[test]
-fn completions_print_nothing_if_the_endpoint_cannot_be_asked() {
+fn completions_print_nothing_without_an_endpoint() {
     let desk = Desk::new();
     let (_server, proxy) = desk.pair();
     let script = desk.tool(SIMPLE).args("completions fish").run().code(0);

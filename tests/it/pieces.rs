@@ -376,7 +376,7 @@ impl Drop for Nginx {
 }
 
 #[test]
-fn nginx_with_a_body_limit_is_no_obstacle() {
+fn an_upload_succeeds_through_nginx_with_a_body_limit() {
     let desk = Desk::new();
     let server = desk.server();
     let Some(nginx) = Nginx::before(&server, "client_max_body_size 1m;") else {

@@ -199,7 +199,7 @@ fn the_server_listens_at_the_given_address() {
 }
 
 #[test]
-fn users_come_from_a_file_too() {
+fn users_are_read_from_a_file() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("users");

@@ -395,7 +395,7 @@ fn drives_of_others_are_missing_unless_readable() {
 }
 
 #[test]
-fn imaging_copies_packs_and_unpacks() {
+fn imaging_copies_compresses_and_decompresses() {
     let server = TestServer::start();
     let len = 3_000_000;
     let data = ramp(0, len);

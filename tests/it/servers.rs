@@ -734,7 +734,7 @@ fn without_qemu_only_starting_fails() {
 }
 
 #[test]
-fn a_stopped_server_is_shown_in_both_formats_and_kept() {
+fn a_stopped_server_is_shown_in_both_formats_and_remains() {
     let mut server = TestServer::start();
     let boot = drive(&server, b'i', "");
     let body = json!({

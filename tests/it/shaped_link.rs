@@ -113,7 +113,7 @@ fn a_link_that_drops_everything_for_seconds_does_not_fail_a_transfer() {
 }
 
 #[test]
-fn killed_connections_cost_what_was_in_flight() {
+fn killed_connections_repeat_only_requests_in_flight() {
     let Some(mut link) = link() else { return };
     let scene = Scene::new(&link);
     if link.kill_connections().is_none() {

@@ -230,7 +230,7 @@ fn a_file_larger_than_memory_is_streamed() {
 }
 
 #[test]
-fn nobody_reads_stdout() {
+fn a_closed_stdout_ends_a_raw_call_with_an_error() {
     let desk = Desk::new();
     let proxy = FaultProxy::stub(|_| answer(200, &[], &ramp(0, 3_000_000)));
     let tool = desk.simple(&proxy.uri()).args("drives x read");

@@ -572,7 +572,7 @@ fn fill_disk(root: &Path, left: usize) {
 }
 
 #[test]
-fn what_clients_do_at_once_is_explained_by_some_order() {
+fn concurrent_requests_have_an_equivalent_order() {
     let mut rng = Rng::with_seed(seed("model"));
     let rounds = rounds(250);
     let directory = tempfile::tempdir().unwrap();

@@ -161,7 +161,7 @@ fn an_expired_certificate_is_refused_even_with_cacert() {
 }
 
 #[test]
-fn an_endpoint_that_asks_for_a_client_certificate_gets_it() {
+fn an_endpoint_that_requires_a_client_certificate_gets_it() {
     if !has_terminals() {
         return;
     }

@@ -384,7 +384,7 @@ fn a_name_cannot_add_keys_to_a_request() {
 }
 
 #[test]
-fn the_content_of_gzip_is_sent_whatever_its_members() {
+fn all_members_of_a_gzip_are_sent() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = [ramp(0, 100_000), vec![0; 200_000], noise(2, 70_000)].concat();
@@ -646,7 +646,7 @@ fn an_unsuitable_drive_is_not_written_to() {
 }
 
 #[test]
-fn nobody_reads_stdout() {
+fn an_upload_succeeds_with_a_closed_stdout() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = noise(3, 300_001);

@@ -221,7 +221,7 @@ mod linux {
         }
 
         #[test]
-        fn a_file_that_nobody_uses_has_no_uses() {
+        fn an_unused_file_has_no_uses() {
             let file = tempfile::tempfile().unwrap();
             assert_eq!(of(&file), BTreeSet::new());
         }
