@@ -288,16 +288,6 @@ impl Findings {
         });
     }
 
-    /// Whether `user:` keys are stored, both those of a create and those of a set. Without the
-    /// first, a lost answer to a create remains ambiguous.
-    pub fn user_keys_kept(&self) -> Option<bool> {
-        match (self.user_keys_created.known(), self.user_keys_set.known()) {
-            (Some(false), _) | (_, Some(false)) => Some(false),
-            (Some(true), Some(true)) => Some(true),
-            _ => None,
-        }
-    }
-
     /// The findings as one JSON object: `version`, `endpoint`, `probed_at_s`, and under `answers`
     /// for each question `{"known": true, "value": ...}` or `{"known": false, "why": "..."}`. Units
     /// are in the names.
@@ -463,16 +453,12 @@ mod tests {
         let nothing = Findings::default();
         assert_eq!(nothing.max_parallel_writes(), None);
         assert_eq!(nothing.fresh_reads_zero(), None);
-        assert_eq!(nothing.user_keys_kept(), None);
         assert_eq!(nothing.read_bytes_max(), READ_BYTES_MAX);
         let mut findings = full();
         assert_eq!(findings.max_parallel_writes(), Some(3));
         assert_eq!(findings.fresh_reads_zero(), Some(false));
         // One byte more succeeded, and double the size did not.
         assert_eq!(findings.read_bytes_max(), READ_BYTES_MAX);
-        assert_eq!(findings.user_keys_kept(), None);
-        findings.user_keys_set = Finding::Known(false);
-        assert_eq!(findings.user_keys_kept(), Some(false));
         let mut body = LargestBody {
             accepted_bytes: 32 << 20,
             refused_bytes: None,

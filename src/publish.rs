@@ -739,10 +739,7 @@ impl<'a> Publisher<'a> {
             .collect();
         same.sort_by_key(|(mark, id)| (std::cmp::Reverse(mark.published), *id));
         for (mark, id) in same {
-            let client = self.client;
-            let full = self
-                .call("Cannot look at the drive", || client.info_full(id))
-                .await?;
+            let full = self.info_full(id).await?;
             if full.imaging().is_some() || is_broken(&full) {
                 continue;
             }
@@ -997,10 +994,7 @@ impl<'a> Publisher<'a> {
     /// Gives a drive its name, readers, tags and digest in a single request, so that it never has
     /// only some of them.
     async fn name(&mut self, drive: DriveId) -> Result<()> {
-        let client = self.client;
-        let full = self
-            .call("Cannot look at the drive", || client.info_full(drive))
-            .await?;
+        let full = self.info_full(drive).await?;
         let mut keys = vec![
             ("name", self.options.name.clone()),
             (STATE_KEY, DriveState::Published.name().into()),
@@ -1217,6 +1211,12 @@ impl<'a> Publisher<'a> {
         let client = self.client;
         let what = format!("Cannot look at drive {drive}");
         self.call(&what, || client.info(drive)).await
+    }
+
+    async fn info_full(&mut self, drive: DriveId) -> Result<DriveInfo> {
+        let client = self.client;
+        let what = format!("Cannot look at drive {drive}");
+        self.call(&what, || client.info_full(drive)).await
     }
 
     async fn set(&mut self, drive: DriveId, keys: Properties) -> Result<()> {

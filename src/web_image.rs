@@ -138,14 +138,6 @@ fn fingerprint(url: &WebUrl, pin: &Pin) -> Fingerprint {
     }
 }
 
-/// What an attempt gets from the web server.
-enum Got {
-    /// The answer, for the file that was opened.
-    Answer(WebAnswer),
-    /// An answer for another file: the file changed.
-    Changed,
-}
-
 /// A file on a web server that supports ranges.
 #[derive(Clone, Debug)]
 struct WebFile {
@@ -270,22 +262,15 @@ impl WebFile {
         let is_known = |failure: &Failure| self.is_known(failure);
         let patience = &self.config.patience;
         let answer = patience.retry(Operation::Read, is_known, get).await;
-        self.unchanged(answer.map_err(|unanswered| self.unanswered(unanswered))?)
+        let answer = answer.map_err(|unanswered| self.unanswered(unanswered))?;
+        answer.ok_or_else(|| self.changed())
     }
 
-    /// The answer, unless it is about another file.
-    fn unchanged(&self, got: Got) -> Result<WebAnswer> {
-        match got {
-            Got::Answer(answer) => Ok(answer),
-            Got::Changed => Err(self.changed()),
-        }
-    }
-
-    /// One attempt.
-    async fn get(&self, range: Option<Range<u64>>) -> Result<Got, Failure> {
+    /// One attempt; `None` if the file changed.
+    async fn get(&self, range: Option<Range<u64>>) -> Result<Option<WebAnswer>, Failure> {
         let Some(first) = &self.pin else {
             let answer = self.config.web.get(&self.url, range, None).await?;
-            return Ok(Got::Answer(answer));
+            return Ok(Some(answer));
         };
         let answer = self.get_from_mirror(range).await?;
         let known = Known {
@@ -296,11 +281,11 @@ impl WebFile {
             self.mirrors.accept(&self.url, known, first.size),
             answer.from,
         ) {
-            (false, _) => Ok(Got::Changed),
+            (false, _) => Ok(None),
             (true, None) => Err(Failure::NotApi(
                 "it does not give a part of the file any more".into(),
             )),
-            (true, Some(_)) => Ok(Got::Answer(answer)),
+            (true, Some(_)) => Ok(Some(answer)),
         }
     }
 
@@ -330,8 +315,8 @@ impl WebFile {
         while bytes.len() < len {
             let rest = Some(range.start + bytes.len() as u64..range.end);
             let failure = match trial.attempt(self.get(rest)).await {
-                Ok(got) => {
-                    let mut answer = self.unchanged(got)?;
+                Ok(answer) => {
+                    let mut answer = answer.ok_or_else(|| self.changed())?;
                     let before = bytes.len();
                     loop {
                         match answer.next_part().await {
@@ -473,8 +458,8 @@ impl WebFile {
             }
             let failure = match &mut answer {
                 None => match trial.attempt(self.get(Some(at..u64::MAX))).await {
-                    Ok(got) => {
-                        answer = Some(self.unchanged(got)?);
+                    Ok(fetched) => {
+                        answer = Some(fetched.ok_or_else(|| self.changed())?);
                         before = at;
                         continue;
                     }

@@ -80,10 +80,7 @@ impl Publisher<'_> {
             }
         };
         let id = drive.id;
-        let client = self.client;
-        let full = self
-            .call("Cannot look at the base", || client.info_full(id))
-            .await?;
+        let full = self.info_full(id).await?;
         if let Some(why) = unfit(&full, self.content.size()) {
             return Ok(Candidate::Unfit(format!("Base {id} {why}")));
         }
@@ -232,9 +229,7 @@ impl Publisher<'_> {
         let (mut without, mut reported) = (0, None);
         let mut moved = Instant::now();
         loop {
-            let client = self.client;
-            let what = format!("Cannot look at drive {drive}");
-            let info = self.call(&what, || client.info_full(drive)).await?;
+            let info = self.info_full(drive).await?;
             let Some(progress) = info.imaging().map(str::to_owned) else {
                 without += 1;
                 if without >= LOOKS_WITHOUT {
