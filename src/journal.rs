@@ -328,7 +328,7 @@ fn lock(file: &File, path: &Path) -> Result<Option<Weakness>> {
             "Another process is at this transfer: it has {}",
             path.display()
         );
-        return Err(Error::new(ErrorKind::Local, what));
+        return Err(Error::new(ErrorKind::Local, what).hint_to("Wait until it ends, or stop it"));
     }
     Ok(weakness_of(locked, path))
 }

@@ -478,6 +478,14 @@ impl<'a> Publisher<'a> {
             if let Some(journal) = self.journal(drive) {
                 let _ = blocking(move || Ok(std::fs::remove_file(journal))).await;
             }
+            // The name means its newest drive, and the user wants it to mean this image.
+            if base::newest(&drives, &self.options.name).is_some_and(|newest| newest.id != drive) {
+                self.name(drive).await?;
+                self.monitor.notice(format!(
+                    "Drive {drive}, published earlier, holds this image: it is the newest of {:?} again",
+                    self.options.name
+                ));
+            }
             return self.tell(drive, How::Nothing, 0, verified).await;
         }
         match self.options.role {

@@ -310,6 +310,16 @@ fn resolve(
 fn identity(cert: &Path, key: Option<&Path>) -> Result<Identity> {
     let certificates = secret_files::read_public_bytes("client certificate", cert)?;
     let key_file = key.unwrap_or(cert);
+    // Before its permissions are judged, because those of another file are right as they are.
+    let text = secret_files::read_public_bytes("key of the client certificate", key_file)?;
+    if !String::from_utf8_lossy(&text).contains("PRIVATE KEY-----") {
+        let what = format!(
+            "Cannot use the key of the client certificate {}: There is no private key in PEM form",
+            key_file.display()
+        );
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("A file in PEM form has lines that begin with -----BEGIN PRIVATE KEY-----"));
+    }
     let key = secret_files::read_secret("key of the client certificate", key_file)?;
     Identity::from_pem(&certificates, key.as_bytes()).map_err(|cause| {
         let what = format!(

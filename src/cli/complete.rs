@@ -19,6 +19,7 @@ use super::amounts::size;
 use super::candidates::{candidates, is_plain};
 use crate::api::ClientConfig;
 use crate::drive::DriveInfo;
+use crate::publish::selection::{Several, select};
 
 /// A shell sets this variable to its name when it asks for completions.
 const VARIABLE: &str = "OPENHOSTING_COMPLETE";
@@ -90,7 +91,9 @@ pub(super) fn drives() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let access = Access::of_words(&env::args_os().collect::<Vec<_>>());
         let drives = list(&access).unwrap_or_default();
-        let words = drives.iter().flat_map(|drive| words(drive, current));
+        let words = drives
+            .iter()
+            .flat_map(|drive| words(drive, &drives, current));
         candidates(words, current)
     })
 }
@@ -112,11 +115,12 @@ fn list(access: &Access) -> Option<Vec<DriveInfo>> {
     listed
 }
 
-/// The words that complete a drive: its name, unless a shell would have to quote it, and its UUID
-/// if the user began to type that or the name cannot be used.
-fn words(drive: &DriveInfo, current: &OsStr) -> Vec<(String, Option<String>)> {
+/// The words that complete a drive: its name, unless a shell would have to quote it or it does not
+/// mean one drive, and its UUID if the user began to type that or the name cannot be used.
+fn words(drive: &DriveInfo, all: &[DriveInfo], current: &OsStr) -> Vec<(String, Option<String>)> {
     let name = drive.properties.get("name").unwrap_or_default();
-    let is_usable = is_plain(name);
+    let is_meant = select(all, name, Several::Newest).is_ok_and(|meant| meant.id == drive.id);
+    let is_usable = is_plain(name) && is_meant;
     let what = |word: &str| Some(format!("{word}, {}", size(drive.size)));
     let id = drive.id.to_string();
     let mut words = Vec::new();

@@ -178,9 +178,11 @@ fn places() -> Vec<Check> {
         Some(directory) => match private_directory(&directory) {
             Err(cause) => {
                 let what = format!("Cannot use {}", directory.display());
-                Found::Broken(Error::new(ErrorKind::Local, what).because(cause).hint_to(
-                    "Set XDG_STATE_HOME to a directory of yours, or pass --journal FILE to transfers",
-                ))
+                Found::Broken(
+                    Error::new(ErrorKind::Local, what)
+                        .because(cause)
+                        .hint_to("Set XDG_STATE_HOME to a directory that you can write to"),
+                )
             }
             Ok(()) => Found::Fine(directory.display().to_string()),
         },

@@ -1,6 +1,7 @@
 //! `openhosting-download`.
 
 use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -265,6 +266,12 @@ async fn run(
 ) -> Result<Downloaded, DownloadInterrupted> {
     let (format, packing) = arguments.output()?;
     check_target(arguments)?;
+    if arguments.way() == Way::DownToStdout && std::io::stdout().is_terminal() {
+        let what = "The bytes of a disk would garble the terminal";
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("Name a file instead of -, or send the output to a file or a program")
+            .into());
+    }
     if arguments.checksum && arguments.way() == Way::Down {
         checksum_line::check(&arguments.file)?;
     }

@@ -28,9 +28,6 @@ use crate::publish::selection::{Several, is_candidate, select, time};
 use crate::system;
 use crate::transfer::{Patience, Stop, blocking, stopped};
 
-/// Columns of the keys of `show`; longer keys push their values to the right.
-const KEY_WIDTH_MAX: usize = 13;
-
 /// The prefix of the keys with which our own commands mark drives.
 const INTERNAL: &str = "user:oh-";
 
@@ -236,29 +233,27 @@ fn name(drive: &DriveInfo) -> &str {
 
 /// The lines of `show`.
 fn described(drive: &DriveInfo, state: &str, is_long: bool) -> String {
-    let mut lines = Vec::new();
-    let mut line = |key: &str, value: &str| {
-        lines.push((printable::line(key), printable::line(value)));
-    };
-    line("Name", name(drive));
-    line("UUID", &drive.id.to_string());
-    line(
-        "Size",
-        &format!("{} ({} bytes)", size(drive.size), drive.size),
-    );
-    line("State", state);
+    let pair = |key: &str, value: &str| (printable::line(key), printable::line(value));
+    let bytes = format!("{} ({} bytes)", size(drive.size), drive.size);
+    let mut lines = vec![
+        pair("Name", name(drive)),
+        pair("UUID", &drive.id.to_string()),
+        pair("Size", &bytes),
+        pair("State", state),
+    ];
     if let Some(publication) = publication(drive) {
         if let Some(ms) = publication.published_ms {
-            line("Published", &time(ms));
+            lines.push(pair("Published", &time(ms)));
         }
         if let Some(root) = publication.root {
             let key = match publication.state {
                 "published" => "Root",
                 _ => "Root to be",
             };
-            line(key, &root.to_string());
+            lines.push(pair(key, &root.to_string()));
         }
     }
+    let own_lines = lines.len();
     // Keys that are shown above in another form.
     const SHOWN: [&str; 3] = ["name", "drive", "size"];
     const SHOWN_SHORT: [&str; 3] = ["status", "claimed", "imaging"];
@@ -266,12 +261,16 @@ fn described(drive: &DriveInfo, state: &str, is_long: bool) -> String {
         !SHOWN.contains(&key)
             && (is_long || !SHOWN_SHORT.contains(&key) && !key.starts_with(INTERNAL))
     };
-    for (key, value) in drive.properties.iter().filter(|(key, _)| is_other(key)) {
-        line(key, value);
-    }
+    let others = drive.properties.iter().filter(|(key, _)| is_other(key));
+    lines.extend(others.map(|(key, value)| pair(key, value)));
+    // The keys of the API may be longer than ours, which have a digest beside them.
+    let (ours, theirs) = lines.split_at(own_lines);
+    aligned(ours) + &aligned(theirs)
+}
+
+/// Keys and values in two columns.
+fn aligned(lines: &[(String, String)]) -> String {
     let width = lines.iter().map(|(key, _)| key.width()).max().unwrap_or(0);
-    // A digest still fits in 80 columns behind a key of this width.
-    let width = width.min(KEY_WIDTH_MAX);
     let mut text = String::new();
     for (key, value) in lines {
         let spaces = width.saturating_sub(key.width());
@@ -315,6 +314,15 @@ async fn remove(
 ) -> Result<CommandOutput> {
     let drives = stop.unless_asked(async {
         let drives = found(client, &arguments.drives, patience).await?;
+        let uploads = blocking(|| Ok(LocalUploads::look())).await?;
+        if let Some(drive) = drives.iter().find(|drive| uploads.is_running(drive.id)) {
+            let what = format!(
+                "Nothing is removed: an upload from this machine to drive {} is running",
+                drive.id
+            );
+            return Err(Error::new(ErrorKind::Conflict, what)
+                .hint_to("Stop the upload with Ctrl-C, or wait until it ends"));
+        }
         if !arguments.yes {
             ask(&drives).await?;
         }
@@ -340,6 +348,13 @@ async fn remove(
         });
         match removed {
             Ok(()) => {
+                // Otherwise the next upload of that image would look for this drive.
+                let id = drive.id;
+                let forget = move || {
+                    drive_state::forget_uploads(id);
+                    Ok(())
+                };
+                blocking(forget).await?;
                 let _ = writeln!(
                     answer.text,
                     "Removed {} {}",
@@ -413,7 +428,7 @@ async fn ask(drives: &[DriveInfo]) -> Result<()> {
         1 => ("this drive".to_owned(), "it"),
         many => (format!("these {many} drives"), "them"),
     };
-    exit::say(&format!("Destroy {what} and all that is on {them}? [y/N]"));
+    exit::ask(&format!("Destroy {what} and all that is on {them}? [y/N] "));
     let answer = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).map(|_| line)

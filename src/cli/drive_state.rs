@@ -8,10 +8,9 @@ use super::drives::server_name;
 use super::environment;
 use super::other_journals::{Other, others};
 use crate::api::Client;
-use crate::drive::{CHECK_FAILED, CHECK_KEY, DriveId, DriveInfo};
+use crate::drive::{Condition, DriveId, DriveInfo};
 use crate::filesystem::{self, Lock, Locked, open_own};
 use crate::journal::Direction;
-use crate::publish::keys::publication;
 
 /// Maximum servers whose names are requested, one request for each.
 const SERVERS_MAX: usize = 16;
@@ -40,27 +39,17 @@ pub(super) enum DriveState {
 impl DriveState {
     /// The state according to the endpoint and the journals.
     pub(super) fn of(drive: &DriveInfo, uploads: &LocalUploads) -> Self {
-        if let Some(progress) = drive.imaging() {
-            return Self::Copying(progress.to_owned());
-        }
-        if drive.claimed().is_some() {
-            return Self::InUse(drive.claiming_server());
-        }
-        if uploads.running.contains(&drive.id) {
-            return Self::Uploading;
-        }
-        if drive.properties.get(CHECK_KEY) == Some(CHECK_FAILED) {
-            return Self::CheckFailed;
-        }
-        let publication = publication(drive).map(|publication| publication.state);
-        match (publication, drive.properties.get("status")) {
-            (Some("published"), _) => Self::Published,
-            (Some(_), _) => Self::Unfinished,
-            (None, _) if uploads.unfinished.contains(&drive.id) => Self::Unfinished,
-            (None, None | Some("active" | "")) => Self::Ready,
-            // A copy into it failed.
-            (None, Some("inactive")) => Self::Other("do not use: inactive".to_owned()),
-            (None, Some(status)) => Self::Other(status.to_owned()),
+        let condition = Condition::of(&drive.properties);
+        match condition {
+            Condition::Copying(progress) => Self::Copying(progress.to_owned()),
+            Condition::InUse(_) => Self::InUse(drive.claiming_server()),
+            _ if uploads.is_running(drive.id) => Self::Uploading,
+            Condition::CheckFailed => Self::CheckFailed,
+            Condition::Published => Self::Published,
+            Condition::Unfinished => Self::Unfinished,
+            _ if uploads.unfinished.contains(&drive.id) => Self::Unfinished,
+            Condition::Ready => Self::Ready,
+            Condition::Status(_) => Self::Other(condition.words()),
         }
     }
 
@@ -89,17 +78,17 @@ impl DriveState {
     /// The state in words, with the names of servers.
     pub(super) fn words(&self, servers: &BTreeMap<Uuid, String>) -> String {
         match self {
-            Self::Copying(progress) => format!("copying {progress}"),
-            Self::InUse(None) => "in use".to_owned(),
+            Self::Copying(progress) => Condition::Copying(progress).words(),
+            Self::InUse(None) => Condition::InUse("").words(),
             Self::InUse(Some(server)) => match servers.get(server) {
                 Some(name) => format!("in use by {name}"),
                 None => format!("in use by {}", &server.to_string()[..8]),
             },
             Self::Uploading => "uploading".to_owned(),
-            Self::CheckFailed => "do not use: check failed".to_owned(),
-            Self::Unfinished => "unfinished".to_owned(),
-            Self::Published => "published".to_owned(),
-            Self::Ready => "ready".to_owned(),
+            Self::CheckFailed => Condition::CheckFailed.words(),
+            Self::Unfinished => Condition::Unfinished.words(),
+            Self::Published => Condition::Published.words(),
+            Self::Ready => Condition::Ready.words(),
             Self::Other(status) => status.clone(),
         }
     }
@@ -115,6 +104,11 @@ pub(super) struct LocalUploads {
 }
 
 impl LocalUploads {
+    /// Whether an upload of this machine writes to this drive now.
+    pub(super) fn is_running(&self, drive: DriveId) -> bool {
+        self.running.contains(&drive)
+    }
+
     /// What is known about an upload to this drive that has not ended, as the end of a sentence.
     pub(super) fn incomplete(&self, drive: DriveId) -> Option<&'static str> {
         match (
@@ -148,12 +142,13 @@ fn local_uploads() -> Vec<Other> {
     all.unwrap_or_default()
 }
 
-/// Removes the journals of other uploads to this drive, which stopped: this upload has written all
-/// of it, so they describe bytes that are no longer there. Their commands then make new drives.
+/// Removes the journals of uploads to this drive which stopped: the drive is gone, or another upload
+/// has written all of it, so they describe bytes that are no longer there. Their commands then make
+/// new drives.
 /// Only a journal that can be locked here is one that nothing works on: that of this upload is still
 /// locked, and a file system without locks does not tell. Others stay, which only costs the right
 /// state in `ls`. Blocks.
-pub(super) fn forget_other_uploads(drive: DriveId) {
+pub(super) fn forget_uploads(drive: DriveId) {
     let all = local_uploads().into_iter();
     for other in all.filter(|other| other.drive == drive) {
         let Ok(file) = open_own(&other.path) else {

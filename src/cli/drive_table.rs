@@ -54,7 +54,17 @@ pub(super) fn short(
     if let Some(columns) = columns {
         fit(&mut cells, columns);
     }
-    table(cells, &[1, 3])
+    let text = table(cells.iter().cloned(), &[1, 3]);
+    if columns.is_none_or(|columns| text.lines().all(|line| line.width() <= columns)) {
+        return text;
+    }
+    // The age is what can be missed most.
+    table(
+        cells
+            .into_iter()
+            .map(|[name, size, state, _, id]| [name, size, state, id]),
+        &[1],
+    )
 }
 
 /// Shortens states, then names, so that the lines fit.

@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsStr;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 use zeroize::Zeroizing;
@@ -134,7 +134,15 @@ pub(super) fn journal_path(what: &[&str]) -> Result<PathBuf> {
     const HINT: &str = "Choose a file with --journal PATH, or pass --no-journal: then an upload that is killed cannot resume";
     let directory = state_of("journals");
     let directory = directory.ok_or_else(|| no_state_directory("the journal").hint_to(HINT))?;
-    private_directory(&directory).map_err(|cause| {
+    usable_state(&directory).map_err(|error| error.hint_to(HINT))?;
+    let digest = Digest::of(what.join("\n").as_bytes()).to_string();
+    Ok(directory.join(format!("{}.ohj", &digest[..16])))
+}
+
+/// Makes a directory of journals, if it is missing. Its error names the way out that every command
+/// has.
+pub(super) fn usable_state(directory: &Path) -> Result<()> {
+    private_directory(directory).map_err(|cause| {
         use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
         let kind = match cause.kind() {
             NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => ErrorKind::Usage,
@@ -144,10 +152,9 @@ pub(super) fn journal_path(what: &[&str]) -> Result<PathBuf> {
             "Cannot use the directory of the journal {}",
             directory.display()
         );
-        Error::new(kind, what).because(cause).hint_to(HINT)
-    })?;
-    let digest = Digest::of(what.join("\n").as_bytes()).to_string();
-    Ok(directory.join(format!("{}.ohj", &digest[..16])))
+        let hint = "Set XDG_STATE_HOME to a directory that you can write to";
+        Error::new(kind, what).because(cause).hint_to(hint)
+    })
 }
 
 /// Whether a name, without its extension, has the form of [`journal_path`].

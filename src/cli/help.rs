@@ -130,7 +130,7 @@ const UPLOAD: Sections = Sections {
         ),
         (
             "Fetch the image from a web server and check its SHA-256",
-            "openhosting upload --sha256-file https://example.com/SHA256SUMS https://example.com/disk.img.xz",
+            "openhosting upload --sha256-file https://host/sums https://host/disk.xz",
         ),
         (
             "Try it without an account",
@@ -304,7 +304,7 @@ const LOGIN: Sections = Sections {
         ),
         (
             "The same in a script, with the key from a variable",
-            "printf %s \"$KEY\" | openhosting login --endpoint https://api.example.com/ --user UUID",
+            "printf %s \"$KEY\" | openhosting login --endpoint https://host/ --user UUID",
         ),
     ],
     environment: &[
@@ -374,8 +374,8 @@ const SERVER: Sections = Sections {
     examples: &[
         ("Run a server for this machine", "openhosting server"),
         (
-            "Serve a network, with TLS and several users",
-            "openhosting server --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem --users-file users",
+            "Serve a network, with TLS",
+            "openhosting server --listen 0.0.0.0:443 --tls-self-signed",
         ),
         (
             "Start it in a script and use it there",

@@ -124,7 +124,10 @@ impl Plan {
             plan.key_file = path.clone();
             plan.endpoint = profile.endpoint.clone();
             plan.cacert = plan.cacert.or_else(|| profile.files.cacert.clone());
-            let is_other = arguments.endpoint.is_some() && arguments.endpoint != plan.endpoint;
+            // As endpoints, because a slash at the end makes no difference.
+            let parsed = |text: &Option<String>| text.as_deref()?.parse::<Endpoint>().ok();
+            let is_other = arguments.endpoint.is_some()
+                && parsed(&arguments.endpoint) != parsed(&plan.endpoint);
             if is_other || plan.endpoint.is_none() {
                 return Err(unusable(format!(
                     "The profile {name:?} is in {config} already, and names another endpoint or none"

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde_json::{Value, json};
+use unicode_width::UnicodeWidthStr;
 
 use super::access::Access;
 use super::bar::Bar;
@@ -23,6 +24,7 @@ use crate::findings::{
 };
 use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
+use crate::system;
 use crate::transfer::{Probed, Stop, probe};
 use crate::wire::READ_BYTES_MAX;
 
@@ -97,7 +99,7 @@ async fn run(arguments: &ProbeArguments, mut stop: Stop) -> Result<CommandOutput
     let saved = saved.transpose();
     let kept = saved.as_ref().ok().and(file);
     let mut answer = CommandOutput::new(
-        table(rows(&probed.findings), &[]),
+        answers(&rows(&probed.findings)),
         object(&probed, kept.as_ref()),
     );
     // If both failed, the drive that could not be removed is reported rather than the file.
@@ -131,6 +133,27 @@ fn object(probed: &Probed, saved: Option<&PathBuf>) -> Value {
 }
 
 /// The rows of the table for people: a question, its answer, and what the tools do because of it.
+/// The rows as a table; or as paragraphs, if the terminal would break its lines within words.
+fn answers(rows: &[[String; 3]]) -> String {
+    let text = table(rows.iter().cloned(), &[]);
+    let columns = std::io::stdout().is_terminal().then(system::columns);
+    let fits = |columns: usize| text.lines().all(|line| line.width() <= columns);
+    if columns.flatten().is_none_or(fits) {
+        return text;
+    }
+    let paragraph = |[question, answer, then]: &[String; 3]| {
+        let below = [answer, then].map(|text| screen::stdout_lines(text, 2));
+        let below: String = below
+            .concat()
+            .iter()
+            .map(|line| format!("  {line}\n"))
+            .collect();
+        format!("{question}\n{below}")
+    };
+    // Without the header.
+    rows.iter().skip(1).map(paragraph).collect()
+}
+
 fn rows(findings: &Findings) -> Vec<[String; 3]> {
     let row = |question: &str, (answer, then): (String, &str)| {
         [question.to_owned(), answer, then.to_owned()]

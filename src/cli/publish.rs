@@ -219,7 +219,10 @@ pub(super) fn main(arguments: &PublishArguments) -> ExitCode {
                 summary: Some(summary(arguments, &done, display.took())),
                 ..published(&done, report)
             },
-            Ok(PublishOutcome::CleanedUp(removed)) => cleaned_up(&removed, report),
+            Ok(PublishOutcome::CleanedUp(removed)) => RunOutcome {
+                summary: Some(vec![cleanup_summary(&arguments.name, removed.len())]),
+                ..cleaned_up(&removed, report)
+            },
             Err(unpublished) => unfinished(arguments, unpublished, report),
         }
     })
@@ -269,6 +272,15 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
         did,
         format!("{} sent{on_top}, {verified}", size(done.sent_bytes)),
     ]
+}
+
+/// The line that says what was removed.
+fn cleanup_summary(name: &str, removed: usize) -> String {
+    match removed {
+        0 => format!("Nothing unfinished is left of {name}"),
+        1 => format!("Removed the unfinished drive of {name}"),
+        many => format!("Removed {many} unfinished drives of {name}"),
+    }
 }
 
 /// The result of a publication. The object's keys must not change, because docs/user/publishing.md
@@ -391,6 +403,10 @@ async fn publish_or_clean_up(
         }
         None => None,
     };
+    if let (Some(directory), Some(_)) = (&options.journals, &arguments.image) {
+        // A drive that is created before the journal fails would be left behind.
+        environment::usable_state(directory)?;
+    }
     if options.journals.is_none() {
         // Even without a journal the publication can be resumed with the keys of the drive, though
         // the drive must be compared then.
@@ -480,7 +496,7 @@ fn options(arguments: &PublishArguments) -> Result<PublishOptions> {
     if arguments.image.as_deref() == Some(Path::new("-")) {
         let what = "No image is published from stdin: it is read twice";
         return Err(Error::new(ErrorKind::Usage, what).hint_to(
-            "Write it to a file and publish that, or send it with: openhosting-upload -",
+            "Write it to a file and publish that, or send it with: openhosting upload -",
         ));
     }
     if arguments.image.is_none() && !arguments.cleanup {

@@ -57,9 +57,7 @@ impl Unfinished {
             (Some(_), _) => "Then continue",
             (None, _) => "Start again",
         };
-        let needs = continuation
-            .needs
-            .map_or(String::new(), |needs| format!(", {needs}"));
+        let needs = continuation.needs.unwrap_or("with");
         let deadline = match self.exit_code {
             exit::DEADLINE if is_stopped => " at the deadline",
             _ => "",
@@ -87,7 +85,7 @@ impl Unfinished {
             }
         };
         [
-            format!("{done}{what_for} with{needs}:"),
+            format!("{done}{what_for} {needs}:"),
             continuation.command.clone(),
         ]
     }

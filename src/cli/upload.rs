@@ -11,7 +11,7 @@ use super::again::Changes;
 use super::amounts::{age, now_ms, size};
 use super::arguments::ImageArguments;
 use super::display::{Display, Way, short};
-use super::drive_state::forget_other_uploads;
+use super::drive_state::forget_uploads;
 use super::local::{LOCAL, Local, endpoint_name};
 use super::named::Named;
 use super::other_journals::others;
@@ -234,7 +234,7 @@ impl Tool for UploadArguments {
                 if self.shard.is_none() && self.offset == 0 {
                     let drive = uploaded.drive;
                     let forget = move || {
-                        forget_other_uploads(drive);
+                        forget_uploads(drive);
                         Ok(())
                     };
                     // A thread that panics costs nothing else.

@@ -285,7 +285,7 @@ fn unfit(drive: &DriveInfo, size: u64) -> Option<&'static str> {
 }
 
 /// The newest drive that was published under a name.
-fn newest<'d>(drives: &'d [DriveInfo], name: &str) -> Option<&'d DriveInfo> {
+pub(super) fn newest<'d>(drives: &'d [DriveInfo], name: &str) -> Option<&'d DriveInfo> {
     let published = named(drives, name).filter_map(|drive| {
         let mark = Mark::of(drive).filter(|mark| mark.digest.is_some())?;
         Some((mark.published, drive))

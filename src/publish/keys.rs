@@ -2,14 +2,14 @@
 //! one run passes on to the next, or to another machine.
 
 use crate::digest::Digest;
-use crate::drive::{DriveId, DriveInfo, named};
+use crate::drive::{DriveId, DriveInfo, PUBLISHED, named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Properties;
 
 /// The token of everything that is published under one name.
 pub(crate) const PUBLISH_KEY: &str = "user:oh-publish";
 /// The state of the drive: see `DriveState`.
-pub(crate) const STATE_KEY: &str = "user:oh-state";
+pub(crate) use crate::drive::PUBLICATION_KEY as STATE_KEY;
 /// The root of the content that the drive will have.
 pub(crate) const GOAL_KEY: &str = "user:oh-goal";
 /// Distinguishes the image from others while its content is unknown: a digest of its fingerprint.
@@ -48,7 +48,7 @@ impl DriveState {
         (Self::Making, "making"),
         (Self::Cloning, "cloning"),
         (Self::Writing, "writing"),
-        (Self::Published, "published"),
+        (Self::Published, PUBLISHED),
     ];
 
     pub(super) fn name(self) -> &'static str {

@@ -7,7 +7,7 @@ use super::options::{Target, UploadOptions};
 use super::wire_speed::WORTH_BYTES_MIN;
 use crate::advice::{Advice, Remedy};
 use crate::api::Client;
-use crate::drive::DriveInfo;
+use crate::drive::{DriveInfo, PUBLICATION_KEY, PUBLISHED};
 use crate::driver::blocking::blocking;
 use crate::driver::claim::{claim, in_use};
 use crate::driver::create_drive::{NewDrive, create};
@@ -110,6 +110,9 @@ impl Beginning<'_> {
             },
             is_new,
         });
+        if let (Target::Existing(_), Some(line)) = (&options.target, overwritten(&drive, size)) {
+            monitor.warn(line);
+        }
         if let Some(line) = table.and_then(|table| table.misplaced(size, drive.size)) {
             monitor.warn(line);
         }
@@ -361,7 +364,48 @@ async fn prepare(
     if let Some(by) = claim(&drive) {
         return Err(in_use(client, &drive, &by, Advice::default()).await);
     }
+    if matches!(options.target, Target::Existing(_)) && is_published(&drive) {
+        end_publication(client, &drive, options).await?;
+    }
     Ok(drive)
+}
+
+fn is_published(drive: &DriveInfo) -> bool {
+    drive.properties.get(PUBLICATION_KEY) == Some(PUBLISHED)
+}
+
+/// Removes the state of the publication before the first byte is written, because from then on the
+/// drive does not hold what was published.
+async fn end_publication(
+    client: &Client,
+    drive: &DriveInfo,
+    options: &UploadOptions,
+) -> Result<()> {
+    let what = format!("Cannot end the publication of drive {}", drive.id);
+    let mut changes = Properties::new();
+    changes
+        .insert(PUBLICATION_KEY, "")
+        .map_err(|cause| Error::new(ErrorKind::Bug, &what).because(cause))?;
+    let set = || client.set(drive.id, &changes);
+    let done = options.patience.call(client, Operation::Write, set).await;
+    done.map_err(|unanswered| unanswered.into_error(&what))
+}
+
+/// What this upload of `size` bytes does to a drive that the user chose, if that is not obvious.
+fn overwritten(drive: &DriveInfo, size: u64) -> Option<String> {
+    let id = drive.id;
+    if is_published(drive) {
+        let name = drive.properties.get("name").unwrap_or_default();
+        return Some(format!(
+            "Drive {id} was published as {name:?}. This upload overwrites it, so it does not count as published any more"
+        ));
+    }
+    (size > 0 && drive.size > size).then(|| {
+        format!(
+            "Drive {id} has {} bytes and the image {size}: the rest of the drive stays as it is",
+            drive.size
+        )
+    })
 }
 
 /// Checks that all shards refer to the same drive and the same parts of it.

@@ -483,3 +483,54 @@ fn ls_with_all_columns_fits_a_terminal() {
     let piped = own(&desk, &server.uri, "ls -l").run().code(0);
     assert_eq!(piped.text().lines().count(), 2);
 }
+
+#[test]
+fn an_upload_over_a_published_drive_ends_its_publication() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let uri = &server.uri;
+    desk.file("a.img", &noise(1, 100_000));
+    let b = desk.file("b.img", &noise(2, 50_000));
+    let publish = own(&desk, uri, "publish a.img --name nightly")
+        .run()
+        .code(0);
+    let drive = publish.text().trim().to_owned();
+    let over = own(&desk, uri, "upload b.img -d").arg(&drive).run().code(0);
+    let _ = over.says(&format!("Drive {drive} was published as \"nightly\""));
+    let shown = own(&desk, uri, "show --json nightly").run().code(0);
+    let shown = object("show/1", &shown.stdout);
+    assert_eq!(
+        (&shown["state"], &shown["publication"]),
+        (&"ready".into(), &serde_json::Value::Null)
+    );
+    // The same image again is not taken for published, and the user's drive stays.
+    let again = own(&desk, uri, "publish a.img --name nightly --keep 1")
+        .run()
+        .code(0);
+    assert_ne!(again.text().trim(), drive);
+    assert_eq!(drives(&server).len(), 2);
+
+    // Behind a shorter image the drive keeps its bytes, which the user learns.
+    let over = own(&desk, uri, "upload b.img -d").arg(&drive).run().code(0);
+    let _ = over.says("has 100000 bytes and the image 50000: the rest of the drive stays as it is");
+    let mut holds = noise(1, 100_000);
+    holds[..50_000].copy_from_slice(&std::fs::read(b).unwrap());
+    assert_drive(&server, &drive, &holds);
+}
+
+#[test]
+fn after_rm_the_upload_of_that_drive_begins_anew() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &noise(1, 200_000));
+    let words = "upload a.img -c 65536 -j 1 --verify none";
+    let is_second = |request: &Request| request.is_write() && request.offset() == 65536;
+    proxy.fault(is_second, 99, Fault::Answer(refusal(401, "auth")));
+    let _ = own(&desk, &proxy.uri(), words).run();
+    proxy.heal();
+    assert_eq!((desk.journals().len(), drives(&server).len()), (1, 1));
+    let _ = own(&desk, &server.uri, "rm --yes a.img").run().code(0);
+    assert_eq!((desk.journals().len(), drives(&server).len()), (0, 0));
+    let _ = own(&desk, &proxy.uri(), words).run().code(0);
+    assert_eq!(drives(&server).len(), 1);
+}

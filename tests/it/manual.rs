@@ -334,6 +334,16 @@ fn short_help_fits_a_screen_and_long_help_has_examples() {
                 long.contains("\nExamples:\n") && long.contains("\nExit codes:\n"),
                 "{page}"
             );
+            // A broken example would be two commands when it is pasted.
+            let examples = long.split("\nExamples:\n").nth(1).unwrap();
+            let examples = examples.split("\n\n").next().unwrap();
+            for line in examples.lines() {
+                let is_command = line.starts_with("      ");
+                assert!(
+                    !is_command || line.contains("openhosting"),
+                    "{page}: {line}"
+                );
+            }
         }
         let man = desk.tool(SIMPLE).args("man --page").arg(page).run().code(0);
         for section in ["EXAMPLES", "\"EXIT STATUS\""] {

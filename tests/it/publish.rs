@@ -12,6 +12,7 @@ use crate::streams::Site;
 use crate::support::cli::{Desk, Tool};
 use crate::support::http::{Ask, assert_drive, drives, info};
 use crate::support::proxy::{Fault, FaultProxy, Request, answer, refusal};
+use crate::support::schema::object;
 use crate::support::server::TestServer;
 use crate::support::slow::SlowLink;
 use crate::support::{noise, rounds, seed};
@@ -239,6 +240,9 @@ fn an_image_of_an_older_published_drive_creates_no_drive() {
         // Back to an older content: only at its end is it known that it is not new.
         assert_eq!(proxy.count(is_create), made);
         assert_eq!(drives(&server).len(), 2);
+        // The name means what was published last, though it was there before.
+        let shown = desk.simple(&server.uri).args("show --json n").run().code(0);
+        assert_eq!(object("show/1", &shown.stdout)["drive"], **drive);
     }
 }
 

@@ -342,3 +342,38 @@ fn a_terminal_that_cannot_draw_gets_plain_lines_and_no_color_is_honoured() {
     assert!(taskbar.contains("\u{1b}]9;4;0;\u{1b}\\"), "{taskbar:?}");
     assert!(!plain.contains("]9;4"), "{plain:?}");
 }
+
+#[test]
+fn a_disk_is_not_written_to_a_terminal_and_a_cleanup_says_what_it_did() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = desk();
+    let server = desk.server();
+    let run = |words: &str| {
+        let tool = desk.on_a_screen(80, "", SIMPLE);
+        tool.env("OHURI", &server.uri).args(words).run()
+    };
+    let _ = run("upload disk.img").code(0);
+    let refused = run("download disk.img -").code(2);
+    assert!(
+        refused.text().contains("would garble the terminal"),
+        "{refused:?}"
+    );
+    let cleaned = run("publish -n nightly --cleanup").code(0);
+    let screen = play(&cleaned, 80);
+    assert_eq!(screen.lines, ["Nothing unfinished is left of nightly"]);
+    // Whatever the width, no row is longer than the terminal.
+    for columns in COLUMNS {
+        for words in ["ls", "image info disk.img", "show disk.img"] {
+            let tool = desk.on_a_screen(columns, "", SIMPLE);
+            let shown = tool.env("OHURI", &server.uri).args(words).run().code(0);
+            let long = shown.text().lines().find(|line| {
+                let is_whole = line.contains(' ') && line.chars().count() > usize::from(columns);
+                is_whole && words != "show disk.img"
+                    || line.chars().count() > 80.max(columns.into())
+            });
+            assert_eq!(long, None, "{columns}: {words}");
+        }
+    }
+}

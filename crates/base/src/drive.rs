@@ -75,6 +75,11 @@ pub const CHECK_FAILED: &str = "failed";
 /// The value of [`CHECK_KEY`] after a later upload replaced the wrong bytes.
 pub const CHECK_PASSED: &str = "passed";
 
+/// The key of a drive with the state of its publication; without it, the drive is part of none.
+pub const PUBLICATION_KEY: &str = "user:oh-state";
+/// The value of [`PUBLICATION_KEY`] once everything is confirmed and verified.
+pub const PUBLISHED: &str = "published";
+
 /// The properties of a drive in the API (docs/dev/reference.md, 1.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveInfo {
@@ -142,6 +147,67 @@ pub fn claiming_server(claimed: &str) -> Option<Uuid> {
     let claim = claimed.split_whitespace().next()?;
     let mut parts = claim.split(':').skip_while(|part| *part != "guest").skip(1);
     parse_uuid(parts.next()?)
+}
+
+/// The condition of a drive according to its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition<'k> {
+    /// Another drive is being copied into it, with the progress.
+    Copying(&'k str),
+    /// Servers use it, with their claims.
+    InUse(&'k str),
+    /// An upload found that it holds wrong bytes.
+    CheckFailed,
+    /// Published and verified.
+    Published,
+    /// A publication that did not end.
+    Unfinished,
+    /// It can be used.
+    Ready,
+    /// Another status, in the words of the endpoint.
+    Status(&'k str),
+}
+
+impl<'k> Condition<'k> {
+    /// The condition that these keys describe.
+    pub fn of(keys: &'k Properties) -> Self {
+        let key = |key| {
+            keys.get(key)
+                .map(str::trim)
+                .filter(|value| !value.is_empty())
+        };
+        // The mock of an old client uses `false` for none.
+        if let Some(progress) = key("imaging").filter(|value| *value != "false") {
+            return Self::Copying(progress);
+        }
+        if let Some(claims) = key("claimed") {
+            return Self::InUse(claims);
+        }
+        if key(CHECK_KEY) == Some(CHECK_FAILED) {
+            return Self::CheckFailed;
+        }
+        match (key(PUBLICATION_KEY), key("status")) {
+            (Some(PUBLISHED), _) => Self::Published,
+            (Some(_), _) => Self::Unfinished,
+            (None, None | Some("active")) => Self::Ready,
+            (None, Some(status)) => Self::Status(status),
+        }
+    }
+
+    /// Its words for people, on every surface; who uses a drive is added where that is known.
+    pub fn words(self) -> String {
+        match self {
+            Self::Copying(progress) => format!("copying {progress}"),
+            Self::InUse(_) => "in use".to_owned(),
+            Self::CheckFailed => "do not use: check failed".to_owned(),
+            Self::Published => PUBLISHED.to_owned(),
+            Self::Unfinished => "unfinished".to_owned(),
+            Self::Ready => "ready".to_owned(),
+            // A copy into it failed.
+            Self::Status("inactive") => "do not use: inactive".to_owned(),
+            Self::Status(status) => status.to_owned(),
+        }
+    }
 }
 
 /// The drives with this name.

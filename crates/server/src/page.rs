@@ -27,7 +27,7 @@ use super::sessions::Sessions;
 use super::shared::Api;
 use super::tasks::blocking;
 use super::work::in_turns;
-use openhosting_base::drive::{CHECK_FAILED, CHECK_KEY, DriveId, claiming_server};
+use openhosting_base::drive::{Condition, DriveId, claiming_server};
 use openhosting_base::wire::Properties;
 use openhosting_tenancy::Refusal;
 use openhosting_vm::{Machine, MachineId};
@@ -250,33 +250,19 @@ fn drive(api: &Api, user: &str, drive: &Hosted) -> Value {
 
 /// What state a drive is in, in the words of `openhosting ls`.
 fn words(api: &Api, user: &str, info: &Properties) -> String {
-    let key = |key| info.get(key).filter(|value| !value.is_empty());
     let name_of = |server: Uuid| {
         let server = MachineId::parse(&server.to_string())?;
         let machine = api.machines.own(user, server).ok()?;
         clipped(api.machines.info_as_known(&machine).get("name"))
     };
-    match (
-        key("imaging"),
-        key("claimed"),
-        key("user:oh-state"),
-        key("status"),
-    ) {
-        (Some(progress), _, _, _) => format!("copying {progress}"),
-        (_, Some(claims), _, _) => {
-            let mut servers = claims.split(' ').filter_map(claiming_server);
-            match servers.find_map(name_of) {
-                Some(name) => format!("in use by {name}"),
-                None => "in use".to_owned(),
-            }
-        }
-        _ if key(CHECK_KEY) == Some(CHECK_FAILED) => "do not use: check failed".to_owned(),
-        (_, _, Some("published"), _) => "published".to_owned(),
-        (_, _, Some(_), _) => "unfinished".to_owned(),
-        (_, _, None, None | Some("active")) => "ready".to_owned(),
-        // A copy into it failed.
-        (_, _, None, Some("inactive")) => "do not use: inactive".to_owned(),
-        (_, _, None, Some(status)) => status.to_owned(),
+    let condition = Condition::of(info);
+    let Condition::InUse(claims) = condition else {
+        return condition.words();
+    };
+    let mut servers = claims.split(' ').filter_map(claiming_server);
+    match servers.find_map(name_of) {
+        Some(name) => format!("in use by {name}"),
+        None => condition.words(),
     }
 }
 
