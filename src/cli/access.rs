@@ -31,8 +31,8 @@ pub(super) struct Access {
 
     /// Use this profile of the config file
     ///
-    /// It takes precedence over OHURI and OHAUTH. Without the flag, the profile that
-    /// OPENHOSTING_PROFILE or the config names provides what OHURI and OHAUTH do not.
+    /// It takes precedence over OHURI and OHAUTH. Without this flag, OHURI and OHAUTH take
+    /// precedence over the profile that OPENHOSTING_PROFILE names, or else the default profile.
     #[arg(long, value_name = "NAME", add = candidates::profiles())]
     profile: Option<String>,
 

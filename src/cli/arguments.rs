@@ -220,8 +220,8 @@ pub(super) struct ImageArguments {
     /// Choose how holes are checked: trust, sample or read
     ///
     /// A file system can report holes where there is data. trust believes it, sample reads some
-    /// bytes of each hole, read reads all bytes. By default it is sample; and read where every
-    /// byte counts, as with --checksum, --sha256 or --verify full.
+    /// bytes of each hole, read reads all bytes. The default is sample. An upload that has to
+    /// check every byte, for a digest or a full verification, reads holes as well.
     #[arg(long, value_name = "HOW", value_parser = holes(), hide_possible_values = true, hide_short_help = true, help_heading = help::IMAGE)]
     pub(super) holes: Option<Holes>,
 

@@ -149,7 +149,7 @@ pub(super) struct DisplayArguments {
     )]
     pub(super) progress: arguments::ProgressMode,
 
-    /// Print neither dots nor progress
+    /// Print no progress, no dots and no notices
     #[arg(short, long)]
     pub(super) quiet: bool,
 

@@ -378,8 +378,8 @@ const SERVER: Sections = Sections {
             "openhosting server --listen 0.0.0.0:443 --tls-self-signed",
         ),
         (
-            "Start it in a script and use it there",
-            "eval \"$(openhosting server --data ./drives)\"",
+            "Start it in a script, wait until it is ready, and use it there",
+            "openhosting server >env & until [ -s env ]; do sleep 1; done; . ./env",
         ),
     ],
     environment: &[(

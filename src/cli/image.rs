@@ -42,7 +42,7 @@ const LINES: u64 = 8;
 /// The width and height in pixels of a part in the picture.
 const PIXELS: usize = 14;
 
-/// Examines disk images on this machine
+/// Examines disk images: files, and URLs of images
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-image", bin_name = PROGRAM, version, arg_required_else_help = false, after_long_help = help::after("image"))]
 pub(super) struct ImageCommand {
@@ -55,8 +55,8 @@ enum ImageSubcommand {
     /// Shows what an image holds, and what an upload would send
     ///
     /// It reads the map of the image and up to 32 chunks of its data; with more data than that,
-    /// what depends on content is an estimate. Nothing is sent. Of an image on a web server only
-    /// headers and the map are fetched.
+    /// what depends on content is an estimate. Nothing is sent. Of an image on a web server, only
+    /// headers and the map are read, and what depends on content is not known.
     #[command(after_long_help = help::after("image"))]
     Info(InfoArguments),
 }

@@ -126,7 +126,7 @@ pub(super) const COMMANDS: &[OwnCommand] = &[
     OwnCommand {
         word: "image",
         group: Group::Drives,
-        about: "Examine disk images on this machine",
+        about: "Examine disk images: files, and URLs of images",
         main: |words| image::FORM.main(words, image::main),
         command: image::ImageCommand::command,
     },
@@ -182,7 +182,7 @@ pub(super) const COMMANDS: &[OwnCommand] = &[
     OwnCommand {
         word: "version",
         group: Group::Program,
-        about: "Print the version; with --verbose also commit, target and paths",
+        about: "Print the version; -v adds commit, target, features and paths",
         main: version::main,
         command: version::Version::command,
     },

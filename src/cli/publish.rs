@@ -58,10 +58,11 @@ pub(super) struct PublishArguments {
     #[arg(short, long, value_name = "NAME", value_parser = new_name)]
     name: String,
 
-    /// Send only the difference from a base: auto, none, or a drive
+    /// Start from a copy of a drive: auto, none, or that drive
     ///
-    /// auto is the newest drive that was published under the name, and none sends everything.
-    /// A drive is given by its UUID or its name.
+    /// The cloud copies the drive, and only the blocks that differ are sent to the copy. auto
+    /// is the newest drive that was published under the name; with none, the whole image is
+    /// sent. A drive is given by its UUID or its name.
     #[arg(long, value_name = "BASE", default_value = "auto", add = complete::drives(), hide_short_help = true, help_heading = help::DRIVE)]
     base: String,
 
@@ -79,15 +80,16 @@ pub(super) struct PublishArguments {
     #[arg(long, value_name = "N", value_parser = arguments::number::<NonZeroU32>)]
     keep: Option<NonZeroU32>,
 
-    /// Remove first what unfinished runs left
+    /// Remove unfinished drives of the name first
     ///
-    /// Without IMAGE that is all.
+    /// Without IMAGE, nothing is published afterwards.
     #[arg(long)]
     cleanup: bool,
 
     /// Write the receipt to FILE
     ///
-    /// If FILE exists, it is the receipt of the base: only what differs from it is sent.
+    /// If FILE is the receipt of the drive that the cloud copies, it lists the content of the
+    /// copy, which then need not be read. The new receipt replaces it.
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
 
@@ -126,7 +128,8 @@ pub(super) struct PublishArguments {
 
     /// Set the compression: auto, 0 (none), 1 (fastest) to 12 (smallest)
     ///
-    /// auto adapts the level to the link and the processor.
+    /// auto adapts the level to the link and the processor if the whole image is sent, and is
+    /// level 6 if only differences are.
     #[arg(long, value_name = "LEVEL", default_value_t, value_parser = arguments::compression(), hide_possible_values = true, hide_short_help = true, help_heading = help::SPEED)]
     level: Compression,
 

@@ -49,7 +49,7 @@ const COMMAND: &str = "openhosting server";
 ///
 /// Once it accepts connections it prints two lines that a shell can evaluate, OHURI and OHAUTH
 /// of the first user; the log goes to stderr. OHAUTH holds the user's key: the line is left out
-/// with --users-file, and when stdout is the journal of systemd.
+/// with --users-file, and when stdout goes to the log of systemd.
 // No Debug: it holds keys.
 #[derive(Parser)]
 #[command(name = PROGRAM, version, after_long_help = help::after("server"))]
@@ -75,7 +75,7 @@ pub(super) struct ServerArguments {
 
     /// Read users from FILE, with one UUID:KEY a line
     ///
-    /// Nobody else may be able to read the file.
+    /// Only its owner may be able to read it: use mode 0600.
     #[arg(long, value_name = "FILE")]
     users_file: Option<PathBuf>,
 
@@ -174,7 +174,7 @@ pub(super) struct ServerArguments {
 
     /// Cause the faults that FILE lists, or behave as other clouds do
     ///
-    /// FILE is TOML.
+    /// FILE is TOML or JSON.
     #[arg(long = "faults", alias = "fault-plan", value_name = "FILE", hide_short_help = true, help_heading = TESTING)]
     fault_plan: Option<PathBuf>,
 

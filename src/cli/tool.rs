@@ -35,9 +35,10 @@ pub(super) struct CommonArguments {
     #[arg(hide_default_value = true, short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     pub(super) jobs: NonZeroU32,
 
-    /// Minimum concurrent requests, from the start
+    /// Never use fewer than N concurrent requests
     ///
-    /// The same number as --jobs makes it fixed.
+    /// A transfer starts with 4 or 32 of them, or with N if that is more. The same number as
+    /// for --jobs makes it fixed.
     #[arg(long, value_name = "N", default_value = "1", value_parser = arguments::jobs, hide_short_help = true, help_heading = help::SPEED)]
     pub(super) min_jobs: NonZeroU32,
 

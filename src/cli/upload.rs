@@ -122,7 +122,9 @@ pub(super) struct UploadArguments {
     #[arg(long, value_name = "PATH", conflicts_with = "no_journal", hide_short_help = true, help_heading = help::RESUMING)]
     journal: Option<PathBuf>,
 
-    /// Keep no journal: resume only with -d and -o
+    /// Keep no journal of this upload
+    ///
+    /// It can then resume with --resume-from-drive, or with -d and -o.
     #[arg(long, hide_short_help = true, help_heading = help::RESUMING)]
     no_journal: bool,
 

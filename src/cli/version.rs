@@ -11,7 +11,7 @@ use super::{environment, exit, help, server};
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-version", bin_name = "openhosting version", after_long_help = help::after("version"))]
 pub(super) struct Version {
-    /// Print also commit, target, features and paths
+    /// Also print commit, target, features and paths
     #[arg(short, long)]
     verbose: bool,
 }
