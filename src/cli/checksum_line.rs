@@ -29,10 +29,16 @@ fn line(digest: Digest, name: &[u8]) -> Vec<u8> {
     line
 }
 
-/// Prints the line on stdout, or on stderr if stdout receives the image. Control characters in the
-/// name other than line ends are escaped for display. A reader that went away is not an error.
-pub(super) fn print(digest: Digest, path: &Path, is_on_stdout: bool) {
+/// Prints the line on stdout, or on stderr if stdout receives the image.
+///
+/// # Errors
+/// [`ErrorKind::Local`] if it cannot be written, for example because stdout is a file on a full
+/// disk. A reader that went away is not an error.
+pub(super) fn print(digest: Digest, path: &Path, is_on_stdout: bool) -> Result<()> {
     let name = path.as_os_str().to_string_lossy();
+    // The format of `sha256sum` can express line ends, and no other control characters. These
+    // would reach the terminal, so a name with some is escaped for display instead. That line is
+    // not for `sha256sum -c`; the one in `PATH.sha256` is.
     let without_ends = name.replace(['\n', '\r'], "");
     let line = match printable::line(&without_ends) == without_ends {
         true => line(digest, &bytes_of(path.as_os_str())),
@@ -43,8 +49,13 @@ pub(super) fn print(digest: Digest, path: &Path, is_on_stdout: bool) {
         true => &mut stdout,
         false => &mut stderr,
     };
-    let _ = out.write_all(&line);
-    let _ = out.flush();
+    match out.write_all(&line).and_then(|()| out.flush()) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
+            let error = Error::new(ErrorKind::Local, "Cannot print the SHA-256").because(cause);
+            Err(error.hint_to("The transfer is complete: only this line is missing"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes the line to `PATH.sha256`, completely or not at all. Nothing is written for a device.

@@ -180,10 +180,11 @@ async fn listed(client: &Client, patience: &Patience, is_long: bool) -> Result<S
             claimed: drive.claimed().map(str::to_owned),
             status: drive.properties.get("status").map(str::to_owned),
         };
-        rows.insert((row.name.clone(), row.id), row);
+        rows.insert(row.id, row);
     });
     list.await?;
-    let rows: Vec<Row> = rows.into_values().collect();
+    let mut rows: Vec<Row> = rows.into_values().collect();
+    rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     let servers = rows.iter().filter_map(|row| row.state.server());
     let servers = drive_state::server_names(client, servers).await;
     let columns = std::io::stdout().is_terminal().then(system::columns);

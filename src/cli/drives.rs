@@ -1,5 +1,6 @@
-//! Commands about drives: list all, look one up by name, remove one. Requests that may be repeated
-//! are.
+//! Requests about drives that several commands make: list them, look at one, look up the name of the
+//! server that uses one, and remove one. A request that fails is repeated, except where a function
+//! says otherwise.
 
 use crate::advice::Advice;
 use crate::api::Client;
@@ -12,10 +13,15 @@ use crate::policy::Operation;
 use crate::wire::ErrorType;
 use uuid::Uuid;
 
-/// Maximum attempts to remove a drive that is in use, which only the attempt itself shows.
+/// Maximum attempts to remove a drive that is busy although its `info` shows no claim. It may be
+/// busy for a moment, while the endpoint ends an earlier request, so one refusal says little. If it
+/// is still busy after two waits, something uses it, and waiting longer would not help the user.
 const BUSY_ATTEMPTS: u32 = 3;
 
-/// Passes each drive of the user on as it arrives; starts over if the answer breaks off.
+/// Passes each drive of the user on as it arrives.
+///
+/// If the answer breaks off, the list is requested again and starts over, so `each` may get a drive
+/// twice: it has to recognise drives by their UUIDs.
 ///
 /// # Errors
 /// Errors of the endpoint.
@@ -70,7 +76,8 @@ pub(super) async fn look_at_drive(
     let look = || async move {
         match client.info_full(drive).await {
             // The cloud does not support the call, or the drive does not exist: plain `info` will
-            // show which.
+            // show which. How a cloud answers a call that it does not know is not documented, so
+            // 400 (bad input) and 405 (method not allowed) count as well as 404.
             Err(Failure::Refused(refusal)) if matches!(refusal.status, 400 | 404 | 405) => {
                 client.info(drive).await
             }

@@ -323,8 +323,10 @@ async fn check(
     };
     let client = Client::new(endpoint.clone(), credentials, &config)?;
     let patience = wait_lines::patience();
-    let mut drives = 0;
-    let list = each_drive(&client, &patience, async |_| drives += 1);
+    let mut drives = std::collections::BTreeSet::new();
+    let list = each_drive(&client, &patience, async |drive| {
+        drives.insert(drive.id);
+    });
     let list = stop.unless_asked(list);
     let listed = patience.watching(&mut WaitLines(FORM.program), list).await;
     listed.map_err(|cause| {
@@ -335,7 +337,7 @@ async fn check(
             _ => error,
         }
     })?;
-    Ok(drives)
+    Ok(drives.len())
 }
 
 /// Asks a question on the terminal.

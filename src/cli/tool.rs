@@ -285,10 +285,13 @@ fn complete<T: Tool>(tool: &T, done: CompleteTransfer, mut report: Report) -> Ru
         verified_bytes: Some(verified),
         report,
         at_end: Some(Box::new(move || {
-            if let (Some(digest), false) = (done.checksum, tool.common().json) {
-                checksum_line::print(digest, tool.image(), tool.way() != Way::DownToStdout);
-            }
-            done.journal.remove()
+            let printed = match (done.checksum, tool.common().json) {
+                (Some(digest), false) => {
+                    checksum_line::print(digest, tool.image(), tool.way() != Way::DownToStdout)
+                }
+                _ => Ok(()),
+            };
+            done.journal.remove().and(printed)
         })),
         ..RunOutcome::default()
     }

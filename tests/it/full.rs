@@ -61,6 +61,17 @@ fn a_full_device_at_stdout_is_reported() {
 }
 
 #[test]
+fn a_digest_that_cannot_be_printed_is_an_error() {
+    let scene = Scene::new();
+    let out = scene.desk.path("out.img");
+    let tool = scene.shell("exec", ">/dev/full").arg("--checksum");
+    let outcome = tool.arg(&scene.drive).arg(&out).run().code(1);
+    let _ = outcome.says("Cannot print the SHA-256: No space left on device");
+    // The download itself is complete.
+    assert_eq!(std::fs::read(out).unwrap(), scene.image);
+}
+
+#[test]
 fn a_compressed_download_on_a_full_disk_finishes_later() {
     let scene = Scene::new();
     let root = scene.desk.path("small");

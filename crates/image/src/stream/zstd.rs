@@ -9,13 +9,22 @@ use super::source::Packed;
 
 /// The first bytes of a frame.
 pub(super) const MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-/// Bytes of the longest header of a frame.
+/// Maximum bytes of the header of a frame: magic number 4, descriptor 1, window 1, dictionary 4,
+/// and size of the content 8 (RFC 8878, 3.1.1.1).
 pub(super) const HEADER_BYTES: usize = 18;
+
+// Parts of the texts of two errors of libzstd. The library has error numbers, but the crate passes
+// on only the texts. A test below fails if an update changes them.
+/// A frame has a larger window than the limit.
+const WINDOW_TOO_LARGE: &str = "requires too much memory";
+/// The system has no more memory.
+const NO_MEMORY: &str = "not enough memory";
 
 /// Decodes all frames.
 pub(super) struct Zstd {
     decoder: Decoder<'static, Packed>,
-    /// The window of the first frame.
+    /// The window of the first frame, for the message if it is too large. The windows of later
+    /// frames are not known here: the decoder reads them.
     window: Option<u64>,
 }
 
@@ -32,14 +41,15 @@ impl Zstd {
 impl Read for Zstd {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.decoder.read(bytes).map_err(|cause| {
-            // The library has error numbers, but the crate passes on only their texts.
             let text = cause.to_string();
-            if text.contains("requires too much memory") {
+            if text.contains(WINDOW_TOO_LARGE) {
                 let limit = 1 << ZSTD_WINDOW_LOG_MAX;
+                // If the first frame is within the limit, a later one is not, and its window is
+                // unknown.
                 let needed = self.window.filter(|window| *window > limit);
                 return io::Error::other(OverLimit { needed });
             }
-            match text.contains("not enough memory") {
+            match text.contains(NO_MEMORY) {
                 true => io::ErrorKind::OutOfMemory.into(),
                 false => cause,
             }
@@ -47,8 +57,10 @@ impl Read for Zstd {
     }
 }
 
-/// How far the decoder of a frame has to look back, in bytes (RFC 8878, 3.1.1.1.2); `None` if that
-/// is the whole content.
+/// How far the decoder of a frame has to look back, in bytes (RFC 8878, 3.1.1.1.2).
+///
+/// `None` if the header does not state it: if the frame is a single segment, whose window is its
+/// whole content, or if `head` is not, or not all of, the header of a frame.
 fn window(head: &[u8]) -> Option<u64> {
     const IS_SINGLE: u8 = 0x20;
     let descriptor = *head.get(4).filter(|_| head.starts_with(MAGIC))?;
@@ -65,6 +77,15 @@ pub(super) fn content_size(head: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_library_describes_its_errors_with_the_expected_words() {
+        // From zstd_errors.h, where the numbers are promised to stay. Functions return them
+        // negated.
+        let text = |number: usize| zstd::zstd_safe::get_error_name(number.wrapping_neg());
+        assert!(text(16).contains(WINDOW_TOO_LARGE), "{}", text(16));
+        assert!(text(64).contains(NO_MEMORY), "{}", text(64));
+    }
 
     #[test]
     fn the_window_is_that_of_the_header() {
