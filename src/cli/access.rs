@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::config::{ConfigFile, Profile, Reference};
@@ -18,6 +19,9 @@ use crate::transfer::Stop;
 
 /// The variable that selects a profile if no flag does.
 const PROFILE_VARIABLE: &str = "OPENHOSTING_PROFILE";
+
+/// The variables with the credentials.
+const AUTH_VARIABLES: [&str; 2] = ["OHAUTH", "EHAUTH"];
 
 /// The hint if the endpoint or the credentials are not defined anywhere.
 const NOTHING_CONFIGURED: &str = "Or run \"openhosting login\"; to try it without an account: openhosting upload --local DIR IMAGE";
@@ -148,7 +152,7 @@ impl Access {
     /// As [`client`](Self::client).
     pub(super) fn resolve(&self) -> Result<ResolvedAccess> {
         let uri = environment::variable_named(&["OHURI", "EHURI"])?;
-        let auth = environment::variable(&["OHAUTH", "EHAUTH"])?.map(Zeroizing::new);
+        let auth = environment::variable(&AUTH_VARIABLES)?.map(Zeroizing::new);
         // If everything is defined elsewhere, the config is not even read, so it may be invalid.
         let is_complete = (self.endpoint.is_some() || uri.is_some()) && auth.is_some();
         let chosen = match self.profile.is_none() && is_complete {
@@ -356,6 +360,21 @@ pub(super) fn certificates(path: &Path) -> Result<Certificates> {
     })
 }
 
+/// The error for text that is neither a user nor a user and a key. The text is not quoted, because it
+/// may be the key. `place` is where it is, unless it is in the environment.
+fn no_credentials(place: Option<String>) -> Result<Error> {
+    let (place, hint) = match place {
+        Some(place) => (place, "One line is needed: "),
+        None => {
+            let variable = environment::variable_named(&AUTH_VARIABLES)?;
+            (variable.unwrap_or_default().1, "Set OHAUTH=")
+        }
+    };
+    let what = format!("{place} does not begin with the UUID of a user");
+    let hint = format!("{hint}<user uuid>:<secret API key>");
+    Ok(Error::new(ErrorKind::Usage, what).hint_to(hint))
+}
+
 impl ResolvedAccess {
     /// The endpoint, and where it is defined.
     pub(super) fn endpoint(&self) -> (&Endpoint, &str) {
@@ -374,13 +393,20 @@ impl ResolvedAccess {
     }
 
     async fn client(self, config: ClientConfig) -> Result<Client> {
-        let text = match self.credentials {
-            CredentialSource::Environment(text) => text,
-            CredentialSource::Profile(name, reference) => reference.fetch(&name).await?,
+        let (text, place) = match self.credentials {
+            CredentialSource::Environment(text) => (text, None),
+            CredentialSource::Profile(name, reference) => {
+                let text = reference.fetch(&name).await?;
+                (
+                    text,
+                    Some(format!("The credentials of the profile {name:?}")),
+                )
+            }
         };
         let credentials = match Credentials::split(&text) {
             (user, Some(key)) => Credentials::new(user, key)?,
-            (user, None) => Credentials::new(user, &**environment::ask_for_key(user).await?)?,
+            (user, None) if user.parse::<Uuid>().is_err() => return Err(no_credentials(place)?),
+            (user, None) => Credentials::new(user, &**environment::ask_for_key().await?)?,
         };
         let config = ClientConfig {
             certificates: self.certificates,

@@ -70,9 +70,9 @@ fn of_words(
             words.extend(given.map(|word| (false, shown(word, &other))));
             break;
         }
-        let flag = word.to_str().map_or("", |word| {
-            word.split_once('=').map_or(word, |(flag, _)| flag)
-        });
+        let word_text = word.to_str().unwrap_or_default();
+        let flag = word_text.split_once('=');
+        let flag = flag.map_or(word_text, |(flag, _)| flag);
         if changes.without.contains(&flag) {
             continue;
         }
@@ -80,6 +80,11 @@ fn of_words(
             if word == flag {
                 given.next();
             }
+            continue;
+        }
+        // The value of a short flag may follow it in the same word.
+        let is_short = |flag: &&str| !flag.starts_with("--") && word_text.starts_with(*flag);
+        if changes.without_values.iter().any(is_short) {
             continue;
         }
         words.push((false, shown(word, &other)));
@@ -191,13 +196,15 @@ mod tests {
     fn flags_are_added_and_removed_only_before_the_end_of_flags() {
         let changes = Changes {
             without: &["--restart"],
-            without_values: &["--grow"],
+            without_values: &["--grow", "-n"],
             flags: "-d x -o 5",
         };
         for (line, expected) in [
             ("u --restart a", "u a -d x -o 5"),
             ("u --grow 40G a", "u a -d x -o 5"),
             ("u --grow=40G a", "u a -d x -o 5"),
+            ("u -n 1 a", "u a -d x -o 5"),
+            ("u -n1 --no-journal a", "u --no-journal a -d x -o 5"),
             ("u a -- --restart", "u a -d x -o 5 -- --restart"),
         ] {
             assert_eq!(of(line, "u", changes), expected);

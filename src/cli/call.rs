@@ -100,8 +100,7 @@ pub(super) fn call(arguments: &CallArguments) -> ExitCode {
         Ok((Ok(_), _)) => ExitCode::FAILURE,
         Ok((Err(error), heard)) => {
             let code = heard.exit_code(error.kind());
-            exit::tell_coded(PROGRAM, &error, code);
-            ExitCode::from(code)
+            exit::failed(PROGRAM, &error, code)
         }
         Err(error) => exit::finish(PROGRAM, Err(error)),
     }

@@ -14,8 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::private_directory;
 use crate::system::{BASE_OF_CONFIG, BASE_OF_STATE, Base};
 
-/// Asks for the key of `user` without echo, as the original scripts do.
-pub(super) async fn ask_for_key(user: &str) -> Result<Zeroizing<String>> {
+/// Asks for the key of the user without echo, as the original scripts do.
+pub(super) async fn ask_for_key() -> Result<Zeroizing<String>> {
     let cannot = |why: &str| {
         let what = format!("The credentials hold no secret API key, and {why}");
         Error::new(ErrorKind::Usage, what).hint_to("Set OHAUTH=<user uuid>:<secret API key>")
@@ -23,7 +23,7 @@ pub(super) async fn ask_for_key(user: &str) -> Result<Zeroizing<String>> {
     if !std::io::stdin().is_terminal() && !std::io::stderr().is_terminal() {
         return Err(cannot("there is no terminal to ask on"));
     }
-    match prompt::secret(format!("Enter host password for user '{user}':")).await {
+    match prompt::secret(prompt::SECRET_KEY.to_owned()).await {
         Err(error) if error.kind() == ErrorKind::Usage => {
             Err(cannot("it cannot be asked for").because(error))
         }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use super::{again, printable, remedies, screen, usage};
+use super::{printable, remedies, screen, usage};
 use crate::error::{Error, ErrorKind};
 use crate::nonblocking::{self, Waiting};
 
@@ -16,6 +16,28 @@ pub(super) const SIGTERM: u8 = 143;
 /// Stopped at the deadline. The code is that of an endpoint that did not recover, because another
 /// run may succeed.
 pub(super) const DEADLINE: u8 = 75;
+
+/// The program that read stdout ended, as in `... | head`. It is the code that a shell reports for
+/// a program that SIGPIPE stopped.
+pub(super) const READER_ENDED: u8 = 141;
+
+/// Whether an error is that nothing reads stdout any more. Like other Unix tools, the programs then
+/// end without a message.
+pub(super) fn is_reader_gone(error: &Error) -> bool {
+    if error.kind() != ErrorKind::Local {
+        return false;
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>()
+            && error.kind() == std::io::ErrorKind::BrokenPipe
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
 
 /// The exit code for an error.
 pub(super) fn code_of(kind: ErrorKind) -> u8 {
@@ -127,14 +149,14 @@ pub(super) fn advice_on(kind: std::io::ErrorKind) -> Option<String> {
     Some(advice.to_owned())
 }
 
-/// The same for a command that makes a few calls and stores nothing. If another run may succeed,
-/// the last line is its command.
-pub(super) fn tell_coded(program: &str, error: &Error, code: u8) {
-    tell(program, error);
-    if matches!(code, DEADLINE | SIGINT | SIGTERM) {
-        say("Start again with:");
-        say(&again::command_without(program, &[]));
+/// Prints the error of a command, and returns its exit code. This is for commands that have nothing
+/// to resume: they do not say with which command to start again, because it is the same.
+pub(super) fn failed(program: &str, error: &Error, code: u8) -> ExitCode {
+    if is_reader_gone(error) {
+        return ExitCode::from(READER_ENDED);
     }
+    tell(program, error);
+    ExitCode::from(code)
 }
 
 /// Prints one line on stderr without control characters, whatever the text contains. It is not an
@@ -218,10 +240,6 @@ pub(super) fn print(text: &str) -> Result<(), Error> {
 pub(super) fn finish(program: &str, result: Result<(), Error>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let code = code_of(error.kind());
-            tell_coded(program, &error, code);
-            ExitCode::from(code)
-        }
+        Err(error) => failed(program, &error, code_of(error.kind())),
     }
 }

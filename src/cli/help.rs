@@ -66,6 +66,8 @@ const INTERRUPTED: Entry = (
 );
 const TERMINATED: Entry = ("143", "stopped by SIGTERM: run it again to continue");
 
+const READER_ENDED: Entry = ("141", "the program that read the output ended");
+
 /// The exit codes of commands that read an image or compare bytes.
 const EXIT_STATUS: &[Entry] = &[
     DONE_CODE,
@@ -74,11 +76,20 @@ const EXIT_STATUS: &[Entry] = &[
     ("4", "the image changed while it was read, or bytes differ"),
     GAVE_UP,
     INTERRUPTED,
+    READER_ENDED,
     TERMINATED,
 ];
 
 /// The exit codes of other commands that call an endpoint.
-const CALL_STATUS: &[Entry] = &[DONE_CODE, FAILED, USAGE, GAVE_UP, INTERRUPTED, TERMINATED];
+const CALL_STATUS: &[Entry] = &[
+    DONE_CODE,
+    FAILED,
+    USAGE,
+    GAVE_UP,
+    INTERRUPTED,
+    READER_ENDED,
+    TERMINATED,
+];
 
 const OHURI: Entry = ("OHURI", "URI of the endpoint; EHURI is an alias");
 const OHAUTH: Entry = (

@@ -76,8 +76,7 @@ impl JsonList {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let code = heard.exit_code(error.kind());
-                exit::tell_coded(self.form.program, &error, code);
-                ExitCode::from(code)
+                exit::failed(self.form.program, &error, code)
             }
         }
     }

@@ -242,7 +242,7 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
     }
     let key = match is_asking {
         true => {
-            stop.unless_asked(prompt::secret("Secret API key: ".to_owned()))
+            stop.unless_asked(prompt::secret(prompt::SECRET_KEY.to_owned()))
                 .await?
         }
         false => stop.unless_asked(blocking(read_line)).await?,

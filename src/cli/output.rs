@@ -104,9 +104,7 @@ impl OutputForm {
         heard: &Heard,
         result: Result<CommandOutput>,
     ) -> ExitCode {
-        let tell = |error: &Error| {
-            exit::tell_coded(self.program, error, heard.exit_code(error.kind()));
-        };
+        let tell = |error: &Error| exit::tell(self.program, error);
         self.finish_telling(is_json, heard, result, tell)
     }
 
@@ -139,6 +137,7 @@ impl OutputForm {
         };
         match (error, printed) {
             // The error of the command matters more than a failure to print its result.
+            (Some(error), _) if exit::is_reader_gone(&error) => ExitCode::from(exit::READER_ENDED),
             (Some(error), _) => {
                 tell(&error);
                 ExitCode::from(code)

@@ -295,13 +295,14 @@ fn begins_call(command: &str) -> bool {
 
 /// The error for a word that is neither a command nor an object of the API.
 fn unknown(word: &str) -> Error {
-    let likeness = |own: &OwnCommand| strsim::jaro_winkler(own.word, word);
+    let lower = word.to_lowercase();
+    let likeness = |own: &OwnCommand| strsim::jaro_winkler(own.word, &lower);
     let like = COMMANDS
         .iter()
         .map(|own| (likeness(own), own.word))
         .filter(|(likeness, _)| *likeness > LIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0));
-    let other_tools = OTHER_WORDS.iter().find(|(other, _)| *other == word);
+    let other_tools = OTHER_WORDS.iter().find(|(other, _)| *other == lower);
     let command = other_tools
         .map(|(_, command)| *command)
         .or_else(|| like.map(|(_, command)| command));

@@ -6,6 +6,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::system::Terminal;
 use crate::transfer::blocking;
 
+/// The question for the key of a user.
+pub(super) const SECRET_KEY: &str = "Secret API key: ";
+
 /// Asks a question and reads the answer without echo. Drop the future to give up, for example on a
 /// signal or at the deadline: the terminal is then restored.
 ///

@@ -100,7 +100,11 @@ impl ShownRun<'_> {
         let end = RunEnd {
             verified_bytes: outcome.verified_bytes,
             error: kind,
-            exit_code: kind.map_or(0, |kind| heard.exit_code(kind)),
+            exit_code: match &error {
+                Some(error) if exit::is_reader_gone(error) => exit::READER_ENDED,
+                Some(error) => heard.exit_code(error.kind()),
+                None => 0,
+            },
             resume: outcome.resume,
             summary: outcome.summary,
         };

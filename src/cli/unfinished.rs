@@ -73,6 +73,10 @@ impl Unfinished {
             Some((done, total)) => {
                 let of = total.map_or(String::new(), |total| format!(" of {}", size(total)));
                 let place = continuation.place.as_ref();
+                // What was done and is not kept is of no use to the next run.
+                if place.is_none() && !is_stopped {
+                    return [format!("{what_for} {needs}:"), continuation.command.clone()];
+                }
                 let place = place.map_or(String::new(), |place| format!(" are {place}"));
                 let share = total.and_then(|total| percent(done, total));
                 let part = format!("{}{of}{place}", size(done));
@@ -171,6 +175,7 @@ mod tests {
                 "8 % is done (165 MiB of 2.0 GiB are on drive 31a9bd80). Continue later with:",
             ),
             (Unavailable, 75, None, None, "Start again with:"),
+            (Unavailable, 75, at, None, "Start again with:"),
             (
                 Local,
                 1,

@@ -41,6 +41,8 @@ use crate::transfer::{
 const PROGRAM: &str = "openhosting-upload";
 /// The storage tier of a new drive, unless the user chooses another one.
 const TIER: &str = "disk";
+/// The flags with values that are for new drives only.
+const NEW_DRIVE_VALUES: &[&str] = &["--grow", "-n", "--name", "-t", "--tier"];
 
 /// Uploads a disk image to a new or an existing drive
 ///
@@ -268,6 +270,7 @@ async fn run(
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
+    check_new_drive_flags(arguments)?;
     let rate_max = arguments.common.limit_rate;
     let Some(directory) = &arguments.local else {
         let client = arguments.common.client(&mut stop).await?;
@@ -574,21 +577,51 @@ fn journal(
     })
 }
 
-/// The lines about flags that have no effect beside other flags. The original script ignores them
-/// too, so they are no errors.
-fn without_effect(arguments: &UploadArguments) -> Vec<String> {
-    let mut lines = Vec::new();
-    if arguments.existing().is_some() {
-        let of_new_drives = [
-            ("-n", arguments.name.is_some()),
-            ("-t", arguments.tier.is_some()),
-            ("-s", arguments.shared),
-        ];
-        let given = of_new_drives.iter().filter(|(_, is_given)| *is_given);
-        lines.extend(given.map(|(flag, _)| {
-            format!("{flag} has no effect here: it is for a new drive, and this one exists")
-        }));
+/// The flags for a new drive that were given although the drive exists.
+fn ignored(arguments: &UploadArguments) -> impl Iterator<Item = &'static str> {
+    let of_new_drives = [
+        ("-n", arguments.name.is_some()),
+        ("-t", arguments.tier.is_some()),
+        ("-s", arguments.shared),
+    ];
+    let exists = arguments.existing().is_some();
+    of_new_drives
+        .into_iter()
+        .filter_map(move |(flag, is_given)| (exists && is_given).then_some(flag))
+}
+
+/// Refuses flags for a new drive beside a drive that exists, and an empty name, before anything is
+/// written: the user expects something else than what would happen. `openhosting-upload` takes them
+/// as the original script does.
+fn check_new_drive_flags(arguments: &UploadArguments) -> Result<()> {
+    if <UploadArguments as Tool>::name() == PROGRAM {
+        return Ok(());
     }
+    if arguments.name.as_deref() == Some("") {
+        return Err(Error::new(ErrorKind::Usage, "The name of -n is empty")
+            .hint_to("Write -n NAME, or leave -n out: then the drive has the name of the file"));
+    }
+    let Some(flag) = ignored(arguments).next() else {
+        return Ok(());
+    };
+    let selecting = match arguments.drive {
+        Some(_) => "-d",
+        None => "--resume-from-drive",
+    };
+    let what = format!("{flag} is for a new drive, and {selecting} selects one that exists");
+    Err(Error::new(ErrorKind::Usage, what).hint_to(format!(
+        "Leave out {flag}, or leave out {selecting} to create a drive"
+    )))
+}
+
+/// The lines about flags that have no effect beside other flags. The original script ignores them
+/// too, so they are no errors of `openhosting-upload`.
+fn without_effect(arguments: &UploadArguments) -> Vec<String> {
+    let mut lines: Vec<_> = ignored(arguments)
+        .map(|flag| {
+            format!("{flag} has no effect here: it is for a new drive, and this one exists")
+        })
+        .collect();
     if arguments.no_journal && arguments.common.restart {
         lines.push("--restart has no effect beside --no-journal".to_owned());
     }
@@ -671,6 +704,7 @@ async fn unfinished(
     let same = "An earlier upload of this image did not end";
     let journal = quote(&other.path.to_string_lossy());
     let is_local = arguments.local.is_some() || other.header.endpoint.starts_with(LOCAL);
+    let by_drive = is_local && other.header.endpoint != options.journal.endpoint;
     let (flags, whose) = match &other.header.endpoint {
         there if *there == options.journal.endpoint => {
             (format!("--journal {journal}"), String::new())
@@ -694,7 +728,16 @@ async fn unfinished(
     let is_url = matches!(arguments.image.url(), Ok(Some(_)));
     let image = arguments.image.path.as_os_str();
     let hidden = |word: &OsStr| (is_url && word == image).then(|| "URL".to_owned());
-    let again = again::command(PROGRAM, hidden, &flags);
+    let (without, without_values) = match by_drive {
+        true => (&["-s", "--shared"][..], NEW_DRIVE_VALUES),
+        false => (&[][..], &[][..]),
+    };
+    let changes = Changes {
+        without,
+        without_values,
+        flags: &flags,
+    };
+    let again = again::changed(PROGRAM, hidden, changes);
     Ok(Some(format!(
         "{same}; its drive is {drive}{whose}. This one creates another drive. To continue that one instead: {again}"
     )))
@@ -743,10 +786,14 @@ fn continuation(arguments: &UploadArguments, interrupted: &Interrupted) -> Optio
         (false, None) if arguments.resume_from_drive.is_some() => format!("-o {}", resume.offset),
         (false, None) => format!("-d {} -o {}", resume.drive, resume.offset),
     };
+    // Flags for a new drive do not go together with one that exists.
+    let (without, without_values) = match flags.is_empty() {
+        true => (&["--restart"][..], &[][..]),
+        false => (&["--restart", "-s", "--shared"][..], NEW_DRIVE_VALUES),
+    };
     let changes = Changes {
-        without: &["--restart"],
-        // An existing drive does not grow.
-        without_values: if flags.is_empty() { &[] } else { &["--grow"] },
+        without,
+        without_values,
         flags: &flags,
     };
     Some(Continuation {

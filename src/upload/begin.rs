@@ -48,6 +48,9 @@ pub(super) struct Beginning<'a> {
     pub(super) holes_are_read: bool,
 }
 
+/// Some endpoints round the size of a drive up to a multiple of this.
+const SIZE_ROUNDING: u64 = 4 << 20;
+
 impl Beginning<'_> {
     /// Resumes an earlier run or begins a new one; creates the drive, or checks an existing one.
     pub(super) async fn begin(
@@ -88,6 +91,10 @@ impl Beginning<'_> {
                 return Err(error);
             }
         };
+        if session.state.drive.is_some() {
+            let unlike = unlike(&drive, &options.target, plan.is_endless());
+            unlike.into_iter().for_each(|line| monitor.notice(line));
+        }
         let is_ours = !matches!(options.target, Target::Existing(_));
         // An earlier run wrote to the drive, and only what it recorded is known. A range that reads
         // as zeros proves nothing, because that run may have written these zeros. But if it left
@@ -110,10 +117,9 @@ impl Beginning<'_> {
             },
             is_new,
         });
-        if let (Target::Existing(_), Some(line)) = (&options.target, overwritten(&drive, size)) {
-            monitor.warn(line);
-        }
-        if let Some(line) = table.and_then(|table| table.misplaced(size, drive.size)) {
+        let overwritten = overwritten(&drive, &options.target, size);
+        let misplaced = table.and_then(|table| table.misplaced(size, drive.size));
+        for line in overwritten.into_iter().chain(misplaced) {
             monitor.warn(line);
         }
         Ok(Begun {
@@ -392,7 +398,10 @@ async fn end_publication(
 }
 
 /// What this upload of `size` bytes does to a drive that the user chose, if that is not obvious.
-fn overwritten(drive: &DriveInfo, size: u64) -> Option<String> {
+fn overwritten(drive: &DriveInfo, target: &Target, size: u64) -> Option<String> {
+    if !matches!(target, Target::Existing(_)) {
+        return None;
+    }
     let id = drive.id;
     if is_published(drive) {
         let name = drive.properties.get("name").unwrap_or_default();
@@ -405,6 +414,41 @@ fn overwritten(drive: &DriveInfo, size: u64) -> Option<String> {
             "Drive {id} has {} bytes and the image {size}: the rest of the drive stays as it is",
             drive.size
         )
+    })
+}
+
+/// How the drive that an earlier run created differs from what this run was asked to create.
+/// `is_growing` is whether the size of the drive is not decided yet.
+fn unlike(drive: &DriveInfo, target: &Target, is_growing: bool) -> Option<Advice> {
+    let Target::New(spec) = target else {
+        return None;
+    };
+    let key = |key| drive.properties.get(key);
+    let mut differences = Vec::new();
+    // Some endpoints do not report every key.
+    for (what, is, asked) in [
+        ("name", key("name"), &spec.name),
+        ("tier", key("tier"), &spec.tier),
+    ] {
+        if let Some(is) = is.filter(|is| *is != asked) {
+            differences.push(format!("its {what} is {is:?} and not {asked:?}"));
+        }
+    }
+    match (key("claim:type") == Some("shared"), spec.shared) {
+        (true, false) => differences.push("several servers may claim it at once".into()),
+        (false, true) => differences.push("only one server may claim it at a time".into()),
+        _ => {}
+    }
+    if !is_growing && drive.size > spec.size.saturating_add(SIZE_ROUNDING) {
+        let (is, asked) = (drive.size, spec.size);
+        differences.push(format!("it has {is} bytes and not {asked}"));
+    }
+    (!differences.is_empty()).then(|| {
+        let differences = differences.join(", ");
+        advice![
+            format!("This upload continues on the drive of an earlier run, as it is: {differences}. To create another drive, start over with "),
+            Remedy::Restart
+        ]
     })
 }
 

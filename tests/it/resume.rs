@@ -190,6 +190,17 @@ fn rest<'a>(outcome: &'a Outcome, words: &str) -> &'a str {
 }
 
 #[test]
+fn a_resumed_upload_says_how_its_drive_differs_from_what_is_asked_now() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("-n a.img -t ssd --grow +1G");
+    let said = format!(
+        "as it is: its tier is \"ssd\" and not \"disk\", only one server may claim it at a time, it has {} bytes and not {SIZE}. To create another drive, start over with --restart",
+        SIZE + (1 << 30)
+    );
+    let _ = scene.run("-s").code(0).says(&said);
+}
+
+#[test]
 fn an_upload_under_another_name_reports_the_unfinished_one() {
     for how in ["image", "name", "endpoint"] {
         let scene = Scene::new();

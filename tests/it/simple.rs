@@ -230,12 +230,25 @@ fn a_file_larger_than_memory_is_streamed() {
 }
 
 #[test]
-fn a_closed_stdout_ends_a_raw_call_with_an_error() {
+fn a_closed_stdout_ends_a_raw_call_quietly() {
     let desk = Desk::new();
     let proxy = FaultProxy::stub(|_| answer(200, &[], &ramp(0, 3_000_000)));
     let tool = desk.simple(&proxy.uri()).args("drives x read");
-    let outcome = tool.closed_stdout().run().code(1);
-    let _ = outcome.says("Cannot write to stdout");
+    let outcome = tool.closed_stdout().run().code(141);
+    assert_eq!(outcome.stderr, "");
+    for words in [
+        "ls",
+        "ls --json",
+        "version",
+        "help",
+        "image info --json a.img",
+    ] {
+        desk.file("a.img", &noise(1, 4096));
+        let server = desk.server();
+        let tool = desk.simple(&server.uri).args(words);
+        let outcome = tool.closed_stdout().run().code(141);
+        assert_eq!(outcome.stderr, "", "{words}");
+    }
 }
 
 #[test]

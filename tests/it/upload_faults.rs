@@ -785,8 +785,11 @@ fn the_key_is_requested_once_without_echo() {
         .env("OHAUTH", &scene.desk.user)
         .run()
         .code(0);
-    let prompt = format!("Enter host password for user '{}':", scene.desk.user);
-    assert_eq!(outcome.text().matches(&prompt).count(), 1, "{outcome:?}");
+    assert_eq!(
+        outcome.text().matches("Secret API key: ").count(),
+        1,
+        "{outcome:?}"
+    );
     let list = drives(&scene.server);
     assert_eq!(list.len(), 1);
     assert_drive(&scene.server, &list[0], &scene.image);
@@ -806,14 +809,25 @@ fn the_question_for_the_key_ends_with_ctrl_c() {
 }
 
 #[test]
+fn no_key_is_asked_for_without_a_user() {
+    let scene = Scene::new();
+    let tool = scene.desk.on_a_terminal("", UPLOAD).arg("a.img");
+    let tool = tool.env("OHURI", scene.proxy.uri()).env("OHAUTH", "bad");
+    let refused = tool.run().code(2);
+    assert!(
+        refused.text().contains("OHAUTH does not begin"),
+        "{refused:?}"
+    );
+    assert!(!refused.text().contains("Secret"), "{refused:?}");
+}
+
+#[test]
 fn without_a_terminal_the_key_is_not_asked_for() {
     let scene = Scene::new();
-    for auth in [scene.desk.user.clone(), "someone".into()] {
-        let tool = scene.desk.upload(&scene.proxy.uri()).arg("a.img");
-        let outcome = tool.env("OHAUTH", auth).run().code(2);
-        let _ = outcome
-            .says("The credentials hold no secret API key, and there is no terminal to ask on");
-    }
+    let tool = scene.desk.upload(&scene.proxy.uri()).arg("a.img");
+    let outcome = tool.env("OHAUTH", &scene.desk.user).run().code(2);
+    let _ =
+        outcome.says("The credentials hold no secret API key, and there is no terminal to ask on");
     assert_eq!(scene.proxy.connections(), 0);
 }
 
