@@ -179,7 +179,7 @@ fn rows(findings: &Findings) -> Vec<[String; 3]> {
             "Counters of writes",
             (
                 answer_of(&findings.write_counters, write_counters),
-                "no tool relies on them",
+                "download and publish compare them, to notice writes",
             ),
         ),
         row(
