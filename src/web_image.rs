@@ -9,6 +9,7 @@ mod mirrors;
 
 use std::io::{self, Read};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::{Buf, Bytes};
@@ -149,6 +150,8 @@ struct WebFile {
     handle: Handle,
     /// The most recently used page is the last.
     pages: Arc<Mutex<Vec<(u64, Bytes)>>>,
+    /// Whether one of its servers was reached.
+    is_reached: Arc<AtomicBool>,
 }
 
 impl WebFile {
@@ -165,6 +168,7 @@ impl WebFile {
             mirrors: Mirrors::default(),
             handle: Handle::current(),
             pages: Arc::default(),
+            is_reached: Arc::default(),
         }
     }
 
@@ -184,6 +188,9 @@ impl WebFile {
         };
         let what = format!("Cannot fetch {}: {why}", self.url);
         match failure {
+            Failure::NoServer(_) => {
+                Error::new(ErrorKind::Unavailable, what).hint_to("Check the URL")
+            }
             Failure::Connect(_) => Error::new(ErrorKind::Unavailable, what).hint_to(CANNOT_CONNECT),
             Failure::Broken(_) | Failure::Stalled(_) => Error::new(ErrorKind::Unavailable, what),
             Failure::Refused(refusal) if refusal.status >= 500 || refusal.status == 429 => {
@@ -269,7 +276,7 @@ impl WebFile {
     /// One attempt; `None` if the file changed.
     async fn get(&self, range: Option<Range<u64>>) -> Result<Option<WebAnswer>, Failure> {
         let Some(first) = &self.pin else {
-            let answer = self.config.web.get(&self.url, range, None).await?;
+            let answer = self.request(&self.url, range, None).await?;
             return Ok(Some(answer));
         };
         let answer = self.get_from_mirror(range).await?;
@@ -292,19 +299,34 @@ impl WebFile {
     /// Asks the server that answered before; if it fails, the one to which the URL of the image
     /// leads now.
     async fn get_from_mirror(&self, range: Option<Range<u64>>) -> Result<WebAnswer, Failure> {
-        let web = &self.config.web;
         let (mirror, pin) = self.mirrors.current(&self.url);
         let Some(mirror) = mirror else {
-            return web.get(&self.url, range, pin.as_ref()).await;
+            return self.request(&self.url, range, pin.as_ref()).await;
         };
-        match web.get(&mirror, range.clone(), pin.as_ref()).await {
+        match self.request(&mirror, range.clone(), pin.as_ref()).await {
             Ok(answer) => Ok(answer),
             Err(failure) => {
                 tracing::debug!(%failure, %mirror, "the redirector is asked again");
                 self.mirrors.leave(&mirror);
-                web.get(&self.url, range, None).await
+                self.request(&self.url, range, None).await
             }
         }
+    }
+
+    /// One request. It also records whether a server was reached: until then, a host that does not
+    /// exist or refuses the connection is an error at once.
+    async fn request(
+        &self,
+        url: &WebUrl,
+        range: Option<Range<u64>>,
+        pin: Option<&Pin>,
+    ) -> Result<WebAnswer, Failure> {
+        let is_known = self.is_reached.load(Ordering::Relaxed);
+        let answer = self.config.web.get(url, range, pin, is_known).await;
+        if !matches!(answer, Err(Failure::Connect(_) | Failure::NoServer(_))) {
+            self.is_reached.store(true, Ordering::Relaxed);
+        }
+        answer
     }
 
     /// Downloads all bytes of a range.

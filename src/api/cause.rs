@@ -15,9 +15,39 @@ use openhosting_base::advice;
 /// What is said about a port on which no program listens.
 const REFUSED: &str = "connection refused";
 
-/// The failure of a request that got no answer at all. `is_known` says whether something has
-/// answered there before.
-pub(super) fn no_answer(error: reqwest::Error, route: &Route, is_known: bool) -> Failure {
+/// The start of the message for a host name that has no address.
+const UNRESOLVED: &str = "the host name cannot be resolved";
+/// What glibc and musl say if no name server answers, so that the host may exist.
+const NO_NAME_SERVER: [&str; 2] = ["Temporary failure in name resolution", "Try again"];
+
+/// What this run knows about a server before a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contact {
+    /// The server has answered before.
+    Again,
+    /// The first request to an endpoint. One on another machine may start later than this run.
+    FirstOfEndpoint,
+    /// The first request for an image. Its URL may be mistyped.
+    FirstOfImage,
+}
+
+impl Contact {
+    /// Whether waiting for a server that cannot be connected to would only hide a mistake.
+    fn is_mistake(self, why: &str, is_here: bool) -> bool {
+        match self {
+            Self::Again => false,
+            Self::FirstOfEndpoint => is_here && why == REFUSED,
+            Self::FirstOfImage => {
+                let is_unknown = why.starts_with(UNRESOLVED)
+                    && !NO_NAME_SERVER.iter().any(|cause| why.contains(cause));
+                why == REFUSED || is_unknown
+            }
+        }
+    }
+}
+
+/// The failure of a request that got no answer at all.
+pub(super) fn no_answer(error: reqwest::Error, route: &Route, contact: Contact) -> Failure {
     let is_connect = error.is_connect();
     let place = error.url().map(|url| route.describe(url));
     let is_here = error.url().is_some_and(is_loopback);
@@ -38,7 +68,7 @@ pub(super) fn no_answer(error: reqwest::Error, route: &Route, is_known: bool) ->
             why: format!("{place}: {why}"),
             hint,
         }),
-        None if is_connect && is_here && !is_known && why == REFUSED => {
+        None if is_connect && contact.is_mistake(&why, is_here) => {
             Failure::NoServer(format!("{place}: {why}"))
         }
         None if is_connect => Failure::Connect(format!("{place}: {why}")),
@@ -81,7 +111,7 @@ fn words_of(error: &(dyn StdError + 'static)) -> String {
     }
     let text = without_number(&error.to_string());
     match text.strip_prefix("failed to lookup address information: ") {
-        Some(why) => format!("the host name cannot be resolved ({why})"),
+        Some(why) => format!("{UNRESOLVED} ({why})"),
         None => text,
     }
 }

@@ -18,7 +18,7 @@ use super::ahead::Ahead;
 use super::answer;
 use super::body::{Upload, UploadBody};
 use super::buffers::Buffers;
-use super::cause::{no_answer, was_not_sent};
+use super::cause::{Contact, no_answer, was_not_sent};
 use super::endpoint::Endpoint;
 use super::flow::Flow;
 use super::meter::{Meter, Traffic};
@@ -712,7 +712,13 @@ impl Client {
                 patience::answer(request.send(), &progress, self.stall, self.answer).await?;
             match (answer, again) {
                 (Err(error), Some(again)) if was_not_sent(&error) => request = again,
-                (Err(error), _) => return Err(no_answer(error, &self.route, self.has_answered())),
+                (Err(error), _) => {
+                    let contact = match self.has_answered() {
+                        true => Contact::Again,
+                        false => Contact::FirstOfEndpoint,
+                    };
+                    return Err(no_answer(error, &self.route, contact));
+                }
                 (Ok(answer), _) => return Ok(answer),
             }
         }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use reqwest::Response;
 use tokio::time::{Instant, timeout};
 
-use super::cause::no_answer;
+use super::cause::{Contact, no_answer};
 use super::route::Route;
 use crate::failure::Failure;
 
@@ -51,7 +51,7 @@ impl Flow {
         let left = self.stall.saturating_sub(self.waited);
         let part = match timeout(left, response.chunk()).await {
             Ok(Ok(part)) => part,
-            Ok(Err(error)) => return Err(no_answer(error, &Route::default(), true)),
+            Ok(Err(error)) => return Err(no_answer(error, &Route::default(), Contact::Again)),
             Err(_) => return Err(Failure::Stalled(self.stall)),
         };
         self.waited = self.waited.saturating_add(began.elapsed());

@@ -16,7 +16,7 @@ use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Response, StatusCode, Url};
 
 use super::answer;
-use super::cause::no_answer;
+use super::cause::{Contact, no_answer};
 use super::client::ClientConfig;
 use super::endpoint::is_loopback;
 use super::flow::Flow;
@@ -290,6 +290,7 @@ impl Web {
     }
 
     /// Requests a range of a file, or all of it; if its state is known, only in that state.
+    /// `is_known` is whether a server of the file has answered before.
     ///
     /// # Errors
     /// Any [`Failure`]; [`Failure::NotApi`] for another range than the requested one.
@@ -298,6 +299,7 @@ impl Web {
         url: &WebUrl,
         range: Option<Range<u64>>,
         pin: Option<&Pin>,
+        is_known: bool,
     ) -> Result<WebAnswer, Failure> {
         let http = match is_loopback(&url.0) || self.route.excludes(&url.0) {
             true => &self.direct,
@@ -310,10 +312,14 @@ impl Web {
         if let Some(condition) = pin.and_then(Pin::condition) {
             request = request.header(IF_RANGE, condition);
         }
+        let contact = match is_known {
+            true => Contact::Again,
+            false => Contact::FirstOfImage,
+        };
         let sent = tokio::time::timeout(self.stall, request.send()).await;
         let response = sent
             .map_err(|_| Failure::Stalled(self.stall))?
-            .map_err(|error| failure_of(error, &self.route))?;
+            .map_err(|error| failure_of(error, &self.route, contact))?;
         if is_empty_file(&response) {
             return Err(Failure::Refused(Refusal {
                 status: response.status().as_u16(),
@@ -366,11 +372,10 @@ impl Web {
 }
 
 /// A redirect that is not followed is not worth another attempt.
-fn failure_of(error: reqwest::Error, route: &Route) -> Failure {
+fn failure_of(error: reqwest::Error, route: &Route, contact: Contact) -> Failure {
     // The latter is for a redirect to something that is not an http(s) URL.
     if !error.is_redirect() && !error.is_builder() {
-        // A web server may be restarted at any moment.
-        return no_answer(error, route, true);
+        return no_answer(error, route, contact);
     }
     let why = std::error::Error::source(&error).map(ToString::to_string);
     Failure::Refused(Refusal {

@@ -237,7 +237,7 @@ fn a_range_other_than_the_requested_one_is_refused() {
         let address = serve(answer(206, headers, body));
         let url: WebUrl = format!("http://{address}/a.img").parse().unwrap();
         runtime().block_on(async {
-            let mut answer = web.get(&url, Some(10..14), None).await?;
+            let mut answer = web.get(&url, Some(10..14), None, true).await?;
             let mut bytes = Vec::new();
             while let Some(part) = answer.next_part().await? {
                 bytes.extend_from_slice(&part);
@@ -276,7 +276,7 @@ fn a_range_other_than_the_requested_one_is_refused() {
     let endless = b"HTTP/1.1 206 Made up\r\nContent-Range: bytes 10-13/99\r\n\r\nabcdefgh".to_vec();
     let url: WebUrl = format!("http://{}/a.img", serve(endless)).parse().unwrap();
     let read = runtime().block_on(async {
-        let mut answer = web.get(&url, Some(10..14), None).await?;
+        let mut answer = web.get(&url, Some(10..14), None, true).await?;
         while answer.next_part().await?.is_some() {}
         Ok::<_, Failure>(())
     });

@@ -106,6 +106,49 @@ impl Scene {
 }
 
 #[test]
+fn an_image_host_that_is_not_there_is_reported_at_once() {
+    let scene = Scene::new();
+    // A label this long is in no name, which the resolver knows without a network.
+    let nowhere = format!("{}.invalid", "b".repeat(64));
+    let urls = [
+        (
+            "http://127.0.0.1:1/x.img".to_owned(),
+            "cannot connect to 127.0.0.1:1: connection refused",
+        ),
+        (
+            format!("http://{nowhere}/x.img"),
+            "the host name cannot be resolved",
+        ),
+    ];
+    // No flag limits the time: if it were an outage, the watchdog would end the test.
+    for (url, why) in urls {
+        let outcome = scene.upload(&url).code(75);
+        let outcome = outcome.says(&format!("Cannot fetch {url}: cannot connect to "));
+        let outcome = outcome.says(why).says("Check the URL");
+        assert!(!outcome.stderr.contains("waiting"), "{outcome:?}");
+    }
+    assert_eq!(drives(&scene.server), Vec::<String>::new());
+}
+
+#[test]
+fn a_refused_connection_after_the_first_answer_is_an_outage() {
+    let scene = Scene::new();
+    let image = &scene.image[..128 << 10];
+    let file = File::of(image);
+    let served = AtomicUsize::new(0);
+    // The second read is redirected to a port that refuses, and so is its second request.
+    let web = FaultProxy::stub(
+        move |request| match served.fetch_add(1, Ordering::Relaxed) {
+            1 | 2 => answer(302, &["Location: http://127.0.0.1:1/x.img"], b""),
+            _ => file.answer(request),
+        },
+    );
+    let outcome = scene.upload(&format!("-j 1 {}image", web.uri())).code(0);
+    assert_drive(&scene.server, &outcome.created(), image);
+    assert!(web.requests().len() > 3, "{outcome:?}");
+}
+
+#[test]
 fn all_ranges_come_from_the_mirror_that_answered_first() {
     let scene = Scene::new();
     let file = File::of(&scene.image);

@@ -17,8 +17,9 @@ pub const CANNOT_CONNECT: &str = "Is the server running, and are its address and
 pub enum Failure {
     /// No connection: no byte of the request left this machine.
     Connect(String),
-    /// A port of this machine refused the connection, and nothing has answered there before in this
-    /// run: no server is running, and waiting for one would only hide the mistake.
+    /// A port of this machine refused the connection, or the host of an image refused it or does
+    /// not exist, and nothing has answered there before in this run: waiting for a server would
+    /// only hide the mistake.
     NoServer(String),
     /// The certificate of the endpoint was not accepted.
     Certificate(String),
