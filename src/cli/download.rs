@@ -197,6 +197,7 @@ impl Tool for DownloadArguments {
                 verified_bytes: downloaded.verified.bytes,
                 checksum: downloaded.checksum,
                 journal: downloaded.journal,
+                next: None,
             }),
             Err(interrupted) => Err(UnfinishedTransfer {
                 original: original(self, &interrupted),

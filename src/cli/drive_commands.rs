@@ -48,6 +48,8 @@ pub(super) const RM: OutputForm = OutputForm {
 };
 
 /// Lists your drives with their size, state and age
+///
+/// The age is the time since a drive was published. The API reports no other times.
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-ls", bin_name = "openhosting ls", version, after_long_help = help::after("ls"))]
 pub(super) struct LsArguments {

@@ -55,7 +55,10 @@ pub(super) fn short(
         fit(&mut cells, columns);
     }
     let text = table(cells.iter().cloned(), &[1, 3]);
-    if columns.is_none_or(|columns| text.lines().all(|line| line.width() <= columns)) {
+    let fits = |columns| text.lines().all(|line| line.width() <= columns);
+    // The API reports no time of creation, so only published drives have an age.
+    let has_ages = rows.iter().any(|row| row.published_ms.is_some());
+    if columns.is_none_or(|columns| has_ages && fits(columns)) {
         return text;
     }
     // The age is what can be missed most.

@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{CommandFactory, Parser};
 use rustix::fs::Mode;
@@ -19,6 +19,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::Level;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 use self::banner::Banner;
 use super::arguments;
@@ -344,6 +346,10 @@ fn run(program: &'static str, words: &[OsString]) -> ExitCode {
         .with_ansi(false);
     // Fails only if somebody else set one, which then does.
     let _ = match args.log_format {
+        // A person who watches it needs neither the date nor the modules of this program.
+        LogFormat::Text if io::stderr().is_terminal() => {
+            log.with_target(false).with_timer(TimeOfDay).try_init()
+        }
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log
             .json()
@@ -358,6 +364,18 @@ fn run(program: &'static str, words: &[OsString]) -> ExitCode {
             form.finish(true, &Heard::default(), Err(error))
         }
         ended => exit::finish(program, ended),
+    }
+}
+
+/// The time of day in UTC, such as `18:21:05Z`.
+struct TimeOfDay;
+
+impl FormatTime for TimeOfDay {
+    fn format_time(&self, line: &mut Writer<'_>) -> std::fmt::Result {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let second = now.unwrap_or_default().as_secs() % 86_400;
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(line, "{hour:02}:{minute:02}:{second:02}Z")
     }
 }
 
@@ -571,6 +589,13 @@ struct Greeting {
     certificate: Option<PathBuf>,
 }
 
+impl Greeting {
+    /// Whether a person gets the lines of [`Banner`], which include the address.
+    fn has_banner(&self) -> bool {
+        !self.is_json && io::stdout().is_terminal() && io::stderr().is_terminal()
+    }
+}
+
 async fn bind(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
     let listener = TcpListener::bind(address).await?;
     Ok((listener.local_addr()?, listener))
@@ -616,7 +641,9 @@ async fn listen_on(
         let certificate = certificate.display();
         tracing::info!(%certificate, "Clients need this certificate: --cacert FILE");
     }
-    tracing::info!(%address, "Serving");
+    if !greeting.has_banner() {
+        tracing::info!(%address, "Serving");
+    }
     Ok(ListeningServer {
         server,
         listener,
@@ -688,7 +715,7 @@ fn is_journal() -> bool {
 fn announce(server: &Server, address: SocketAddr, greeting: &Greeting) -> Result<()> {
     let uri = format!("{}://{address}/", server.scheme());
     let lines = announcement(server, &uri, greeting);
-    if greeting.is_json || !io::stdout().is_terminal() || !io::stderr().is_terminal() {
+    if !greeting.has_banner() {
         return exit::print(&lines);
     }
     let banner = Banner {

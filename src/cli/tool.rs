@@ -192,6 +192,8 @@ pub(super) struct CompleteTransfer {
     pub(super) checksum: Option<Digest>,
     /// Removed after the outcome was reported.
     pub(super) journal: Ended,
+    /// What a person can do next, if that is not obvious.
+    pub(super) next: Option<String>,
 }
 
 /// A transfer that is incomplete.
@@ -291,6 +293,9 @@ fn complete<T: Tool>(tool: &T, done: CompleteTransfer, mut report: Report) -> Ru
                 }
                 _ => Ok(()),
             };
+            if let Some(next) = &done.next {
+                tool.notice(next);
+            }
             done.journal.remove().and(printed)
         })),
         ..RunOutcome::default()

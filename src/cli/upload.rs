@@ -248,6 +248,7 @@ impl Tool for UploadArguments {
                     verified_bytes: uploaded.verified.bytes,
                     checksum: uploaded.checksum,
                     journal: uploaded.journal,
+                    next: self.local.as_deref().map(next_step),
                 })
             }
             Err(interrupted) => {
@@ -286,6 +287,12 @@ async fn run(
     let result = send(arguments, client, &Findings::default(), display, stop).await;
     local.stop().await;
     result
+}
+
+/// How to use a drive in a directory.
+fn next_step(directory: &Path) -> String {
+    let directory = quote(&directory.to_string_lossy());
+    format!("To list or download the drive, start: openhosting server --data {directory}")
 }
 
 /// Fails if the endpoint does not unpack gzip, because chunks of zeros are sent compressed at any

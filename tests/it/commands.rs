@@ -178,7 +178,7 @@ fn a_server_on_a_terminal_prints_the_next_steps() {
         return;
     }
     let desk = Desk::new();
-    let server = desk.on_a_screen(80, "Serving address", SERVER);
+    let server = desk.on_a_screen(80, "Ctrl-C stops", SERVER);
     let outcome = server.args("--data drives --listen 127.0.0.1:0").run();
     let shown = outcome.text();
     for line in [
@@ -190,6 +190,14 @@ fn a_server_on_a_terminal_prints_the_next_steps() {
     ] {
         assert!(shown.contains(line), "{line}: {shown}");
     }
+    // A line of the log has a short time and no module, and the address is not printed again.
+    let stopping = shown.lines().find_map(|line| line.split_once("Stopping"));
+    let before = stopping.unwrap_or_else(|| panic!("{shown}")).0;
+    let before = before.trim_start_matches("^C");
+    let time = before.split_whitespace().next();
+    assert_eq!(time.map(str::len), Some("18:21:05Z".len()), "{shown}");
+    assert!(before.ends_with("Z  INFO "), "{shown}");
+    assert!(!shown.contains("Serving address"), "{shown}");
     // The key of a made-up user is for whoever started it.
     desk.own(&desk.path("drives"));
 }

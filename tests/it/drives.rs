@@ -18,6 +18,24 @@ fn own<'a>(desk: &'a Desk, uri: &str, words: &str) -> Tool<'a> {
 }
 
 #[test]
+fn on_a_terminal_an_age_is_shown_if_a_drive_has_one() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = Desk::new();
+    let server = desk.server();
+    let _ = make(&server, "name b\nsize 4096\n");
+    let ls = || {
+        let tool = desk.on_a_screen(80, "", SIMPLE).args("ls");
+        tool.env("OHURI", &server.uri).run().code(0)
+    };
+    assert!(!ls().text().contains("AGE"));
+    desk.file("a.img", &noise(1, 4096));
+    let _ = own(&desk, &server.uri, "publish a.img -n c").run().code(0);
+    assert!(ls().text().contains("AGE"));
+}
+
+#[test]
 fn ls_and_show_describe_drives_and_publications() {
     let desk = Desk::new();
     let server = desk.server();

@@ -344,6 +344,21 @@ fn a_terminal_that_cannot_draw_gets_plain_lines_and_no_color_is_honoured() {
 }
 
 #[test]
+fn a_reader_that_ends_early_leaves_nothing_on_the_screen() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = desk();
+    let server = desk.server();
+    let upload = desk.simple(&server.uri).args("upload -q disk.img");
+    let _ = upload.run().code(0);
+    let tool = desk.on_a_screen(80, "", "bash").arg("-c");
+    let line = format!("{SIMPLE} download disk.img - | head -c 1 >one; echo ${{PIPESTATUS[0]}}");
+    let shown = tool.arg(line).env("OHURI", &server.uri).run().code(0);
+    assert_eq!(play(&shown, 80).lines, ["141"]);
+}
+
+#[test]
 fn a_disk_is_not_written_to_a_terminal_and_a_cleanup_says_what_it_did() {
     if !has_terminals() {
         return;
@@ -360,6 +375,11 @@ fn a_disk_is_not_written_to_a_terminal_and_a_cleanup_says_what_it_did() {
         refused.text().contains("would garble the terminal"),
         "{refused:?}"
     );
+    let local = run("upload --local c disk.img").code(0);
+    let next = "To list or download the drive, start: openhosting server --data c";
+    let shown = play(&local, 80).lines.join(" ");
+    assert!(shown.contains(next), "{shown}");
+    desk.own(&desk.path("c"));
     let cleaned = run("publish -n nightly --cleanup").code(0);
     let screen = play(&cleaned, 80);
     assert_eq!(screen.lines, ["Nothing unfinished is left of nightly"]);

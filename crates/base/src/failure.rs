@@ -198,7 +198,7 @@ impl Refusal {
             ),
             507 => (
                 ErrorKind::Rejected,
-                Some("The cloud has no room for this".into()),
+                Some("There is no room for this where the drives are stored".into()),
             ),
             408 | 425 | 429 | 500 | 502..=504 | 520..=524 => (ErrorKind::Unavailable, None),
             300..=399 => (
