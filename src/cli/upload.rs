@@ -60,7 +60,7 @@ pub(super) struct UploadArguments {
 
     /// Write to this existing drive: a UUID or a name
     ///
-    /// Without it a new drive is created.
+    /// Without it a new drive is created. The beginning of a UUID is enough.
     #[arg(short, long, value_name = "DRIVE", add = complete::drives())]
     drive: Option<Named>,
 
