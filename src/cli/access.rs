@@ -363,14 +363,15 @@ pub(super) fn certificates(path: &Path) -> Result<Certificates> {
 /// The error for text that is neither a user nor a user and a key. The text is not quoted, because it
 /// may be the key. `place` is where it is, unless it is in the environment.
 fn no_credentials(place: Option<String>) -> Result<Error> {
-    let (place, hint) = match place {
-        Some(place) => (place, "One line is needed: "),
+    let (what, hint) = match place {
+        Some(place) => (format!("{place} do not begin"), "One line is needed: "),
         None => {
             let variable = environment::variable_named(&AUTH_VARIABLES)?;
-            (variable.unwrap_or_default().1, "Set OHAUTH=")
+            let (_, variable) = variable.unwrap_or_default();
+            (format!("{variable} does not begin"), "Set OHAUTH=")
         }
     };
-    let what = format!("{place} does not begin with the UUID of a user");
+    let what = format!("{what} with the UUID of a user");
     let hint = format!("{hint}<user uuid>:<secret API key>");
     Ok(Error::new(ErrorKind::Usage, what).hint_to(hint))
 }

@@ -215,6 +215,10 @@ fn credentials_come_from_a_file_a_variable_or_a_command_and_never_inline() {
         ),
         (
             "credentials.command = [\"echo\", \"u\"]",
+            "The credentials of the profile \"p\" do not begin with the UUID of a user",
+        ),
+        (
+            "credentials.command = [\"echo\", \"0012e24a-6eae-4279-9912-3432f698cec8\"]",
             "there is no terminal to ask on",
         ),
         ("", "Please set OHAUTH"),

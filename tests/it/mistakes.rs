@@ -288,7 +288,7 @@ const UPLOADS: &[Mistake] = &[
         "upload --max-outage 1s http://127.0.0.1:1/x.img",
         75,
         "127.0.0.1:1",
-        "Is the server running",
+        "Check the URL",
     ),
 ];
 
@@ -571,7 +571,7 @@ const ENDPOINTS: &[(&[(&str, &str)], Mistake)] = &[
         (
             "ls --profile work",
             2,
-            "the profile \"work\" does not",
+            "the profile \"work\" do not",
             "<user uuid>:",
         ),
     ),
