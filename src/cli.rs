@@ -3,7 +3,6 @@
 
 mod access;
 mod again;
-mod amounts;
 mod arguments;
 mod bar;
 mod call;

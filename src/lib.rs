@@ -79,7 +79,7 @@ mod web_image;
 mod simulator;
 
 pub use openhosting_base::credentials;
-use openhosting_base::{buffer, locks, plan, quoting};
+use openhosting_base::{amounts, buffer, locks, plan, quoting};
 use openhosting_engine as policy;
 use openhosting_filesystem as filesystem;
 #[cfg(feature = "cli")]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::advice::Advice;
+use crate::amounts::duration;
 use crate::drive::DriveId;
 use crate::failure::{Failure, HTML_PAGE, Refusal};
 
@@ -142,7 +143,7 @@ impl Waiting {
         wait: Duration,
         gives_up_in: Duration,
     ) -> Self {
-        let left = span(gives_up_in);
+        let left = duration(gives_up_in);
         let (mut status, asked) = (None, failure.retry_after());
         let cause = match failure {
             Failure::Refused(refusal) => format!("{}{}", refusal.status, meaning(refusal)),
@@ -159,7 +160,7 @@ impl Waiting {
                     Some(asked) if asked > Duration::from_secs(1) => format!(
                         "{} from {who}{meaning}, waiting {}",
                         refusal.status,
-                        span(asked)
+                        duration(asked)
                     ),
                     _ => format!(
                         "{} from {who}{meaning}, trying again for up to {left}",
@@ -202,7 +203,7 @@ impl Waiting {
             line: format!(
                 "{} does not answer, waiting (nothing came for {})",
                 capital(who),
-                span(silence)
+                duration(silence)
             ),
         }
     }
@@ -236,16 +237,6 @@ fn meaning(refusal: &Refusal) -> String {
         _ => return String::new(),
     };
     format!(" ({words})")
-}
-
-/// A duration for people: exact if it is short.
-pub(crate) fn span(time: Duration) -> String {
-    let seconds = time.as_secs() + u64::from(time.subsec_millis() >= 500);
-    match seconds {
-        0..600 => format!("{seconds} s"),
-        600..7200 => format!("{} min", (seconds + 30) / 60),
-        _ => format!("{} h", (seconds + 1800) / 3600),
-    }
 }
 
 /// The text with a capital letter at its start.

@@ -1007,7 +1007,7 @@ impl<'a> Publisher<'a> {
             ("name", self.options.name.clone()),
             (STATE_KEY, DriveState::Published.name().into()),
             (DIGEST_KEY, self.root.to_string()),
-            (PUBLISHED_KEY, now().to_string()),
+            (PUBLISHED_KEY, now_ms().to_string()),
         ];
         if let Some((bytes, requests)) = counters(&full) {
             keys.push((WRITES_KEY, format!("{bytes} {requests}")));
@@ -1268,7 +1268,7 @@ fn is_broken(drive: &DriveInfo) -> bool {
 }
 
 /// The current time in milliseconds since 1970.
-fn now() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |time| {
         u64::try_from(time.as_millis()).unwrap_or(u64::MAX)

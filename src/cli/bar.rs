@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::amounts::{countdown, short_time, size};
 use super::printable;
+use crate::amounts::{duration, short_time, size};
 
 /// Cells of the bar if all parts of the line fit.
 const BAR_CELLS: usize = 20;
@@ -290,7 +290,7 @@ impl Bar {
         let columns = room;
         let room = room.saturating_sub(head.width() + 1);
         let tail = wait.gives_up_at.map(|at| {
-            let left = countdown(at.saturating_duration_since(now));
+            let left = duration(at.saturating_duration_since(now));
             match is_short {
                 true => format!("gives up in {left}"),
                 false => format!("giving up in {left}"),
@@ -465,9 +465,9 @@ mod tests {
         bar.wait("cannot connect: connection refused", Some(at + 890 * S));
         assert_eq!(
             bar.line(80, at, PLAIN),
-            "Upload disk.img  41% cannot connect: connection refused; giving up in 14m50s"
+            "Upload disk.img  41% cannot connect: connection refused; giving up in 14m 50s"
         );
-        assert_eq!(bar.line(40, at, PLAIN), "Upload  41% gives up in 14m50s");
+        assert_eq!(bar.line(40, at, PLAIN), "Upload  41% gives up in 14m 50s");
         bar.go_on();
         assert!(!bar.line(80, at, PLAIN).contains("giving up"));
     }

@@ -15,8 +15,8 @@ use clap_complete::engine::ArgValueCompleter;
 use clap_complete::env::{Bash, EnvCompleter, Fish, Powershell, Zsh};
 
 use super::access::Access;
-use super::amounts::size;
 use super::candidates::{candidates, is_plain};
+use crate::amounts::size;
 use crate::api::ClientConfig;
 use crate::drive::DriveInfo;
 use crate::publish::selection::{Several, select};

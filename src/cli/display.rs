@@ -6,11 +6,11 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::amounts::{size, time};
 use super::bar::{Bar, percent};
 use super::exit::Notice;
 use super::github::{BytesOutput, Github, Report, When};
 use super::{arguments, exit, findings_file, help, remedies, screen, wait_lines};
+use crate::amounts::{duration, size};
 use crate::api::Client;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind};
@@ -125,11 +125,6 @@ impl RunEnd {
             Some(_) => "failed",
         }
     }
-}
-
-/// Whole seconds that have passed, such as `1m 2s`.
-fn in_seconds(time: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(Duration::from_secs(time.as_secs()))
 }
 
 /// The flags for the output of a transfer.
@@ -468,7 +463,7 @@ impl Display {
         }
         let of = bytes.map_or(String::new(), |bytes| format!(" of {}", size(bytes)));
         let verb = verb_of(phase);
-        let line = format!("{verb}: {}{of} in {}", size(done), in_seconds(elapsed));
+        let line = format!("{verb}: {}{of} in {}", size(done), duration(elapsed));
         self.say(&line);
     }
 
@@ -501,7 +496,7 @@ impl Display {
         let mut line = format!(
             "{}{of} in {}, {}/s, {} on the wire, {} workers",
             size(done),
-            in_seconds(elapsed),
+            duration(elapsed),
             size(rate as u64),
             size(progress.wire_bytes),
             progress.workers,
@@ -516,10 +511,7 @@ impl Display {
             && rate >= 1.0
         {
             let left = total.saturating_sub(done) as f64 / rate;
-            line += &format!(
-                ", ETA {}",
-                in_seconds(Duration::from_secs_f64(left.min(1e9)))
-            );
+            line += &format!(", ETA {}", duration(Duration::from_secs_f64(left.min(1e9))));
         }
         line
     }
@@ -559,7 +551,7 @@ impl Display {
         let progress = self.progress;
         let (done, _) = self.position();
         let (name, disk) = (&self.name, size(done));
-        let took = time(self.since.elapsed());
+        let took = duration(self.since.elapsed());
         let drive = self.drive.map_or("?".to_owned(), short);
         let did = match self.way {
             Way::Up | Way::Publish => format!("Uploaded {name} ({disk}) to drive {drive}"),
@@ -718,7 +710,7 @@ impl Display {
             (Some(_), true) => {}
             (Some(_), false) => self.say(&kind.labelled(self.program, &line)),
             (None, _) => {
-                let line = format!("{line} (after {})", in_seconds(self.began.elapsed()));
+                let line = format!("{line} (after {})", duration(self.began.elapsed()));
                 self.say(&kind.labelled(self.program, &line));
             }
         }
@@ -742,7 +734,7 @@ impl Display {
         }
         let elapsed = self.began.elapsed();
         let line = match self.started && self.bar.is_none() {
-            true => format!("{line} (after {})", in_seconds(elapsed)),
+            true => format!("{line} (after {})", duration(elapsed)),
             // It may end with a command to copy.
             false => line.to_owned(),
         };

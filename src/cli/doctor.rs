@@ -14,10 +14,10 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use super::access::{self, Access};
-use super::amounts::size;
 use super::config::ConfigFile;
 use super::output::{CommandOutput, OutputForm};
 use super::{environment, help, remedies, screen, wait_lines};
+use crate::amounts::{duration, size};
 use crate::api::{Client, ClientConfig, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::private_directory;
@@ -164,7 +164,7 @@ fn clock(theirs: SystemTime, ours: SystemTime) -> Found {
     let difference = ours
         .duration_since(theirs)
         .unwrap_or_else(|error| error.duration());
-    let text = format!("differs from the endpoint's by {} s", difference.as_secs());
+    let text = format!("differs from the endpoint's by {}", duration(difference));
     match difference > CLOCK_DIFFERENCE_MAX {
         true => Found::Weak(text, "Set the clock, or start a time service (NTP)"),
         false => Found::Fine(text),

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
 use super::access::Access;
-use super::amounts::{now_ms, size};
 use super::drive_state::{self, DriveState, LocalUploads};
 use super::drive_table::{self, Row};
 use super::drives::{drives_that, each_drive, look_at_drive, remove_drive};
@@ -20,6 +19,7 @@ use super::output::{CommandOutput, OutputForm, error_object};
 use super::signals::{self, Heard};
 use super::wait_lines::{self, WaitLines};
 use super::{complete, exit, help, printable};
+use crate::amounts::size;
 use crate::api::{Client, ClientConfig};
 use crate::drive::DriveInfo;
 use crate::error::{Error, ErrorKind, Result};
@@ -192,7 +192,7 @@ async fn listed(client: &Client, patience: &Patience, is_long: bool) -> Result<S
     let columns = std::io::stdout().is_terminal().then(system::columns);
     Ok(match is_long {
         true => drive_table::long(&rows, &servers, columns.flatten()),
-        false => drive_table::short(&rows, &servers, columns.flatten(), now_ms()),
+        false => drive_table::short(&rows, &servers, columns.flatten(), crate::publish::now_ms()),
     })
 }
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use unicode_width::UnicodeWidthStr;
 use uuid::Uuid;
 
-use super::amounts::{age, size};
 use super::bar::shorten;
 use super::drive_state::DriveState;
 use super::printable;
 use super::text_table::table;
+use crate::amounts::{age, size};
 use crate::drive::DriveId;
 use crate::publish::selection::time;
 

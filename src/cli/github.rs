@@ -13,6 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{exit, printable, remedies, screen};
+use crate::amounts::duration;
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::Error;
@@ -204,7 +205,7 @@ impl Report {
             BytesOutput::Received => "Received",
         };
         row(name, &format!("{moved} bytes"));
-        row("Time", &format!("{:.1} s", self.took.as_secs_f64()));
+        row("Time", &duration(self.took));
         if let Some(error) = error {
             row("Error", &error.chain());
             if let Some(hint) = error.hint() {

@@ -16,6 +16,7 @@ use super::exit::Notice;
 use super::output::{CommandOutput, OutputForm};
 use super::text_table::table;
 use super::{findings_file, help, screen, wait_lines};
+use crate::amounts::duration;
 use crate::api::ClientConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::{
@@ -355,7 +356,11 @@ fn gzip_writes(finding: &Finding<GzipWrites>) -> (String, &'static str) {
 
 fn retry_after(seen: &RetryAfter) -> String {
     match seen.seconds {
-        Some(seconds) => format!("{seconds} s with {}", seen.status),
+        Some(seconds) => format!(
+            "{} with {}",
+            duration(Duration::from_secs(seconds)),
+            seen.status
+        ),
         None => format!("none with {}", seen.status),
     }
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::json;
 
-use super::amounts::{size, time};
 use super::arguments::web_url;
 use super::display::{Display, Way, short};
 use super::github::Report;
@@ -22,6 +21,7 @@ use super::tool::CommonArguments;
 use super::unfinished::Continuation;
 use super::upload::{check_gzip, jobs_for};
 use super::{arguments, complete, environment, findings_file, help, image_notices, quote};
+use crate::amounts::{duration, size};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::content::BLOCK_BYTES;
@@ -253,7 +253,7 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
     }
     let image = arguments.image.as_deref().and_then(Path::file_name);
     let image = image.unwrap_or_default().to_string_lossy();
-    let (disk, took) = (size(done.size), time(took));
+    let (disk, took) = (size(done.size), duration(took));
     let did = match (done.is_published, arguments.shard) {
         (false, Some(shard)) => format!(
             "Sent part {} of {} of {image} ({disk}) to drive {drive} in {took}",

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::exit::Notice;
 use super::{block_on, exit};
+use crate::amounts::duration;
 use crate::driver::stop::GRACE;
 use crate::error::{Error, ErrorKind, Result};
-use crate::monitor::span;
 use crate::system::{Signal, Signals};
 use crate::transfer::{Stop, stop_channel};
 
@@ -69,7 +69,7 @@ fn announcement(program: &str, is_deadline: bool) -> String {
     }
     format!(
         "{why}Stopping after the current requests, in {} at the latest. Press Ctrl-C again to stop now",
-        span(GRACE)
+        duration(GRACE)
     )
 }
 

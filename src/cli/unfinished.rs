@@ -1,9 +1,9 @@
 //! The last lines of a command that did not finish: how far it got, and, always last, the command
 //! that continues.
 
-use super::amounts::size;
 use super::bar::percent;
 use super::{again, exit};
+use crate::amounts::size;
 use crate::error::ErrorKind;
 
 /// How to continue a command that did not finish.

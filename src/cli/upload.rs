@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use super::again::Changes;
-use super::amounts::{age, now_ms, size};
 use super::arguments::ImageArguments;
 use super::display::{Display, Way, short};
 use super::drive_state::forget_uploads;
@@ -19,6 +18,7 @@ use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTrans
 use super::trace::Traced;
 use super::unfinished::Continuation;
 use super::{again, arguments, complete, environment, exit, help, image_notices, quote};
+use crate::amounts::{age, size};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::commands::Commands;
@@ -658,7 +658,11 @@ async fn same_name(client: &Client, options: &UploadOptions) -> Result<Option<St
     };
     let name = &spec.name;
     let described = match published(drive) {
-        Some(ms) => format!("{}, published {} ago", drive.id, age(ms, now_ms())),
+        Some(ms) => format!(
+            "{}, published {} ago",
+            drive.id,
+            age(ms, crate::publish::now_ms())
+        ),
         None => format!("{}, {}", drive.id, size(drive.size)),
     };
     let others = match drives.len() {

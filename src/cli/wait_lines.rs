@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::exit::Notice;
-use crate::monitor::{Event, Monitor, capital, span};
+use crate::amounts::duration;
+use crate::monitor::{Event, Monitor, capital};
 use crate::transfer::Patience;
 
 /// Such a command gives up after this long: a restart of the endpoint takes less, and a user is
@@ -40,7 +41,7 @@ pub(super) fn line(event: &Event) -> Option<String> {
         Event::Waiting(waiting) => Some(waiting.to_string()),
         Event::WaitOver { who, time } => {
             let who = capital(who);
-            Some(format!("{who} answers again, after {}", span(*time)))
+            Some(format!("{who} answers again, after {}", duration(*time)))
         }
         _ => None,
     }

@@ -10,6 +10,7 @@ use async_channel::{Receiver, Sender, bounded};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::advice::Remedy;
+use crate::amounts::duration;
 use crate::api::Client;
 use crate::error::{Error, ErrorKind};
 use crate::failure::{CANNOT_CONNECT, Failure};
@@ -269,8 +270,7 @@ pub(crate) fn gave_up(what: &str, failure: &Failure, max_outage: Duration) -> Er
     };
     match failure.retry_after() {
         Some(asked) if asked > SILENCE => {
-            let asked = Duration::from_secs(asked.as_secs());
-            let time = humantime::format_duration(asked);
+            let time = duration(asked);
             let why = format!("{failure}, and asks to come back in {time}");
             error(why).hint_to(advice![
                 "Run the same command again then, or wait longer with: ",
@@ -279,7 +279,7 @@ pub(crate) fn gave_up(what: &str, failure: &Failure, max_outage: Duration) -> Er
         }
         _ if max_outage.is_zero() => error(failure.to_string()),
         _ => {
-            let time = humantime::format_duration(max_outage);
+            let time = duration(max_outage);
             error(format!("{failure}; nothing succeeded for {time}"))
         }
     }
@@ -463,7 +463,7 @@ mod tests {
             answer.is_ok() && took >= 400 * S && took < 431 * S,
             "{took:?}"
         );
-        let first = "502 from the endpoint (bad gateway), trying again for up to 15 min";
+        let first = "502 from the endpoint (bad gateway), trying again for up to 15m";
         assert_eq!(lines.first().map(String::as_str), Some(first));
         assert!(
             lines
@@ -520,7 +520,7 @@ mod tests {
         let patience = Patience::new(900 * S);
         let (answer, took, lines) = call(&patience, short.clone(), Some(S)).await;
         assert!(answer.is_ok() && took >= 300 * S);
-        assert_eq!(lines[0], "429 from the endpoint, waiting 300 s");
+        assert_eq!(lines[0], "429 from the endpoint, waiting 5m");
         let hurried = Patience::new(900 * S).until(Some(100 * S));
         let (answer, took, _) = call(&hurried, short, Some(S)).await;
         assert!(answer.is_err() && took.is_zero());

@@ -285,7 +285,7 @@ const UPLOADS: &[Mistake] = &[
     ),
     ("upload --tier", 2, "--tier", "Write --tier TIER"),
     (
-        "upload --max-outage 1s http://127.0.0.1:1/x.img",
+        "upload http://127.0.0.1:1/x.img",
         75,
         "127.0.0.1:1",
         "Check the URL",

@@ -161,7 +161,7 @@ fn an_outage_during_verification_is_reported() {
     // One request at a time, so nothing is read back before the end.
     let outcome = scene.upload("--verify full -j 1").code(0);
     outcome
-        .says("429 from the endpoint, waiting 4 s")
+        .says("429 from the endpoint, waiting 4s")
         .says("The endpoint answers again");
     scene.check_drive();
 }
@@ -229,7 +229,7 @@ fn a_wait_is_reported_with_its_reason_and_its_length() {
         .run();
     let list = list
         .code(0)
-        .says("openhosting ls: warning: 429 from the endpoint, waiting 4 s");
+        .says("openhosting ls: warning: 429 from the endpoint, waiting 4s");
     let list = list.says("openhosting ls: note: The endpoint answers again, after ");
     let object: Value = serde_json::from_str(list.text()).unwrap();
     assert_eq!(object["drives"], serde_json::json!([]));
@@ -253,7 +253,7 @@ fn a_wait_is_reported_as_json() {
         first.unwrap_or_else(|| panic!("no {event} in {objects:#?}"))
     };
     let waiting = of("waiting");
-    let message = "503 from the endpoint (not available), waiting 4 s";
+    let message = "503 from the endpoint (not available), waiting 4s";
     assert_eq!(waiting["message"], message);
     assert_eq!(waiting["status"], 503);
     assert!(waiting["wait_s"].as_f64().unwrap() >= 4.0);

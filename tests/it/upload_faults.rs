@@ -213,7 +213,7 @@ fn an_outage_is_waited_for_with_probes() {
         .fault(Request::is_info, 2, Fault::ResetAfterBody);
     let outcome = scene
         .upload("-j 1")
-        .says("500 from the endpoint (internal error), trying again for up to 15 min")
+        .says("500 from the endpoint (internal error), trying again for up to 15m")
         .says("The endpoint answers again");
     scene.check_done(outcome);
     assert_eq!(scene.proxy.count(Request::is_write), CHUNKS + 5);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::advice;
 use crate::advice::{Advice, Remedy};
+use crate::amounts::duration;
 use crate::error::{Error, ErrorKind};
 use crate::wire::ErrorType;
 
@@ -222,7 +223,7 @@ impl fmt::Display for Failure {
             Self::Barred(obstacle) => write!(f, "cannot connect to {}", obstacle.why),
             Self::Broken(why) => write!(f, "connection broke: {why}"),
             Self::Stalled(after) => {
-                write!(f, "nothing moved for {} s", after.as_secs_f32().ceil())
+                write!(f, "nothing moved for {}", duration(*after))
             }
             Self::Refused(refusal) => refusal.fmt(f),
             Self::NotApi(why) => write!(f, "the answer is not from the API: {why}"),

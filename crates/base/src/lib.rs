@@ -9,6 +9,7 @@
 //! Start at [`chunk`], the path of a chunk as types, and at [`wire`], the grammar of the API.
 
 pub mod advice;
+pub mod amounts;
 pub mod buffer;
 pub mod chunk;
 pub mod codec;
