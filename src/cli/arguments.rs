@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::help;
+use crate::amounts::exact_size;
 use crate::api::WebUrl;
 use crate::codec::Compression;
 use crate::digest::Digest;
@@ -173,14 +174,18 @@ impl Grow {
         let refuse = |what| Err(Error::new(ErrorKind::Usage, what));
         match self {
             Self::To(to) if to < size => refuse(format!(
-                "--grow asks for a drive of {to} bytes, and the image has {size}"
+                "--grow asks for a drive of {}, and the image has {}",
+                exact_size(to),
+                exact_size(size)
             ))
             .map_err(|error| error.hint_to("Say how much larger it is to be, as in --grow +10G")),
             Self::To(to) => Ok(to),
             Self::By(by) => match size.checked_add(by) {
                 Some(to) => Ok(to),
                 None => refuse(format!(
-                    "{size} bytes and {by} more are more than any drive has"
+                    "{} and {} more are more than any drive has",
+                    exact_size(size),
+                    exact_size(by)
                 )),
             },
         }

@@ -885,6 +885,10 @@ impl Monitor for Display {
             Event::Drive { id, size, is_new } => {
                 self.drive = Some(*id);
                 let line = match is_new {
+                    true if std::io::stdout().is_terminal() => {
+                        format!("Created drive {id} ({})\n", crate::amounts::size(*size))
+                    }
+                    // The line of the original script.
                     true => format!("Created drive {id} of size {size}\n"),
                     false => format!("Using existing drive {id}\n"),
                 };

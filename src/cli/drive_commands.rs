@@ -19,7 +19,7 @@ use super::output::{CommandOutput, OutputForm, error_object};
 use super::signals::{self, Heard};
 use super::wait_lines::{self, WaitLines};
 use super::{complete, exit, help, printable};
-use crate::amounts::size;
+use crate::amounts::{exact_size, size};
 use crate::api::{Client, ClientConfig};
 use crate::drive::DriveInfo;
 use crate::error::{Error, ErrorKind, Result};
@@ -237,7 +237,7 @@ fn name(drive: &DriveInfo) -> &str {
 /// The lines of `show`.
 fn described(drive: &DriveInfo, state: &str, is_long: bool) -> String {
     let pair = |key: &str, value: &str| (printable::line(key), printable::line(value));
-    let bytes = format!("{} ({} bytes)", size(drive.size), drive.size);
+    let bytes = exact_size(drive.size);
     let mut lines = vec![
         pair("Name", name(drive)),
         pair("UUID", &drive.id.to_string()),

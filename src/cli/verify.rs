@@ -18,6 +18,7 @@ use super::named::Named;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
 use super::{arguments, complete, help, screen, signing};
+use crate::amounts::exact_size;
 use crate::api::ClientConfig;
 use crate::content::{Content, blocks_in, count, set_of};
 use crate::drive::DriveId;
@@ -165,9 +166,9 @@ async fn compare(
     let content = receipt.content;
     if info.size < content.size() {
         let what = format!(
-            "Drive {drive} has {} bytes, less than the {} of its receipt",
-            info.size,
-            content.size()
+            "Drive {drive} has {}, less than the {} of its receipt",
+            exact_size(info.size),
+            exact_size(content.size())
         );
         return Err(Error::new(ErrorKind::Integrity, what));
     }

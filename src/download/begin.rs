@@ -7,6 +7,7 @@ use super::check_earlier::take_unsynced;
 use super::drive_unchanged::{check_same_drive, counters};
 use super::options::{Destination, DownloadOptions};
 use super::sink::{Ordered, Packed, Sink};
+use crate::amounts::size as size_of;
 use crate::api::Client;
 use crate::drive::DriveInfo;
 use crate::driver::blocking::blocking;
@@ -247,8 +248,10 @@ fn room_notice(path: &Path, size: u64, options: &DownloadOptions) -> Option<Stri
     let needed = size.saturating_sub(there.unwrap_or(0));
     let free = free_bytes(directory).filter(|free| *free < needed)?;
     Some(format!(
-        "Only {free} bytes are free in {}, and the disk needs up to {needed}: the download stops if more than that is data",
-        directory.display()
+        "Only {} are free in {}, and the disk needs up to {}: the download stops if more than that is data",
+        size_of(free),
+        directory.display(),
+        size_of(needed)
     ))
 }
 

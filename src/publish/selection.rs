@@ -4,7 +4,9 @@ use std::cmp::Reverse;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::keys::publication;
-use crate::drive::{DriveInfo, named};
+use super::now_ms;
+use crate::amounts::{age, size};
+use crate::drive::{Condition, DriveInfo, named};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Minimum characters for the beginning of a UUID.
@@ -168,17 +170,19 @@ fn newest_first<'d>(drives: &[&'d DriveInfo]) -> Vec<&'d DriveInfo> {
 fn ambiguous(what: String, hint: &str, drives: &[&DriveInfo]) -> Error {
     let mut lines = vec![format!("{hint}:")];
     let all = newest_first(drives);
+    let name = |drive: &DriveInfo| drive.properties.get("name").unwrap_or_default().to_owned();
+    let is_one_name = all.windows(2).all(|pair| name(pair[0]) == name(pair[1]));
     for drive in all.iter().take(CANDIDATES_MAX) {
-        let when = match published_ms(drive) {
-            Some(ms) if ms > 0 => format!("published {}", time(ms)),
-            Some(_) => "published".to_owned(),
-            None => "not published".to_owned(),
-        };
-        let name = drive.properties.get("name").unwrap_or_default();
-        lines.push(format!(
-            "  {}  {} bytes  {when}  {name:?}",
-            drive.id, drive.size
-        ));
+        let mut line = format!("  {}  {}", drive.id, size(drive.size));
+        line += &format!("  {}", Condition::of(&drive.properties).words());
+        // The API reports no other time.
+        if let Some(ms) = published_ms(drive).filter(|ms| *ms > 0) {
+            line += &format!(" {} ago", age(ms, now_ms()));
+        }
+        if !is_one_name {
+            line += &format!("  {:?}", name(drive));
+        }
+        lines.push(line);
     }
     if let Some(more) = all
         .len()
@@ -224,7 +228,10 @@ mod tests {
         let hint = refused.hint().unwrap().to_string();
         let lines: Vec<_> = hint.lines().collect();
         assert!(lines[1].contains(&drives[1].id.to_string()), "{hint}");
-        assert!(lines[3].contains("1970-01-01T00:00:00Z"), "{hint}");
+        assert!(
+            lines[3].contains("published ") && lines[3].ends_with(" ago"),
+            "{hint}"
+        );
         assert_eq!(
             select(&drives, "n~2", Several::Refuse).unwrap().id,
             drives[0].id

@@ -6,6 +6,7 @@ use super::growing_drive::too_small;
 use super::options::{Target, UploadOptions};
 use super::wire_speed::WORTH_BYTES_MIN;
 use crate::advice::{Advice, Remedy};
+use crate::amounts::{self, exact_size};
 use crate::api::Client;
 use crate::drive::{DriveInfo, PUBLICATION_KEY, PUBLISHED};
 use crate::driver::blocking::blocking;
@@ -331,8 +332,8 @@ async fn prepare(
                         // The size was a guess, and may exceed what the account allows.
                         ErrorKind::Rejected if needed < spec.size => not.error.hint_to(advice![
                             format!(
-                                "The image does not state its size, so a drive of {} bytes was requested. Pass its size with ",
-                                spec.size
+                                "The image does not state its size, so a drive of {} was requested. Pass its size with ",
+                                amounts::size(spec.size)
                             ),
                             Remedy::GiveSize,
                         ]),
@@ -411,8 +412,9 @@ fn overwritten(drive: &DriveInfo, target: &Target, size: u64) -> Option<String> 
     }
     (size > 0 && drive.size > size).then(|| {
         format!(
-            "Drive {id} has {} bytes and the image {size}: the rest of the drive stays as it is",
-            drive.size
+            "Drive {id} has {} and the image {}: the rest of the drive stays as it is",
+            exact_size(drive.size),
+            exact_size(size)
         )
     })
 }

@@ -7,6 +7,7 @@ use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use tokio::task::JoinHandle;
 
 use crate::advice::Remedy;
+use crate::amounts::exact_size;
 use crate::api::Client;
 use crate::chunk::is_zero;
 use crate::drive::{DriveId, DriveInfo};
@@ -127,7 +128,7 @@ impl Room {
             Ok(_) => Ok(None),
             Err(unanswered) if is_refused(&unanswered) => Ok(Some(unanswered.failure)),
             Err(unanswered) => {
-                let what = format!("Cannot cut drive {} to {size} bytes", self.drive.id);
+                let what = format!("Cannot cut drive {} to {}", self.drive.id, exact_size(size));
                 Err(unanswered.into_error(&what))
             }
         }
@@ -154,7 +155,7 @@ impl Drive {
                 // This may exceed what the account allows; a smaller step may succeed.
                 Err(unanswered) if wanted > end && is_refused(&unanswered) => wanted = end,
                 Err(unanswered) => {
-                    let what = format!("Cannot grow drive {} to {wanted} bytes", self.id);
+                    let what = format!("Cannot grow drive {} to {}", self.id, exact_size(wanted));
                     return Err(unanswered.into_error(&what));
                 }
             }
@@ -259,7 +260,11 @@ pub(super) fn too_small(
         true => "should have",
         false => "the image",
     };
-    let what = format!("Drive {drive} has {has} bytes and {who} {needed}: it does not fit");
+    let what = format!(
+        "Drive {drive} has {} and {who} {}: it does not fit",
+        exact_size(has),
+        exact_size(needed)
+    );
     let set = client.commands().call(&format!("-c drives {drive} set"));
     Error::new(ErrorKind::Rejected, what).hint_to(format!(
         "Grow the drive first: echo 'size {needed}' | {set}"

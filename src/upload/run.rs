@@ -14,6 +14,7 @@ use super::pipeline::{Earlier, Pipeline, PipelineConfig};
 use super::send_chunks::{ToSend, Upload};
 use super::wire_speed::{Sounding, WireProbe};
 use crate::advice::Advice;
+use crate::amounts::exact_size;
 use crate::api::Client;
 use crate::chunk::RequestSize;
 use crate::digest::Digest;
@@ -469,7 +470,8 @@ impl<'a> Run<'a> {
             let cut = self.options.patience.watching(monitor, room.cut(size));
             if let Some(failure) = cut.await? {
                 monitor.warn(format!(
-                    "The drive stays larger than the image, which has {size} bytes: {failure}"
+                    "The drive stays larger than the image, which has {}: {failure}",
+                    exact_size(size)
                 ));
             }
         }

@@ -596,6 +596,6 @@ fn too_little_free_space_is_reported_and_holes_need_none() {
             .run()
             .code(0)
     };
-    let _ = down("small/out").says(" bytes are free in small, and the disk needs up to 67108864");
+    let _ = down("small/out").says(" are free in small, and the disk needs up to 64 MiB");
     assert_eq!(down("out").stderr, "");
 }

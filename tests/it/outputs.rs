@@ -334,7 +334,9 @@ fn a_drive_is_made_larger_than_its_image() {
     }
     let before = drives(&server).len();
     let refused = run("--grow 2M").code(2);
-    let refused = refused.says("asks for a drive of 2097152 bytes, and the image has 3000000");
+    let refused = refused.says(
+        "asks for a drive of 2.0 MiB (2097152 bytes), and the image has 2.9 MiB (3000000 bytes)",
+    );
     let _ = refused.says("--grow +10G");
     let drive = create(&server, 4 << 20);
     let _ = run(&format!("-d {drive} --grow +1M")).code(2);

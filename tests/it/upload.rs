@@ -634,7 +634,10 @@ fn an_unsuitable_drive_is_not_written_to() {
     let nobody = "0012e24a-6eae-4279-9912-3432f698cec8";
     for (drive, says) in [
         (nobody, "endpoint answered 404 missing"),
-        (&small, "has 4999 bytes and the image 5000: it does not fit"),
+        (
+            &small,
+            "has 4.9 KiB (4999 bytes) and the image 4.9 KiB (5000 bytes): it does not fit",
+        ),
     ] {
         let tool = desk.upload(&proxy.uri()).args("a.img -d").arg(drive);
         let outcome = tool.run().code(1).says(says);

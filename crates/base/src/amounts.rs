@@ -21,6 +21,14 @@ pub fn size(bytes: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
+/// The same with the exact number, for places where sizes are compared: `64 MiB (67108864 bytes)`.
+pub fn exact_size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} bytes"),
+        _ => format!("{} ({bytes} bytes)", size(bytes)),
+    }
+}
+
 /// A duration in one unit, for a narrow column: such as `119s`, `12m`, `47h` or `3d`.
 pub fn short_time(time: Duration) -> String {
     let seconds = time.as_secs();
