@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::help;
+use super::{environment, help};
 use crate::amounts::exact_size;
 use crate::api::WebUrl;
 use crate::codec::Compression;
@@ -19,6 +19,8 @@ use crate::plan::CHUNK_BYTES_DEFAULT;
 
 /// Largest chunk: a chunk is held in memory, several times.
 const CHUNK_BYTES_MAX: u64 = 1 << 30;
+/// Minimum bytes of a chunk in `openhosting upload` and `openhosting download`.
+const CHUNK_BYTES_MIN: u64 = 4096;
 
 /// The size of chunks of an image, unless another is asked for.
 pub(super) fn default_chunk() -> NonZeroU64 {
@@ -85,6 +87,18 @@ pub(super) fn chunk(text: &str) -> Result<NonZeroU64, String> {
     NonZeroU64::new(bytes).ok_or_else(|| {
         "a chunk has at least one byte. Use bytes or a suffix, for example 4M".to_owned()
     })
+}
+
+/// Reads CHUNK of a transfer, which sends or fetches one chunk with each request. The original
+/// scripts accept any chunk, and so do the programs that replace them.
+pub(super) fn transfer_chunk(text: &str) -> Result<NonZeroU64, String> {
+    let chunk = chunk(text)?;
+    match chunk.get() < CHUNK_BYTES_MIN && environment::is_openhosting() {
+        true => Err(format!(
+            "{text:?} is too small a chunk, because each one needs a request. Use at least 4K, which is {CHUNK_BYTES_MIN} bytes"
+        )),
+        false => Ok(chunk),
+    }
 }
 
 /// Reads the size of a disk.

@@ -46,7 +46,7 @@ pub(super) struct DownloadArguments {
     ///
     /// A resumed download keeps the chunks of the first run, and makes requests of at most
     /// this size.
-    #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk, hide_short_help = true, help_heading = help::SPEED)]
+    #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::transfer_chunk, hide_short_help = true, help_heading = help::SPEED)]
     chunk: NonZeroU64,
 
     /// Write FILE in place from this byte on, and keep what is before it

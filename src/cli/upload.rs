@@ -55,7 +55,7 @@ pub(super) struct UploadArguments {
     ///
     /// A resumed upload keeps the chunks of the first run, and sends requests of at most this
     /// size.
-    #[arg(short, long, value_name = "CHUNK", default_value_t = arguments::default_chunk(), value_parser = arguments::chunk, hide_short_help = true, help_heading = help::SPEED)]
+    #[arg(short, long, value_name = "CHUNK", default_value_t = arguments::default_chunk(), value_parser = arguments::transfer_chunk, hide_short_help = true, help_heading = help::SPEED)]
     chunk: NonZeroU64,
 
     /// Write to this existing drive: a UUID or a name

@@ -134,6 +134,7 @@ const UPLOADS: &[Mistake] = &[
     ("upload -x a.img", 2, "-x", "-h"),
     ("upload -c 4X a.img", 2, "\"4X\"", "for example 4M"),
     ("upload -c 0 a.img", 2, "\"0\"", "for example 4M"),
+    ("upload -c 3 a.img", 2, "\"3\"", "at least 4K"),
     ("upload -c 2G a.img", 2, "\"2G\"", "at most 1G"),
     ("upload -c -1 a.img", 2, "-1", "-h"),
     ("upload -c 1.5M a.img", 2, "\"1.5M\"", "for example 4M"),
