@@ -44,8 +44,8 @@ const PROGRAM: &str = "openhosting-download";
 pub(super) struct DownloadArguments {
     /// Set the size of a chunk, the part that one request fetches
     ///
-    /// A resumed download keeps the chunks of the first run, and makes requests of at most
-    /// this size.
+    /// A resumed download keeps the chunk size of the first run. If CHUNK is smaller than that,
+    /// each chunk is fetched in several requests.
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::transfer_chunk, hide_short_help = true, help_heading = help::SPEED)]
     chunk: NonZeroU64,
 

@@ -56,24 +56,37 @@ const USAGE: Entry = (
     "2",
     "a flag, an argument or the environment is wrong; nothing was sent",
 );
-const GAVE_UP: Entry = (
-    "75",
-    "gave up for now, or at the deadline: run it again later",
-);
-const INTERRUPTED: Entry = (
-    "130",
-    "stopped by SIGINT (Ctrl-C): run it again to continue",
-);
-const TERMINATED: Entry = ("143", "stopped by SIGTERM: run it again to continue");
+const GAVE_UP: Entry = ("75", "gave up for now: run it again later");
+const INTERRUPTED: Entry = ("130", "stopped by SIGINT (Ctrl-C)");
+const TERMINATED: Entry = ("143", "stopped by SIGTERM");
 
 const READER_ENDED: Entry = ("141", "the program that read the output ended");
+const DIFFERS: Entry = ("4", "the image changed while it was read, or bytes differ");
 
-/// The exit codes of commands that read an image or compare bytes.
+/// The exit codes of transfers, which another run continues.
+const TRANSFER_STATUS: &[Entry] = &[
+    DONE_CODE,
+    FAILED,
+    USAGE,
+    DIFFERS,
+    (
+        "75",
+        "gave up for now, or at the deadline: run it again later",
+    ),
+    (
+        "130",
+        "stopped by SIGINT (Ctrl-C): run it again to continue",
+    ),
+    READER_ENDED,
+    ("143", "stopped by SIGTERM: run it again to continue"),
+];
+
+/// The exit codes of other commands that read an image or compare bytes.
 const EXIT_STATUS: &[Entry] = &[
     DONE_CODE,
     FAILED,
     USAGE,
-    ("4", "the image changed while it was read, or bytes differ"),
+    DIFFERS,
     GAVE_UP,
     INTERRUPTED,
     READER_ENDED,
@@ -106,7 +119,7 @@ const PROXY: Entry = (
 );
 const STATE_HOME: Entry = (
     "XDG_STATE_HOME",
-    "directory of journals and findings [default: ~/.local/state]",
+    "directory of journals, findings and receipts [default: ~/.local/state]",
 );
 const NO_COLOR: Entry = ("NO_COLOR", "print without colour");
 
@@ -121,6 +134,11 @@ const JOURNALS: Entry = (
 const FINDINGS: Entry = (
     "~/.local/state/openhosting/findings/",
     "what \"openhosting probe\" found out about endpoints",
+);
+
+const RECEIPTS: Entry = (
+    "~/.local/state/openhosting/receipts/",
+    "receipts of what this machine published, for the next publication",
 );
 
 const ACCESS: &[Entry] = &[OHURI, OHAUTH, PROFILE, PROXY];
@@ -150,7 +168,7 @@ const UPLOAD: Sections = Sections {
     ],
     environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME, NO_COLOR],
     files: &[CONFIG, JOURNALS, FINDINGS],
-    exit_status: EXIT_STATUS,
+    exit_status: TRANSFER_STATUS,
 };
 
 const DOWNLOAD: Sections = Sections {
@@ -183,7 +201,7 @@ const DOWNLOAD: Sections = Sections {
         CONFIG,
         FINDINGS,
     ],
-    exit_status: EXIT_STATUS,
+    exit_status: TRANSFER_STATUS,
 };
 
 const PUBLISH: Sections = Sections {
@@ -217,8 +235,8 @@ const PUBLISH: Sections = Sections {
         STATE_HOME,
         NO_COLOR,
     ],
-    files: &[CONFIG, JOURNALS, FINDINGS],
-    exit_status: EXIT_STATUS,
+    files: &[CONFIG, JOURNALS, FINDINGS, RECEIPTS],
+    exit_status: TRANSFER_STATUS,
 };
 
 const VERIFY: Sections = Sections {
@@ -472,7 +490,7 @@ const ROOT: Sections = Sections {
     ],
     environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME, NO_COLOR],
     files: &[CONFIG, JOURNALS, FINDINGS],
-    exit_status: EXIT_STATUS,
+    exit_status: TRANSFER_STATUS,
 };
 
 /// The sections of a command, which is given by its word, or by its name with dashes, as in

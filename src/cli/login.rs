@@ -57,7 +57,9 @@ pub(super) struct LoginArguments {
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
 
-    /// Make this profile the default, even if another one is now
+    /// Make this profile the default in place of another one
+    ///
+    /// Without this flag, it becomes the default only if there is none.
     #[arg(long)]
     default: bool,
 }

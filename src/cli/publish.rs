@@ -47,10 +47,10 @@ pub(super) const FORM: OutputForm = OutputForm {
 /// Publishes an image as a drive with a name, and prints its UUID
 ///
 /// If the newest published drive of that name already holds the image, nothing is sent.
-/// Otherwise the image is written to a drive under another name, which gets its own name when
-/// everything is confirmed and verified: a run that stops leaves nothing that looks finished, and
-/// the same command continues it. If an earlier image was published under the name, the cloud
-/// copies its drive, and only the blocks that differ are sent.
+/// Otherwise the image is written to a drive that is named "NAME (unfinished)", and renamed to NAME
+/// when everything is confirmed and verified. So a run that stops leaves nothing that looks
+/// finished, and the same command continues it. If an earlier image was published under the name,
+/// the cloud copies its drive, and only the blocks that differ are sent.
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-publish", bin_name = PROGRAM, version, after_long_help = help::after("publish"))]
 pub(super) struct PublishArguments {
@@ -86,10 +86,10 @@ pub(super) struct PublishArguments {
     #[arg(long)]
     cleanup: bool,
 
-    /// Write the receipt to FILE
+    /// Read the old receipt from FILE, write the new one
     ///
-    /// If FILE is the receipt of the drive that the cloud copies, it lists the content of the
-    /// copy, which then need not be read. The new receipt replaces it.
+    /// If FILE exists and is the receipt of the drive that the cloud copies, it lists what the
+    /// copy holds, so the copy need not be read. The new receipt then replaces it.
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
 

@@ -77,7 +77,7 @@ pub(super) struct ServerArguments {
 
     /// Read users from FILE, with one UUID:KEY a line
     ///
-    /// Only its owner may be able to read it: use mode 0600.
+    /// Nobody but its owner may have access to it: use mode 0600.
     #[arg(long, value_name = "FILE")]
     users_file: Option<PathBuf>,
 
@@ -101,15 +101,15 @@ pub(super) struct ServerArguments {
     #[arg(long)]
     insecure_listen: bool,
 
-    /// Refuse a second write to a drive at the same time with 409
+    /// Accept one write to a drive at a time, and answer others with 409
     ///
-    /// Some clouds do.
+    /// Some clouds do that.
     #[arg(long, hide_short_help = true, help_heading = TESTING)]
     one_writer: bool,
 
     /// Round sizes of drives up to a multiple of 4 MiB
     ///
-    /// Some clouds do.
+    /// Some clouds do that.
     #[arg(long, hide_short_help = true, help_heading = TESTING)]
     round_size: bool,
 
@@ -128,8 +128,9 @@ pub(super) struct ServerArguments {
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_drives: Option<MostOrNone>,
 
-    /// Limit the bytes of all drives, by their sizes
+    /// Limit the sizes of all drives together
     ///
+    /// The whole size of a drive counts, also where it takes less space on the disk.
     /// k, M, G and T are powers of 1024.
     #[arg(long, value_name = "SIZE", value_parser = arguments::bytes, hide_short_help = true, help_heading = LIMITS)]
     max_bytes: Option<u64>,

@@ -53,8 +53,8 @@ const NEW_DRIVE_VALUES: &[&str] = &["--grow", "-n", "--name", "-t", "--tier"];
 pub(super) struct UploadArguments {
     /// Set the size of a chunk, the part that one request sends
     ///
-    /// A resumed upload keeps the chunks of the first run, and sends requests of at most this
-    /// size.
+    /// A resumed upload keeps the chunk size of the first run. If CHUNK is smaller than that, each
+    /// chunk is sent in several requests.
     #[arg(short, long, value_name = "CHUNK", default_value_t = arguments::default_chunk(), value_parser = arguments::transfer_chunk, hide_short_help = true, help_heading = help::SPEED)]
     chunk: NonZeroU64,
 
@@ -96,8 +96,9 @@ pub(super) struct UploadArguments {
 
     /// State the size of the disk, where IMAGE does not contain it
     ///
-    /// A compressed or piped image may not say how large it is. With this size the drive need
-    /// not grow while it is written. The size is checked at the end.
+    /// Some compressed images, and images from a pipe, do not contain the size of the disk. With
+    /// this flag the drive is created at its final size and does not have to grow while it is
+    /// written. The size is checked at the end.
     #[arg(long, value_name = "SIZE", value_parser = arguments::size, hide_short_help = true, help_heading = help::IMAGE)]
     size: Option<u64>,
 
