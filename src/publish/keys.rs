@@ -1,5 +1,14 @@
 //! The `user:` keys of a drive that is published, or is about to be. They contain everything that
 //! one run passes on to the next, or to another machine.
+//!
+//! The names of keys and the words of states must not change: drives that earlier versions
+//! published have them, other versions look for them, and other programs may do so too
+//! (docs/user/publishing.md). New keys can be added, because programs ignore keys that they do not
+//! know. A new state hides a drive from older versions, see [`Mark::of`].
+//!
+//! The key of the state is `PUBLICATION_KEY` in `base::drive`, because an upload has to end a
+//! publication. `user:oh-token` (`TOKEN_KEY` of the engine) is not a key of publications: each drive
+//! has it, so that it is found again if the answer to its creation is lost.
 
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo, PUBLISHED, named};
@@ -14,7 +23,8 @@ pub(crate) use crate::drive::PUBLICATION_KEY as STATE_KEY;
 pub(crate) const GOAL_KEY: &str = "user:oh-goal";
 /// Distinguishes the image from others while its content is unknown: a digest of its fingerprint.
 pub(crate) const SOURCE_KEY: &str = "user:oh-source";
-/// What the drive holds besides bytes of its goal: see `Holds`.
+/// What an unfinished drive holds where no byte of its goal was written yet: see `Holds`. It stays
+/// on a published drive, and nothing reads it there.
 pub(crate) const HOLDS_KEY: &str = "user:oh-holds";
 /// Number of shards that work on it.
 pub(crate) const SHARDS_KEY: &str = "user:oh-shards";
@@ -44,6 +54,7 @@ pub(super) enum DriveState {
 }
 
 impl DriveState {
+    /// Every state with its word. A state that is missing here would be printed as an empty word.
     const ALL: [(Self, &str); 4] = [
         (Self::Making, "making"),
         (Self::Cloning, "cloning"),
@@ -91,21 +102,25 @@ impl Holds {
 pub(super) struct Mark {
     pub(super) token: String,
     pub(super) state: DriveState,
-    /// `None` while the image is being read.
+    /// `None` while the image is being read. A malformed value is `None` too: the drive then has
+    /// to match by `source`, so without that key no run resumes it.
     pub(super) goal: Option<Digest>,
     pub(super) source: Option<String>,
     pub(super) holds: Holds,
     pub(super) shards: Option<u32>,
     /// Only for a published drive.
     pub(super) digest: Option<Digest>,
+    /// In milliseconds since 1970; 0 if the key is missing or malformed, so that the drive counts
+    /// as the oldest.
     pub(super) published: u64,
     /// Its counters when it was published.
     pub(super) writes: Option<(u64, u64)>,
 }
 
 impl Mark {
-    /// `None` for a drive that is not ours, or has keys that this program does not know. Such a
-    /// drive is left alone.
+    /// `None` for a drive that has no token or no state, or a state that this program does not know,
+    /// which a newer version may have set. Such a drive is left alone. Unknown keys are ignored,
+    /// and a malformed value counts as a missing one.
     pub(super) fn of(drive: &DriveInfo) -> Option<Self> {
         let value = |key| drive.properties.get(key).map(str::trim);
         let state = value(STATE_KEY)?;

@@ -10,8 +10,11 @@ use crate::codec::{Gzip, Level, ZeroRuns};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Plan, Span};
 
-/// Number of chunks to read: with default chunks at most 160 MiB, which the highest level
-/// compresses within seconds.
+/// Number of chunks to read. With default chunks these are at most 160 MiB, which the highest level
+/// compresses within seconds. Time and memory grow with the size of a chunk: for chunks of 1 GiB,
+/// the largest, it would be 32 GiB, with a chunk and two buffers for each level in memory.
+///
+/// docs/user/uploading.md and the help of `openhosting image info` repeat the number.
 const SAMPLES: usize = 32;
 /// The unit in which zeros are counted: the usual block of a file system.
 const BLOCK_BYTES: usize = 4096;
@@ -44,7 +47,7 @@ pub struct Census {
 
 impl Census {
     /// Takes the census of a disk divided by `plan`, with a map of at most `parts` parts, at these
-    /// levels. Blocks.
+    /// levels. It blocks its thread while it reads and compresses, which may take seconds.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if it cannot be read.
@@ -127,6 +130,8 @@ impl Census {
     /// Walks the map and selects chunks with data, each with equal probability. The same image
     /// always gives the same selection.
     fn walk(&mut self, disk: &dyn Disk) -> Result<Vec<u64>> {
+        // The seed is fixed, so that two runs print the same estimate. The size is as good a seed
+        // as any: nothing depends on the selection being unpredictable.
         let mut rng = fastrand::Rng::with_seed(self.plan.size());
         let mut sample = Vec::new();
         let (mut offset, mut next) = (0, 0);
@@ -194,6 +199,8 @@ impl Census {
                 let mut levels = self.bodies.iter_mut().zip(&mut compressors).zip(copies);
                 levels.try_for_each(|(((_, total), (level, gzip)), copy)| {
                     let thread = std::thread::Builder::new().spawn_scoped(scope, move || {
+                        // It is never `None`: chunks of zeros were skipped above. An upload to a
+                        // new drive leaves out zeros, so they are left out of the estimate too.
                         if let Some(chunk) = RawChunk::new(span, copy).check() {
                             *total += gzip.encode(chunk, *level, ZeroRuns::Leave).body_bytes();
                         }

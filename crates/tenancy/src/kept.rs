@@ -3,6 +3,10 @@
 //! A file is `KEY VALUE` text as on the wire, with a version and a digest of the rest, so that
 //! damage is detected. It is written under another name, synced, renamed, and its directory synced:
 //! after a crash at any moment, either the old or the new file is there.
+//!
+//! The keys `version` and `digest` belong to this module, so no object may have a key of its own
+//! with one of these names. The caller prevents two writes of one file at the same time: each would
+//! be complete, but the one that is renamed last would win.
 
 use std::io;
 use std::path::Path;
@@ -14,7 +18,8 @@ use openhosting_filesystem::{
     Access, Foreign, directory_of, read_own, replace_from, sync_directory,
 };
 
-/// Maximum bytes to read of such a file. Its keys come from requests, which are shorter.
+/// Maximum bytes to read of such a file. The keys that a user can set take at most 64 KiB
+/// (`check_length` in `keys.rs`), and those of the server little more, so a larger file is damaged.
 const BYTES_MAX: u64 = 16 << 20;
 
 /// Reads a file that this server wrote.
@@ -25,10 +30,13 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_own(path, BYTES_MAX)
 }
 
-/// Whether an error is the fault of one file, which is damaged or may belong to another user. Other
-/// errors, such as too many open files, say nothing about the file.
+/// Whether an error is the fault of one file: then its object counts as damaged, and all others are
+/// served. Other errors, such as too many open files, say nothing about the file, and the server
+/// does not start: it would otherwise call sound objects damaged.
 pub fn is_of_the_file(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, IsADirectory, NotFound};
+    // `InvalidData` is a file that is too large or that a caller could not parse. `Foreign` is a
+    // file of another user, a link, or not a regular file.
     // 5 is EIO, a failing disk.
     matches!(error.kind(), InvalidData | IsADirectory | NotFound)
         || Foreign::of(error).is_some()
@@ -46,7 +54,8 @@ pub fn print(object: &Properties) -> String {
     format!("{text}digest {}\n", Digest::of(text.as_bytes()))
 }
 
-/// The object that [`print()`] received; `None` if the bytes are damaged.
+/// The object that [`print()`] received; `None` if the bytes are damaged, or have another version:
+/// what a newer server wrote cannot be understood, and must not be changed either.
 pub fn parse(bytes: &[u8]) -> Option<Properties> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (text, tail) = text.split_at_checked(text.rfind("digest ")?)?;
@@ -58,7 +67,8 @@ pub fn parse(bytes: &[u8]) -> Option<Properties> {
 }
 
 /// Replaces the content of the file `path` by `text`, crash-safe. `staging` is a directory on the
-/// same file system for the temporary file.
+/// same file system for the temporary file, whose name is random, so writers of different files can
+/// share it.
 ///
 /// # Errors
 /// After an error, the file has its old content, so the caller can keep its state in memory as
@@ -66,6 +76,8 @@ pub fn parse(bytes: &[u8]) -> Option<Properties> {
 /// undo the change, although a loss of power might.
 pub fn write(text: &str, path: &Path, staging: &Path) -> io::Result<()> {
     match replace_from(staging, path, Access::Private, text.as_bytes()) {
+        // The rename succeeded and the sync of the directory failed, or the old content was equal:
+        // in both cases the file holds what it should.
         Err(error) if read(path).is_ok_and(|now| now == text.as_bytes()) => {
             tracing::error!(?path, %error, "A loss of power may undo what was stored");
             Ok(())
