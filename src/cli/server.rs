@@ -70,8 +70,8 @@ pub(super) struct ServerArguments {
 
     /// Serve this user; may be given several times
     ///
-    /// Other users of this machine can see the key: prefer --users-file. Without both flags,
-    /// the server generates a user and stores it.
+    /// Other users of this machine can see the key: prefer --users-file. If neither flag is
+    /// given, the server generates a user and stores it.
     #[arg(long, value_name = "UUID:KEY")]
     user: Vec<String>,
 
