@@ -143,7 +143,7 @@ impl Waiting {
         wait: Duration,
         gives_up_in: Duration,
     ) -> Self {
-        let left = duration(gives_up_in);
+        let left = duration(to_the_minute(gives_up_in));
         let (mut status, asked) = (None, failure.retry_after());
         let cause = match failure {
             Failure::Refused(refusal) => format!("{}{}", refusal.status, meaning(refusal)),
@@ -237,6 +237,14 @@ fn meaning(refusal: &Refusal) -> String {
         _ => return String::new(),
     };
     format!(" ({words})")
+}
+
+/// A long time without its seconds, which mean nothing in an estimate.
+fn to_the_minute(time: Duration) -> Duration {
+    match time.as_secs() {
+        0..600 => time,
+        seconds => Duration::from_secs(seconds.saturating_add(30) / 60 * 60),
+    }
 }
 
 /// The text with a capital letter at its start.

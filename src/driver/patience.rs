@@ -537,7 +537,7 @@ mod tests {
         let call = patience.call(&client, Operation::Read, slow);
         patience.watching(&mut lines, call).await.unwrap();
         let expected = [
-            "The endpoint does not answer, waiting (nothing came for 15 s)",
+            "The endpoint does not answer, waiting (nothing came for 15s)",
             "over after 25s",
         ];
         assert_eq!(lines.0, expected);
