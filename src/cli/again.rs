@@ -1,7 +1,9 @@
 //! Prints the command of the current run with changes, for messages.
 
+use std::env::consts::EXE_SUFFIX;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use super::printable;
 use crate::quoting::quote;
@@ -51,17 +53,18 @@ pub(super) fn changed(
     changes: Changes<'_>,
 ) -> String {
     let all: Vec<OsString> = std::env::args_os().collect();
-    of_words(&all, program, other, changes)
+    of_words(&all, is_one_program(), program, other, changes)
 }
 
 /// As [`changed`], for these words.
 fn of_words(
     all: &[OsString],
+    is_one_program: bool,
     program: &str,
     other: impl Fn(&OsStr) -> Option<String>,
     changes: Changes<'_>,
 ) -> String {
-    let (program, given) = split(all, program);
+    let (program, given) = split(all, program, is_one_program);
     let mut words = Vec::new();
     let mut given = given.iter();
     while let Some(word) = given.next() {
@@ -100,20 +103,35 @@ fn of_words(
     words.join(" ")
 }
 
+/// Set in the process of `openhosting`, whatever its file is named.
+static ONE_PROGRAM: OnceLock<()> = OnceLock::new();
+
+/// The first word of the command line selects a command: this is not one of the programs that are
+/// named as the providers' scripts.
+pub(super) fn is_one_program() -> bool {
+    ONE_PROGRAM.get().is_some()
+}
+
+/// From now on, [`is_one_program`] is true.
+pub(super) fn become_one_program() {
+    let _ = ONE_PROGRAM.set(());
+}
+
 /// Splits off the program as it was called, because `openhosting upload` is the same as
 /// `openhosting-upload`.
-fn split<'a>(all: &'a [OsString], program: &str) -> (String, &'a [OsString]) {
+fn split<'a>(all: &'a [OsString], program: &str, is_one_program: bool) -> (String, &'a [OsString]) {
     let (own, rest) = match all {
         [] => return (program.to_owned(), &[]),
         [own, rest @ ..] => (Path::new(own).file_name(), rest),
     };
-    let is_one_program = own.is_some_and(|own| own == "openhosting");
     let word = program
         .strip_prefix("openhosting-")
         .or_else(|| program.strip_prefix("openhosting "));
-    match (word, rest) {
-        (Some(word), [first, rest @ ..]) if is_one_program && first == word => {
-            (format!("openhosting {word}"), rest)
+    match (word, own, rest) {
+        (Some(word), Some(own), [first, rest @ ..]) if is_one_program && first == word => {
+            let own = quoted(own);
+            let own = own.strip_suffix(EXE_SUFFIX).unwrap_or(&own);
+            (format!("{own} {word}"), rest)
         }
         _ => (program.to_owned(), rest),
     }
@@ -168,7 +186,8 @@ mod tests {
     }
 
     fn of(line: &str, program: &str, changes: Changes<'_>) -> String {
-        of_words(&words(line), program, |_| None, changes)
+        let is_one_program = line.contains("openhosting ");
+        of_words(&words(line), is_one_program, program, |_| None, changes)
     }
 
     #[test]
@@ -181,6 +200,10 @@ mod tests {
         assert_eq!(
             of("/bin/openhosting upload a", "openhosting-upload"),
             "openhosting upload a"
+        );
+        assert_eq!(
+            of("./new-openhosting upload a", "openhosting-upload"),
+            "new-openhosting upload a"
         );
         assert_eq!(
             of("openhosting publish a --name n", "openhosting publish"),

@@ -199,13 +199,6 @@ fn is_proxy(value: &str) -> bool {
     url.is_ok_and(|url| url.has_host() && SCHEMES.contains(&url.scheme()))
 }
 
-/// Whether this process was started as `openhosting`, and not as one of the programs that replace
-/// the original scripts.
-pub(super) fn is_openhosting() -> bool {
-    let called = std::env::args_os().next().unwrap_or_default();
-    Path::new(&called).file_stem() == Some("openhosting".as_ref())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

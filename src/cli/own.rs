@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use super::{
-    call, complete, doctor, download, drive_commands, exit, image, login, manual, probe, publish,
-    server, upload, verify, version,
+    again, call, complete, doctor, download, drive_commands, exit, image, login, manual, probe,
+    publish, server, upload, verify, version,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -223,6 +223,7 @@ name: openhosting drives list";
 
 /// The program `openhosting`.
 pub fn main() -> ExitCode {
+    again::become_one_program();
     if complete::answered(|| root().subcommand(help_command())) {
         return ExitCode::SUCCESS;
     }

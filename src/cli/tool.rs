@@ -17,7 +17,7 @@ use super::github::Report;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
 use super::unfinished::Continuation;
-use super::{access, arguments, checksum_line, environment, exit, findings_file, help};
+use super::{access, again, arguments, checksum_line, exit, findings_file, help};
 use crate::api::{Client, ClientConfig, Web};
 use crate::digest::Digest;
 use crate::drive::DriveId;
@@ -165,7 +165,7 @@ pub(super) trait Tool: Parser {
 
     /// The name under which the tool was run.
     fn name() -> &'static str {
-        match environment::is_openhosting() {
+        match again::is_one_program() {
             true => Self::COMMAND,
             false => Self::PROGRAM,
         }

@@ -777,7 +777,7 @@ fn advice(arguments: &UploadArguments, interrupted: &Interrupted) -> Vec<String>
     vec![if resume.is_ours {
         let removal = arguments.commands().removal(drive);
         format!(
-            "Drive {drive}, created for this upload, does not hold the image. Remove it with: {removal}"
+            "Drive {drive}, created for this upload, does not hold the image. To give up, remove it with: {removal}"
         )
     } else {
         format!("Drive {drive} holds part of this upload, and not the image")

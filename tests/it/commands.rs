@@ -400,3 +400,19 @@ fn a_stop_without_a_terminal_prints_the_lines_of_the_script_or_ours() {
         assert!(last.starts_with(program), "{stopped:?}");
     }
 }
+
+#[test]
+fn a_renamed_program_keeps_its_commands() {
+    let desk = Desk::new();
+    desk.file("a.img", &noise(1, 4096));
+    let renamed = desk.path("openhosting-0.1");
+    std::os::unix::fs::symlink(SIMPLE, &renamed).unwrap();
+    let tool = desk.tool(&renamed).env("OHURI", "http://127.0.0.1:1/");
+    let outcome = tool.args("upload a.img").run().code(75);
+    assert!(
+        outcome.stderr.starts_with("openhosting upload: "),
+        "{outcome:?}"
+    );
+    let last = outcome.stderr.lines().last().unwrap();
+    assert_eq!(last, "openhosting-0.1 upload a.img");
+}

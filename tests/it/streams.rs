@@ -463,7 +463,9 @@ fn a_zip_with_one_file_is_read_and_an_invalid_zip_is_refused() {
     // In a pipe the missing end is noticed only after everything was sent.
     let outcome = scene.pipe("-n cut -", &packed[..packed.len() - 1]).code(1);
     let drive = outcome.created();
-    outcome.says(&format!("Remove it with: openhosting rm {drive}"));
+    outcome.says(&format!(
+        "To give up, remove it with: openhosting rm {drive}"
+    ));
     let damaged = {
         let mut packed = packed.clone();
         packed[100] ^= 0xff;
@@ -492,7 +494,7 @@ fn a_drive_too_small_for_the_image_is_named_with_its_removal_command() {
     scene.desk.file("cut.gz", &packed[..packed.len() - 9]);
     let outcome = scene.upload("cut.gz").code(1);
     let drive = outcome.created();
-    let removal = command(&outcome, "Remove it with: ");
+    let removal = command(&outcome, "To give up, remove it with: ");
     assert_eq!(removal, format!("openhosting rm {drive}"));
     let remove = |words: &str| {
         let words = words.strip_prefix("openhosting ").unwrap();
@@ -508,7 +510,7 @@ fn a_drive_too_small_for_the_image_is_named_with_its_removal_command() {
         .args("--restart cut.gz --endpoint")
         .arg(scene.proxy.uri());
     let outcome = tool.run().code(1);
-    let removal = command(&outcome, "Remove it with: ");
+    let removal = command(&outcome, "To give up, remove it with: ");
     let endpoint = format!("openhosting rm --endpoint {} ", scene.proxy.uri());
     assert!(removal.starts_with(&endpoint), "{removal}");
     remove(removal);
@@ -517,7 +519,7 @@ fn a_drive_too_small_for_the_image_is_named_with_its_removal_command() {
     let drive = crate::support::http::create(&scene.server, 1 << 20);
     let outcome = scene.upload(&format!("-d {drive} cut.gz")).code(1);
     let outcome = outcome.says(&format!("Drive {drive} holds part of this upload"));
-    assert!(!outcome.stderr.contains("Remove it"), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("remove it"), "{}", outcome.stderr);
     // A size that is not the image's, and a digest that is not the image's.
     scene.desk.file("a.gz", &packed);
     let other = sha256(b"other");
@@ -527,7 +529,7 @@ fn a_drive_too_small_for_the_image_is_named_with_its_removal_command() {
     ] {
         let outcome = scene.upload(args).code(code);
         let drive = outcome.created();
-        assert!(command(&outcome, "Remove it with: ").ends_with(&drive));
+        assert!(command(&outcome, "To give up, remove it with: ").ends_with(&drive));
     }
     // A directory on this machine has no endpoint.
     let tool = scene.desk.tool(UPLOAD);
@@ -537,7 +539,7 @@ fn a_drive_too_small_for_the_image_is_named_with_its_removal_command() {
         .args("cut.gz")
         .run()
         .code(1);
-    let removal = command(&outcome, "Remove it with: ").to_owned();
+    let removal = command(&outcome, "To give up, remove it with: ").to_owned();
     let files = || {
         std::fs::read_dir(scene.desk.path("my cloud/drives"))
             .unwrap()
