@@ -404,7 +404,7 @@ const SERVER: Sections = Sections {
         ("Run a server for this machine", "openhosting server"),
         (
             "Serve a network, with TLS",
-            "openhosting server --listen 0.0.0.0:443 --tls-self-signed",
+            "openhosting server --listen 192.0.2.7:443 --tls-self-signed",
         ),
         (
             "Start it in a script, wait until it is ready, and use it there",

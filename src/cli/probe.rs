@@ -274,7 +274,7 @@ fn write_counters(counters: &WriteCounters) -> String {
     };
     let late = if counters.is_late { ", late" } else { "" };
     let start = counters.start_bytes.unwrap_or_default();
-    format!("{place}, {counts}{late}, from {start} on")
+    format!("{place}, {counts}{late}, {start} on a new drive")
 }
 
 fn fresh_reads(finding: &Finding<bool>) -> (String, &'static str) {
