@@ -11,7 +11,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::access::Access;
 use super::drive_state::{self, DriveState, LocalUploads};
-use super::drive_table::{self, Row};
+use super::drive_table::{self, Row, time};
 use super::drives::{drives_that, each_drive, look_at_drive, remove_drive};
 use super::json_list::JsonList;
 use super::named::Named;
@@ -24,7 +24,7 @@ use crate::api::{Client, ClientConfig};
 use crate::drive::DriveInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::keys::publication;
-use crate::publish::selection::{Several, is_candidate, select, time};
+use crate::publish::selection::{Several, is_candidate, select};
 use crate::system;
 use crate::transfer::{Patience, Stop, blocking, stopped};
 

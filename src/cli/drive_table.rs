@@ -1,6 +1,7 @@
 //! The tables of `openhosting ls`.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
 
 use unicode_width::UnicodeWidthStr;
 use uuid::Uuid;
@@ -11,7 +12,6 @@ use super::printable;
 use super::text_table::table;
 use crate::amounts::{age, size};
 use crate::drive::DriveId;
-use crate::publish::selection::time;
 
 /// Minimum digits of a UUID to show.
 const SHORT_ID: usize = 8;
@@ -144,6 +144,14 @@ pub(super) fn long(
     rows.iter().map(paragraph).collect::<Vec<_>>().join("\n")
 }
 
+/// A time in milliseconds since 1970, as RFC 3339 writes it.
+pub(super) fn time(ms: u64) -> String {
+    // Later times than the year 9999 cannot be written in this form.
+    const MS_MAX: u64 = 253_402_300_799_000;
+    let time = UNIX_EPOCH + Duration::from_millis(ms.min(MS_MAX));
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,5 +197,11 @@ mod tests {
             all.contains(&format!("UUID:       {}\n", rows[1].id)),
             "{all}"
         );
+    }
+
+    #[test]
+    fn a_time_far_in_the_future_is_printed() {
+        assert_eq!(time(u64::MAX), "9999-12-31T23:59:59Z");
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
     }
 }

@@ -1,7 +1,6 @@
 //! Finds the drive for a word: a UUID, the beginning of one, a name, or `NAME~N`.
 
 use std::cmp::Reverse;
-use std::time::{Duration, UNIX_EPOCH};
 
 use super::keys::publication;
 use super::now_ms;
@@ -194,14 +193,6 @@ fn ambiguous(what: String, hint: &str, drives: &[&DriveInfo]) -> Error {
     Error::new(ErrorKind::Usage, what).hint_to(lines.join("\n"))
 }
 
-/// A time in milliseconds since 1970, as RFC 3339 writes it.
-pub(crate) fn time(ms: u64) -> String {
-    // Later times than the year 9999 cannot be written in this form.
-    const MS_MAX: u64 = 253_402_300_799_000;
-    let time = UNIX_EPOCH + Duration::from_millis(ms.min(MS_MAX));
-    humantime::format_rfc3339_seconds(time).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::keys::tests::drive;
@@ -285,11 +276,5 @@ mod tests {
         for none in ["111", "11112", "", "~1", "n~"] {
             assert_eq!(id(none).unwrap_err().kind(), ErrorKind::NotFound, "{none}");
         }
-    }
-
-    #[test]
-    fn a_time_far_in_the_future_is_printed() {
-        assert_eq!(time(u64::MAX), "9999-12-31T23:59:59Z");
-        assert_eq!(time(0), "1970-01-01T00:00:00Z");
     }
 }
