@@ -288,7 +288,7 @@ pub async fn publish(
     let Some(disk) = image.disk() else {
         let what = "An image that can only be read once cannot be published";
         return Err(Error::new(ErrorKind::Usage, what)
-            .hint_to("It is read twice: publish a file that is not packed")
+            .hint_to("Publish a file that is not packed, or a URL whose server supports ranges")
             .into());
     };
     let blank = Content::new(disk.size());
@@ -790,9 +790,9 @@ impl<'a> Publisher<'a> {
         let taken = mine.first().map(|(mark, drive)| (mark.clone(), drive.id));
         if !others.is_empty() {
             self.monitor.warn(advice![
-                "Unfinished with another content, removed by ",
+                format!("Unfinished with another content: {}; ", others.join(" ")),
                 Remedy::CleanUp,
-                format!(": {}", others.join(" ")),
+                " removes it",
             ]);
         }
         let Some((mark, drive)) = taken else {

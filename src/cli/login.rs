@@ -238,9 +238,18 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
         None => ask("User UUID", "--user UUID", is_asking, &mut stop).await?,
     };
     if user.parse::<Uuid>().is_err() {
-        let what = format!("{user:?} is not the UUID of a user");
-        return Err(Error::new(ErrorKind::Usage, what)
-            .hint_to("The provider shows it beside the secret API key"));
+        // It is not quoted, because it may be, or contain, the key.
+        let (what, hint) = match user.contains(':') {
+            true => (
+                "The user is only the part before the colon",
+                "Run it again, with the UUID as the user; it asks for the key separately",
+            ),
+            false => (
+                "The value is not the UUID of a user",
+                "The provider shows it beside the secret API key",
+            ),
+        };
+        return Err(Error::new(ErrorKind::Usage, what).hint_to(hint));
     }
     let key = match is_asking {
         true => {

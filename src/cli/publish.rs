@@ -246,10 +246,13 @@ fn rows(arguments: &PublishArguments) -> Vec<(&'static str, String)> {
 /// The lines that say what was done.
 fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Vec<String> {
     let (name, drive) = (&arguments.name, short(done.drive));
+    let removed = done.destroyed.iter().map(|drive| short(*drive));
+    let removed: Vec<_> = removed.collect();
+    let removed = (!removed.is_empty())
+        .then(|| format!("Removed older drives of {name}: {}", removed.join(" ")));
     if done.how == How::Nothing {
-        return vec![format!(
-            "{name} is up to date: nothing to send (drive {drive})"
-        )];
+        let same = format!("{name} is up to date: nothing to send (drive {drive})");
+        return std::iter::once(same).chain(removed).collect();
     }
     let image = arguments.image.as_deref().and_then(Path::file_name);
     let image = image.unwrap_or_default().to_string_lossy();
@@ -271,10 +274,8 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
         (checked, of) if checked >= of => "all verified",
         _ => "sample verified",
     };
-    vec![
-        did,
-        format!("{} sent{on_top}, {verified}", size(done.sent_bytes)),
-    ]
+    let sent = format!("{} sent{on_top}, {verified}", size(done.sent_bytes));
+    [did, sent].into_iter().chain(removed).collect()
 }
 
 /// The line that says what was removed.

@@ -1,6 +1,7 @@
 //! `openhosting-upload`.
 
 use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -431,6 +432,11 @@ async fn open_any(arguments: &UploadArguments, patience: &Patience) -> Result<Im
         let what = "-z is for files: what is fetched or piped is known by its content";
         return Err(Error::new(ErrorKind::Usage, what).hint_to("Leave -z out"));
     }
+    if image.is_stdin() && std::io::stdin().is_terminal() {
+        let what = "Standard input is a terminal, and not an image";
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("Name a file instead of -, or pipe an image into the command"));
+    }
     if let Some(url) = image.url()? {
         return open_web(&url, &options, &arguments.web(patience)?).await;
     }
@@ -776,8 +782,13 @@ fn advice(arguments: &UploadArguments, interrupted: &Interrupted) -> Vec<String>
     let drive = resume.drive;
     vec![if resume.is_ours {
         let removal = arguments.commands().removal(drive);
+        let remove = match interrupted.error.kind() {
+            ErrorKind::Integrity => "Remove",
+            // The run can still be continued, once its cause is gone.
+            _ => "To give up, remove",
+        };
         format!(
-            "Drive {drive}, created for this upload, does not hold the image. To give up, remove it with: {removal}"
+            "Drive {drive}, created for this upload, does not hold the image. {remove} it with: {removal}"
         )
     } else {
         format!("Drive {drive} holds part of this upload, and not the image")

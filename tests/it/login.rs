@@ -116,6 +116,20 @@ fn questions_are_asked_on_a_terminal_and_the_key_is_not_shown() {
 }
 
 #[test]
+fn a_key_given_as_part_of_the_user_is_not_shown() {
+    let desk = Desk::new();
+    let server = desk.server();
+    // What a tool prints is checked for the key when it ends.
+    for (user, what) in [
+        (desk.auth(), "only the part before the colon"),
+        (desk.key.clone(), "not the UUID of a user"),
+    ] {
+        let tool = bare(&desk, "login --endpoint").arg(&server.uri);
+        let _ = tool.arg("--user").arg(user).run().code(2).says(what);
+    }
+}
+
+#[test]
 fn doctor_reports_each_problem() {
     let desk = Desk::new();
     let server = desk.server();

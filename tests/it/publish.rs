@@ -207,7 +207,9 @@ fn a_drive_created_before_hashing_is_reused_for_its_image_only() {
     let done = publish(&desk, &server.uri, "c.img --name n --base none")
         .run()
         .code(0)
-        .says("Unfinished with another content");
+        .says(&format!(
+            "Unfinished with another content: {left}; --cleanup removes it"
+        ));
     let done = done.text().trim().to_owned();
     assert_drive(&server, &done, &other);
     assert_drive(&server, left, &image());

@@ -529,7 +529,11 @@ fn a_drive_too_small_for_the_image_is_named_with_its_removal_command() {
     ] {
         let outcome = scene.upload(args).code(code);
         let drive = outcome.created();
-        assert!(command(&outcome, "To give up, remove it with: ").ends_with(&drive));
+        let removal = match code {
+            4 => "Remove it with: ",
+            _ => "To give up, remove it with: ",
+        };
+        assert!(command(&outcome, removal).ends_with(&drive));
     }
     // A directory on this machine has no endpoint.
     let tool = scene.desk.tool(UPLOAD);

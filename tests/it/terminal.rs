@@ -245,6 +245,12 @@ fn publish_and_verify_show_every_phase() {
             "{:#?}",
             verified.progress
         );
+        desk.file("other.img", &noise(7, 768 << 10));
+        let (_, other) = run("publish other.img --name nightly --keep 1");
+        let said = format!("Removed older drives of nightly: {short}");
+        let shown = other.text().replace("\r\n", " ");
+        assert!(shown.contains(&said), "{shown}");
+        assert_eq!(drives(&server).len(), 1);
     });
 }
 
@@ -396,4 +402,21 @@ fn a_disk_is_not_written_to_a_terminal_and_a_cleanup_says_what_it_did() {
             assert_eq!(long, None, "{columns}: {words}");
         }
     }
+}
+
+#[test]
+fn an_image_is_not_read_from_the_keyboard() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = Desk::new();
+    let server = desk.server();
+    let tool = desk.on_a_terminal("", UPLOAD).env("OHURI", &server.uri);
+    let outcome = tool.args("-").run();
+    let shown = format!("{}{}", outcome.text(), outcome.stderr);
+    assert!(
+        shown.contains("Standard input is a terminal"),
+        "{outcome:?}"
+    );
+    assert_eq!(drives(&server), Vec::<String>::new());
 }
