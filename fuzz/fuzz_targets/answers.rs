@@ -139,7 +139,7 @@ async fn ask(call: u8, answer: &[u8]) {
 async fn web(address: SocketAddr) -> Result<(), Failure> {
     let url: WebUrl = format!("http://{address}/a").parse().expect("a URL");
     let web = Web::new(&config()).expect("a client");
-    let mut answer = web.get(&url, Some(5..5 + LEN), None).await?;
+    let mut answer = web.get(&url, Some(5..5 + LEN), None, true).await?;
     assert!(answer.pin.size.is_none_or(|size| size <= DRIVE_BYTES_MAX));
     let mut came = 0;
     while let Some(part) = answer.next_part().await? {
