@@ -63,7 +63,9 @@ impl Unfinished {
             _ => "",
         };
         let done = match self.position.filter(|(done, _)| *done > 0) {
-            None if is_stopped => format!("Stopped{deadline} before any data was transferred. "),
+            None if is_stopped => {
+                format!("Stopped{deadline} before the first chunk was complete. ")
+            }
             None => String::new(),
             Some((done, Some(total))) if is_stopped && done >= total => {
                 let place = continuation.place.as_ref();
@@ -151,14 +153,14 @@ mod tests {
                 143,
                 None,
                 on,
-                "Stopped before any data was transferred. Continue with:",
+                "Stopped before the first chunk was complete. Continue with:",
             ),
             (
                 Cancelled,
                 130,
                 None,
                 None,
-                "Stopped before any data was transferred. Start again with:",
+                "Stopped before the first chunk was complete. Start again with:",
             ),
             (
                 Cancelled,
