@@ -76,7 +76,7 @@ pub(super) struct PublishArguments {
 
     /// Keep the newest N of this name, destroy older ones
     ///
-    /// N counts the new one. Drives that a server uses stay. By default all drives stay.
+    /// N includes the new one. Drives that a server uses stay. By default all drives stay.
     #[arg(long, value_name = "N", value_parser = arguments::number::<NonZeroU32>)]
     keep: Option<NonZeroU32>,
 

@@ -123,8 +123,8 @@ pub(super) struct ServerArguments {
 
     /// Limit the drives; none for no limit
     ///
-    /// By default 1000, or a quarter of the files that this process may open if that is less,
-    /// since each drive is one.
+    /// By default 1000, or a quarter of ulimit -n if that is less, because each drive is an open
+    /// file.
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_drives: Option<MostOrNone>,
 
