@@ -307,6 +307,23 @@ fn resolve(
     })
 }
 
+/// What messages call the key of a client certificate.
+const KEY: &str = "key of the client certificate";
+
+/// The error for a file that holds no private key; `None` if it holds one, or cannot be read.
+fn without_key(path: &Path) -> Option<Error> {
+    let bytes = secret_files::read_public_bytes(KEY, path).ok()?;
+    let has_key = String::from_utf8_lossy(&bytes).contains("PRIVATE KEY-----");
+    (!has_key).then(|| {
+        let what = format!(
+            "Cannot use the {KEY} {}: There is no private key in PEM form",
+            path.display()
+        );
+        Error::new(ErrorKind::Usage, what)
+            .hint_to("A file in PEM form has lines that begin with -----BEGIN PRIVATE KEY-----")
+    })
+}
+
 /// The client certificate from a file, and its key from another file or the same one.
 ///
 /// # Errors
@@ -314,17 +331,9 @@ fn resolve(
 fn identity(cert: &Path, key: Option<&Path>) -> Result<Identity> {
     let certificates = secret_files::read_public_bytes("client certificate", cert)?;
     let key_file = key.unwrap_or(cert);
-    // Before its permissions are judged, because those of another file are right as they are.
-    let text = secret_files::read_public_bytes("key of the client certificate", key_file)?;
-    if !String::from_utf8_lossy(&text).contains("PRIVATE KEY-----") {
-        let what = format!(
-            "Cannot use the key of the client certificate {}: There is no private key in PEM form",
-            key_file.display()
-        );
-        return Err(Error::new(ErrorKind::Usage, what)
-            .hint_to("A file in PEM form has lines that begin with -----BEGIN PRIVATE KEY-----"));
-    }
-    let key = secret_files::read_secret("key of the client certificate", key_file)?;
+    // The permissions of a file without a key may be right as they are, so that is reported first.
+    let key = secret_files::read_secret(KEY, key_file)
+        .map_err(|error| without_key(key_file).unwrap_or(error))?;
     Identity::from_pem(&certificates, key.as_bytes()).map_err(|cause| {
         let what = format!(
             "Cannot use the client certificate {} with the key {}",

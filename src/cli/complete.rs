@@ -119,8 +119,8 @@ fn list(access: &Access) -> Option<Vec<DriveInfo>> {
 /// mean one drive, and its UUID if the user began to type that or the name cannot be used.
 fn words(drive: &DriveInfo, all: &[DriveInfo], current: &OsStr) -> Vec<(String, Option<String>)> {
     let name = drive.properties.get("name").unwrap_or_default();
-    let is_meant = select(all, name, Several::Newest).is_ok_and(|meant| meant.id == drive.id);
-    let is_usable = is_plain(name) && is_meant;
+    let is_meant = || select(all, name, Several::Newest).is_ok_and(|meant| meant.id == drive.id);
+    let is_usable = is_plain(name) && is_meant();
     let what = |word: &str| Some(format!("{word}, {}", size(drive.size)));
     let id = drive.id.to_string();
     let mut words = Vec::new();
