@@ -44,28 +44,28 @@ const NOTHING: Sections = Sections {
     exit_status: &[],
 };
 
-const DONE: &[Entry] = &[
-    DONE_CODE,
-    FAILED,
-    ("2", "a flag, an argument or the environment is wrong"),
-];
-
-const DONE_CODE: Entry = ("0", "done");
+const DONE: Entry = ("0", "done");
 const FAILED: Entry = ("1", "failed");
 const USAGE: Entry = (
     "2",
     "a flag, an argument or the environment is wrong; nothing was sent",
 );
+const DIFFERS: Entry = ("4", "the image changed while it was read, or bytes differ");
 const GAVE_UP: Entry = ("75", "gave up for now: run it again later");
 const INTERRUPTED: Entry = ("130", "stopped by SIGINT (Ctrl-C)");
+const READER_ENDED: Entry = ("141", "the program that read the output ended");
 const TERMINATED: Entry = ("143", "stopped by SIGTERM");
 
-const READER_ENDED: Entry = ("141", "the program that read the output ended");
-const DIFFERS: Entry = ("4", "the image changed while it was read, or bytes differ");
+/// The exit codes of commands that send nothing.
+const LOCAL_STATUS: &[Entry] = &[
+    DONE,
+    FAILED,
+    ("2", "a flag, an argument or the environment is wrong"),
+];
 
 /// The exit codes of transfers, which another run continues.
 const TRANSFER_STATUS: &[Entry] = &[
-    DONE_CODE,
+    DONE,
     FAILED,
     USAGE,
     DIFFERS,
@@ -82,8 +82,8 @@ const TRANSFER_STATUS: &[Entry] = &[
 ];
 
 /// The exit codes of other commands that read an image or compare bytes.
-const EXIT_STATUS: &[Entry] = &[
-    DONE_CODE,
+const COMPARE_STATUS: &[Entry] = &[
+    DONE,
     FAILED,
     USAGE,
     DIFFERS,
@@ -95,7 +95,7 @@ const EXIT_STATUS: &[Entry] = &[
 
 /// The exit codes of other commands that call an endpoint.
 const CALL_STATUS: &[Entry] = &[
-    DONE_CODE,
+    DONE,
     FAILED,
     USAGE,
     GAVE_UP,
@@ -259,7 +259,7 @@ const VERIFY: Sections = Sections {
         ("RECEIPT.minisig", "signature of the receipt, with --pubkey"),
         CONFIG,
     ],
-    exit_status: EXIT_STATUS,
+    exit_status: COMPARE_STATUS,
 };
 
 const LS: Sections = Sections {
@@ -318,7 +318,7 @@ const IMAGE_INFO: Sections = Sections {
     ],
     environment: &[PROXY],
     files: &[],
-    exit_status: EXIT_STATUS,
+    exit_status: COMPARE_STATUS,
 };
 
 const LOGIN: Sections = Sections {
@@ -419,7 +419,7 @@ const SERVER: Sections = Sections {
         "~/.local/share/openhosting-server/",
         "drives, servers and the key that was made up",
     )],
-    exit_status: DONE,
+    exit_status: LOCAL_STATUS,
 };
 
 const COMPLETIONS: Sections = Sections {
@@ -441,7 +441,7 @@ const COMPLETIONS: Sections = Sections {
             "openhosting completions powershell | Out-String | Invoke-Expression",
         ),
     ],
-    exit_status: DONE,
+    exit_status: LOCAL_STATUS,
     ..NOTHING
 };
 
@@ -456,7 +456,7 @@ const MAN: Sections = Sections {
             "openhosting man ~/.local/share/man/man1",
         ),
     ],
-    exit_status: DONE,
+    exit_status: LOCAL_STATUS,
     ..NOTHING
 };
 
@@ -473,7 +473,7 @@ const VERSION: Sections = Sections {
         STATE_HOME,
     ],
     files: &[CONFIG],
-    exit_status: DONE,
+    exit_status: LOCAL_STATUS,
 };
 
 const ROOT: Sections = Sections {

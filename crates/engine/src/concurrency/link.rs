@@ -41,8 +41,8 @@ pub(in super::super) struct Link {
     pub(in super::super) is_upload: bool,
     /// From the first number on, in seconds, the rate is multiplied by the second.
     pub(in super::super) change: Option<(f64, f64)>,
-    /// Every first number of seconds nothing arrives for the second number of seconds, and what was
-    /// sent meanwhile arrives at twice the rate afterwards.
+    /// The time from one pause of the link to the next, and the length of a pause, in seconds. In a
+    /// pause almost nothing arrives, and after it, for as long again, twice the rate.
     pub(in super::super) pauses: Option<(f64, f64)>,
 }
 
