@@ -181,7 +181,7 @@ fn places() -> Vec<Check> {
                 Found::Broken(
                     Error::new(ErrorKind::Local, what)
                         .because(cause)
-                        .hint_to("Set XDG_STATE_HOME to a directory that you can write to"),
+                        .hint_to(environment::SET_STATE),
                 )
             }
             Ok(()) => Found::Fine(directory.display().to_string()),

@@ -18,14 +18,13 @@ use super::named::Named;
 use super::output::{CommandOutput, OutputForm, error_object};
 use super::signals::{self, Heard};
 use super::wait_lines::{self, WaitLines};
-use super::{complete, exit, help, printable};
+use super::{complete, exit, help, printable, screen};
 use crate::amounts::{exact_size, size};
 use crate::api::{Client, ClientConfig};
 use crate::drive::DriveInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::keys::publication;
 use crate::publish::selection::{Several, is_candidate, select};
-use crate::system;
 use crate::transfer::{Patience, Stop, blocking, stopped};
 
 /// The prefix of the keys with which our own commands mark drives.
@@ -189,10 +188,10 @@ async fn listed(client: &Client, patience: &Patience, is_long: bool) -> Result<S
     rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     let servers = rows.iter().filter_map(|row| row.state.server());
     let servers = drive_state::server_names(client, servers).await;
-    let columns = std::io::stdout().is_terminal().then(system::columns);
+    let columns = screen::stdout_columns();
     Ok(match is_long {
-        true => drive_table::long(&rows, &servers, columns.flatten()),
-        false => drive_table::short(&rows, &servers, columns.flatten(), crate::publish::now_ms()),
+        true => drive_table::long(&rows, &servers, columns),
+        false => drive_table::short(&rows, &servers, columns, crate::publish::now_ms()),
     })
 }
 
@@ -352,12 +351,7 @@ async fn remove(
         match removed {
             Ok(()) => {
                 // Otherwise the next upload of that image would look for this drive.
-                let id = drive.id;
-                let forget = move || {
-                    drive_state::forget_uploads(id);
-                    Ok(())
-                };
-                blocking(forget).await?;
+                drive_state::forget_uploads(drive.id).await;
                 let _ = writeln!(
                     answer.text,
                     "Removed {} {}",

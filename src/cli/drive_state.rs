@@ -11,6 +11,7 @@ use crate::api::Client;
 use crate::drive::{Condition, DriveId, DriveInfo};
 use crate::filesystem::{self, Lock, Locked, open_own};
 use crate::journal::Direction;
+use crate::transfer::blocking;
 
 /// Maximum servers whose names are requested, one request for each.
 const SERVERS_MAX: usize = 16;
@@ -147,8 +148,18 @@ fn local_uploads() -> Vec<Other> {
 /// new drives.
 /// Only a journal that can be locked here is one that nothing works on: that of this upload is still
 /// locked, and a file system without locks does not tell. Others stay, which only costs the right
-/// state in `ls`. Blocks.
-pub(super) fn forget_uploads(drive: DriveId) {
+/// state in `ls`.
+pub(super) async fn forget_uploads(drive: DriveId) {
+    let forget = move || {
+        forget(drive);
+        Ok(())
+    };
+    // A thread that panics costs nothing else.
+    let _ = blocking(forget).await;
+}
+
+/// As [`forget_uploads`]. Blocks.
+fn forget(drive: DriveId) {
     let all = local_uploads().into_iter();
     for other in all.filter(|other| other.drive == drive) {
         let Ok(file) = open_own(&other.path) else {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::bar::shorten;
 use super::drive_state::DriveState;
 use super::printable;
+use super::screen::fits;
 use super::text_table::table;
 use crate::amounts::{age, size};
 use crate::drive::DriveId;
@@ -55,13 +56,12 @@ pub(super) fn short(
         fit(&mut cells, columns);
     }
     let text = table(cells.iter().cloned(), &[1, 3]);
-    let fits = |columns| text.lines().all(|line| line.width() <= columns);
     // The API reports no time of creation, so only published drives have an age.
     let has_ages = rows.iter().any(|row| row.published_ms.is_some());
-    if columns.is_none_or(|columns| has_ages && fits(columns)) {
+    if columns.is_none_or(|columns| has_ages && fits(&text, columns)) {
         return text;
     }
-    // The age is what can be missed most.
+    // Without ages, or without room for them, their column is left out.
     table(
         cells
             .into_iter()

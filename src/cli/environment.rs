@@ -14,6 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::private_directory;
 use crate::system::{BASE_OF_CONFIG, BASE_OF_STATE, Base};
 
+/// The hint if the directory for state cannot be used.
+pub(super) const SET_STATE: &str = "Set XDG_STATE_HOME to a directory that you can write to";
+
 /// Asks for the key of the user without echo, as the original scripts do.
 pub(super) async fn ask_for_key() -> Result<Zeroizing<String>> {
     let cannot = |why: &str| {
@@ -152,8 +155,7 @@ pub(super) fn usable_state(directory: &Path) -> Result<()> {
             "Cannot use the directory of the journal {}",
             directory.display()
         );
-        let hint = "Set XDG_STATE_HOME to a directory that you can write to";
-        Error::new(kind, what).because(cause).hint_to(hint)
+        Error::new(kind, what).because(cause).hint_to(SET_STATE)
     })
 }
 

@@ -1,7 +1,7 @@
 //! `openhosting image info`: what an image contains, and how many bytes an upload would send.
 
 use std::fmt::{Display, Write as _};
-use std::io::{IsTerminal, Write as _};
+use std::io::Write as _;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::access::certificates;
 use super::arguments::{self, ImageArguments};
 use super::output::{CommandOutput, OutputForm};
-use super::screen::stdout_lines;
+use super::screen::{stdout_columns, stdout_lines};
 use super::wait_lines::{self, WaitLines};
 use super::{environment, help};
 use crate::api::{ClientConfig, Web};
@@ -22,7 +22,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, can_replace, create_new};
 use crate::image::{Census, Disk, FalseHole, Format, Gpt, Holes, Image, StreamFormat, StreamImage};
 use crate::plan::Plan;
-use crate::system;
 use crate::transfer::{WebConfig, blocking, open_web};
 
 const PROGRAM: &str = "openhosting image";
@@ -35,8 +34,8 @@ pub(super) const FORM: OutputForm = OutputForm {
 const LEVELS: [&str; 4] = ["0", "1", "6", "9"];
 /// Parts of the map in one line.
 const COLUMNS: usize = 64;
-/// The column in which the values begin.
-const VALUE_AT: usize = 13;
+/// Columns of a name. Its value begins behind it, after a space.
+const NAME_WIDTH: usize = 12;
 /// Lines of the map.
 const LINES: u64 = 8;
 /// The width and height in pixels of a part in the picture.
@@ -255,12 +254,12 @@ struct Text(String);
 impl Text {
     fn line(&mut self, name: &str, value: impl Display) {
         // A value that does not fit goes on below itself.
-        for (index, part) in stdout_lines(&value.to_string(), VALUE_AT)
+        for (index, part) in stdout_lines(&value.to_string(), NAME_WIDTH + 1)
             .iter()
             .enumerate()
         {
             let name = if index == 0 { name } else { "" };
-            let _ = writeln!(self.0, "{name:<12} {part}");
+            let _ = writeln!(self.0, "{name:<NAME_WIDTH$} {part}");
         }
     }
 }
@@ -340,8 +339,7 @@ fn about_disk(text: &mut Text, survey: &ImageSurvey, census: &Census) {
         "Map",
         format!("of parts of {part} bytes, darker with more data"),
     );
-    let columns = std::io::stdout().is_terminal().then(system::columns);
-    let columns = columns.flatten().unwrap_or(COLUMNS).clamp(1, COLUMNS);
+    let columns = stdout_columns().unwrap_or(COLUMNS).clamp(1, COLUMNS);
     for parts in census.map.chunks(columns) {
         text.0.extend(parts.iter().map(|data| shade(*data, part)));
         text.0.push('\n');

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde_json::{Value, json};
-use unicode_width::UnicodeWidthStr;
 
 use super::access::Access;
 use super::bar::Bar;
@@ -25,7 +24,6 @@ use crate::findings::{
 };
 use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
-use crate::system;
 use crate::transfer::{Probed, Stop, probe};
 use crate::wire::READ_BYTES_MAX;
 
@@ -133,13 +131,10 @@ fn object(probed: &Probed, saved: Option<&PathBuf>) -> Value {
     object
 }
 
-/// The rows of the table for people: a question, its answer, and what the tools do because of it.
-/// The rows as a table; or as paragraphs, if the terminal would break its lines within words.
+/// The rows as a table, or as paragraphs if the terminal would break its lines within words.
 fn answers(rows: &[[String; 3]]) -> String {
     let text = table(rows.iter().cloned(), &[]);
-    let columns = std::io::stdout().is_terminal().then(system::columns);
-    let fits = |columns: usize| text.lines().all(|line| line.width() <= columns);
-    if columns.flatten().is_none_or(fits) {
+    if screen::stdout_columns().is_none_or(|columns| screen::fits(&text, columns)) {
         return text;
     }
     let paragraph = |[question, answer, then]: &[String; 3]| {
@@ -155,6 +150,7 @@ fn answers(rows: &[[String; 3]]) -> String {
     rows.iter().skip(1).map(paragraph).collect()
 }
 
+/// The rows of the table for people: a question, its answer, and what the tools do because of it.
 fn rows(findings: &Findings) -> Vec<[String; 3]> {
     let row = |question: &str, (answer, then): (String, &str)| {
         [question.to_owned(), answer, then.to_owned()]

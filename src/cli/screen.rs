@@ -160,12 +160,22 @@ pub(super) fn wrapped(line: &str) -> Vec<String> {
     wrap(&printable::line(line), columns())
 }
 
+/// The width of the terminal on stdout; `None` if stdout is none, or its width is unknown.
+pub(super) fn stdout_columns() -> Option<usize> {
+    let columns = std::io::stdout().is_terminal().then(system::columns);
+    columns.flatten()
+}
+
+/// Whether every line of a text fits in this many columns.
+pub(super) fn fits(text: &str, columns: usize) -> bool {
+    text.lines().all(|line| line.width() <= columns)
+}
+
 /// A line for stdout that begins in this column: wrapped as [`wrapped`] if stdout is a terminal,
 /// else whole.
 pub(super) fn stdout_lines(line: &str, column: usize) -> Vec<String> {
     let line = printable::line(line);
-    let columns = std::io::stdout().is_terminal().then(system::columns);
-    match columns.flatten() {
+    match stdout_columns() {
         Some(columns) => wrap(&line, columns.saturating_sub(column)),
         None => vec![line],
     }

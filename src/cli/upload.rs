@@ -238,13 +238,7 @@ impl Tool for UploadArguments {
         match run(self, display, stop).await {
             Ok(uploaded) => {
                 if self.shard.is_none() && self.offset == 0 {
-                    let drive = uploaded.drive;
-                    let forget = move || {
-                        forget_uploads(drive);
-                        Ok(())
-                    };
-                    // A thread that panics costs nothing else.
-                    let _ = blocking(forget).await;
+                    forget_uploads(uploaded.drive).await;
                 }
                 Ok(CompleteTransfer {
                     verified_bytes: uploaded.verified.bytes,
@@ -608,7 +602,7 @@ fn ignored(arguments: &UploadArguments) -> impl Iterator<Item = &'static str> {
 /// written: the user expects something else than what would happen. `openhosting-upload` takes them
 /// as the original script does.
 fn check_new_drive_flags(arguments: &UploadArguments) -> Result<()> {
-    if <UploadArguments as Tool>::name() == PROGRAM {
+    if !again::is_one_program() {
         return Ok(());
     }
     if arguments.name.as_deref() == Some("") {

@@ -125,7 +125,7 @@ impl DriveInfo {
 
     /// The claim on the drive: the running server that uses it, if any.
     pub fn claimed(&self) -> Option<&str> {
-        self.properties.get("claimed").filter(|v| !v.is_empty())
+        claimed(&self.properties)
     }
 
     /// The server whose claim that is, as in `USER:guest:SERVER:ide:0:0`.
@@ -134,12 +134,19 @@ impl DriveInfo {
     }
 
     /// The progress of an imaging of this drive, if one is running (docs/dev/reference.md, 5.2).
-    /// The mock of an old client uses `false` for none.
     pub fn imaging(&self) -> Option<&str> {
-        self.properties
-            .get("imaging")
-            .filter(|v| !v.is_empty() && *v != "false")
+        imaging(&self.properties)
     }
+}
+
+fn claimed(keys: &Properties) -> Option<&str> {
+    keys.get("claimed").filter(|claims| !claims.is_empty())
+}
+
+/// The mock of an old client uses `false` for none.
+fn imaging(keys: &Properties) -> Option<&str> {
+    keys.get("imaging")
+        .filter(|progress| !progress.is_empty() && *progress != "false")
 }
 
 /// The server that a value of the key `claimed` names, as in `USER:guest:SERVER:ide:0:0`.
@@ -171,18 +178,17 @@ pub enum Condition<'k> {
 impl<'k> Condition<'k> {
     /// The condition that these keys describe.
     pub fn of(keys: &'k Properties) -> Self {
+        if let Some(progress) = imaging(keys) {
+            return Self::Copying(progress);
+        }
+        if let Some(claims) = claimed(keys) {
+            return Self::InUse(claims);
+        }
         let key = |key| {
             keys.get(key)
                 .map(str::trim)
                 .filter(|value| !value.is_empty())
         };
-        // The mock of an old client uses `false` for none.
-        if let Some(progress) = key("imaging").filter(|value| *value != "false") {
-            return Self::Copying(progress);
-        }
-        if let Some(claims) = key("claimed") {
-            return Self::InUse(claims);
-        }
         if key(CHECK_KEY) == Some(CHECK_FAILED) {
             return Self::CheckFailed;
         }
