@@ -790,7 +790,7 @@ impl<'a> Publisher<'a> {
         let taken = mine.first().map(|(mark, drive)| (mark.clone(), drive.id));
         if !others.is_empty() {
             self.monitor.warn(advice![
-                format!("Unfinished with another content: {}; ", others.join(" ")),
+                format!("Unfinished, with another image: {}; ", others.join(" ")),
                 Remedy::CleanUp,
                 " removes it",
             ]);

@@ -41,6 +41,9 @@ pub(super) struct Access {
     profile: Option<String>,
 
     /// Trust only the certificates in FILE (PEM)
+    ///
+    /// For an image or a list of digests on a web server, the program trusts those that this
+    /// machine trusts as well.
     #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = help::ENDPOINT)]
     cacert: Option<PathBuf>,
 
@@ -48,7 +51,7 @@ pub(super) struct Access {
     #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = help::ENDPOINT)]
     cert: Option<PathBuf>,
 
-    /// Use the private key in FILE (PEM) [default: that of --cert]
+    /// Use the private key in FILE (PEM) [default: the FILE of --cert]
     #[arg(long, value_name = "FILE", requires = "cert", hide_short_help = true, help_heading = help::ENDPOINT)]
     key: Option<PathBuf>,
 }

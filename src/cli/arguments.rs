@@ -226,7 +226,8 @@ pub(super) struct ImageArguments {
 
     /// Select the disk in an archive (OVA, tar or zip) by its name
     ///
-    /// By default it is the one that boots, or the only one. --format is then that of the disk.
+    /// By default it is the disk that boots, or the only one. --format is then the format of that
+    /// disk.
     #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = help::IMAGE)]
     pub(super) disk: Option<String>,
 
@@ -239,8 +240,8 @@ pub(super) struct ImageArguments {
     /// Choose how holes are checked: trust, sample or read
     ///
     /// A file system can report holes where there is data. trust believes it, sample reads some
-    /// bytes of each hole, read reads all bytes. The default is sample. An upload that has to
-    /// check every byte, for a digest or a full verification, reads holes as well.
+    /// bytes of each hole, and read reads all bytes. The default is sample, or read for an upload
+    /// with --checksum, --sha256, --sha256-file or --verify full.
     #[arg(long, value_name = "HOW", value_parser = holes(), hide_possible_values = true, hide_short_help = true, help_heading = help::IMAGE)]
     pub(super) holes: Option<Holes>,
 

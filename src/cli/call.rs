@@ -31,8 +31,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 
 /// Makes a raw call of the API and prints the answer
 ///
-/// CMD and its ARGs are the path of the call: openhosting api drives list. Without "api" this
-/// works for calls that begin with drives, servers, resources or profile.
+/// The words CMD are the path of the call: openhosting api drives list. "api" can be left out if
+/// the path begins with drives, servers, resources or profile. Flags come before the path.
 ///
 /// As with the providers' script, an error answer is printed and the exit code is 0; with --fail
 /// it is 1.
@@ -67,7 +67,7 @@ pub(super) struct CallArguments {
     #[command(flatten)]
     access: Access,
 
-    /// Path of the call: a command and its arguments
+    /// Path of the call, in words
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     command: Vec<String>,
 }

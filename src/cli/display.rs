@@ -144,7 +144,9 @@ pub(super) struct DisplayArguments {
     )]
     pub(super) progress: arguments::ProgressMode,
 
-    /// Print no progress, no dots and no notices
+    /// Print no progress and no notices
+    ///
+    /// Errors, and how to resume, are still printed.
     #[arg(short, long)]
     pub(super) quiet: bool,
 

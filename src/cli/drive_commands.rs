@@ -104,7 +104,9 @@ pub(super) struct RmArguments {
     #[command(flatten)]
     access: Access,
 
-    /// Drives to destroy: UUIDs, their beginnings, names, or NAME~N
+    /// Drives to destroy: UUIDs, their beginnings, or names
+    ///
+    /// NAME~0 is the newest published drive of this name, and NAME~1 the one before it.
     #[arg(value_name = "DRIVE", required = true, add = complete::drives())]
     drives: Vec<Named>,
 }

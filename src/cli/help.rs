@@ -48,9 +48,12 @@ const DONE: Entry = ("0", "done");
 const FAILED: Entry = ("1", "failed");
 const USAGE: Entry = (
     "2",
-    "a flag, an argument or the environment is wrong; nothing was sent",
+    "a flag, an argument or the environment is wrong; nothing was changed",
 );
-const DIFFERS: Entry = ("4", "the image changed while it was read, or bytes differ");
+const DIFFERS: Entry = (
+    "4",
+    "the image or the drive changed meanwhile, or bytes differ",
+);
 const GAVE_UP: Entry = ("75", "gave up for now: run it again later");
 const INTERRUPTED: Entry = ("130", "stopped by SIGINT (Ctrl-C)");
 const READER_ENDED: Entry = ("141", "the program that read the output ended");
@@ -119,7 +122,7 @@ const PROXY: Entry = (
 );
 const STATE_HOME: Entry = (
     "XDG_STATE_HOME",
-    "directory of journals, findings and receipts [default: ~/.local/state]",
+    "directory that contains openhosting/, with journals, findings and receipts [default: ~/.local/state]",
 );
 const NO_COLOR: Entry = ("NO_COLOR", "print without colour");
 
@@ -195,7 +198,7 @@ const DOWNLOAD: Sections = Sections {
         ("FILE.oh-part", "the image until it is complete"),
         (
             "FILE.ohj",
-            "what of it is there; the same command continues from it",
+            "which chunks of it were received; the same command resumes from it",
         ),
         ("FILE.sha256", "the digest, with --checksum"),
         CONFIG,
@@ -340,7 +343,7 @@ const LOGIN: Sections = Sections {
         PROXY,
         (
             "XDG_CONFIG_HOME",
-            "directory above that of the config file [default: ~/.config]",
+            "directory that contains openhosting/config.toml [default: ~/.config]",
         ),
     ],
     files: &[
@@ -413,11 +416,11 @@ const SERVER: Sections = Sections {
     ],
     environment: &[(
         "XDG_DATA_HOME",
-        "directory above that of the drives [default: ~/.local/share]",
+        "directory that contains openhosting-server/ [default: ~/.local/share]",
     )],
     files: &[(
         "~/.local/share/openhosting-server/",
-        "drives, servers and the key that was made up",
+        "drives, servers and the user that the server generated",
     )],
     exit_status: LOCAL_STATUS,
 };
@@ -468,7 +471,7 @@ const VERSION: Sections = Sections {
     environment: &[
         (
             "XDG_CONFIG_HOME",
-            "directory above that of the config file [default: ~/.config]",
+            "directory that contains openhosting/config.toml [default: ~/.config]",
         ),
         STATE_HOME,
     ],

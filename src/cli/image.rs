@@ -53,9 +53,9 @@ pub(super) struct ImageCommand {
 enum ImageSubcommand {
     /// Shows what an image holds, and what an upload would send
     ///
-    /// It reads the map of the image and up to 32 chunks of its data; with more data than that,
-    /// what depends on content is an estimate. Nothing is sent. Of an image on a web server, only
-    /// headers and the map are read, and what depends on content is not known.
+    /// Nothing is sent. Up to 32 chunks of the data are read; if there are more, the share of
+    /// zeros and the compressed sizes are estimates. Of an image on a web server, no data is read,
+    /// and these values are not known.
     #[command(after_long_help = help::after("image"))]
     Info(InfoArguments),
 }
@@ -74,7 +74,9 @@ struct InfoArguments {
     #[arg(short, long, value_name = "CHUNK", default_value_t = arguments::default_chunk(), value_parser = arguments::chunk)]
     chunk: NonZeroU64,
 
-    /// Trust only the certificates in FILE (PEM)
+    /// Trust the certificates in FILE (PEM) as well
+    ///
+    /// They are for an image on a web server.
     #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = help::ENDPOINT)]
     cacert: Option<PathBuf>,
 

@@ -41,8 +41,8 @@ const ANSWER_BYTES_MAX: u64 = 4096;
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-login", bin_name = "openhosting login", version, after_long_help = help::after("login"))]
 pub(super) struct LoginArguments {
-    /// Name of the profile
-    #[arg(value_name = "NAME", default_value = "default", value_parser = profile_name)]
+    /// Name of the profile; without it, the name is "default"
+    #[arg(value_name = "NAME", default_value = "default", hide_default_value = true, value_parser = profile_name)]
     name: String,
 
     /// Endpoint URI

@@ -38,9 +38,10 @@ const STALL: Duration = Duration::from_secs(10);
 
 /// Finds out how an endpoint behaves where clouds differ
 ///
-/// It creates one drive of 40 MiB, named openhosting-probe, tests on it what the providers do not
-/// document, and destroys it again, also when it is stopped. This takes up to two minutes and sends up to
-/// 60 MiB. The answers are saved as the findings about the endpoint, which later transfers use.
+/// The providers do not document everything. This command creates a drive of 40 MiB that is named
+/// openhosting-probe, finds out what it can with it, and destroys it, even when it is stopped. It
+/// takes up to two minutes and sends up to 60 MiB. The answers are saved as the findings about the
+/// endpoint, which later transfers use.
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-probe", bin_name = PROGRAM, version, after_long_help = help::after("probe"))]
 pub(super) struct ProbeArguments {
@@ -163,7 +164,7 @@ fn rows(findings: &Findings) -> Vec<[String; 3]> {
         (Some(taken), _) => Finding::Known(taken),
     };
     let of_reads = match findings.read_bytes_max() > READ_BYTES_MAX {
-        true => "a download with -c 8388608 asks for as much at a time",
+        true => "a download with -c 8388608 reads 8 MiB at a time",
         false => "reads are of 4 MiB at most",
     };
     vec![
@@ -205,7 +206,7 @@ fn rows(findings: &Findings) -> Vec<[String; 3]> {
             "Retry-After",
             (
                 answer_of(&findings.retry_after, retry_after),
-                "it is obeyed whenever it comes",
+                "the tools wait as long as it says",
             ),
         ),
         row(
@@ -223,7 +224,7 @@ fn rows(findings: &Findings) -> Vec<[String; 3]> {
                     answer_of(&findings.create_status, u16::to_string),
                     answer_of(&findings.destroy_status, u16::to_string)
                 ),
-                "every 2xx is success",
+                "every status 2xx counts as success",
             ),
         ),
     ]
@@ -242,8 +243,8 @@ fn parallel_writes(finding: &Finding<ParallelWrites>) -> (String, &'static str) 
         let accepted = writes.accepted;
         match (writes.loses_bytes, writes.busy_from) {
             (true, _) => "accepted, and bytes were lost".to_owned(),
-            (false, Some(from)) => format!("{accepted} accepted, of {from} some were busy"),
-            (false, None) => format!("{accepted} accepted, not tried with more"),
+            (false, Some(from)) => format!("{accepted} accepted, but not {from} at a time"),
+            (false, None) => format!("{accepted} accepted, more were not tried"),
         }
     });
     let is_limited = finding
@@ -270,15 +271,15 @@ fn write_counters(counters: &WriteCounters) -> String {
     };
     let late = if counters.is_late { ", late" } else { "" };
     let start = counters.start_bytes.unwrap_or_default();
-    format!("{place}, {counts}{late}, {start} on a new drive")
+    format!("{place}, {counts}{late}, {start} bytes on a new drive")
 }
 
 fn fresh_reads(finding: &Finding<bool>) -> (String, &'static str) {
     let word = |is_zero: &bool| if *is_zero { "zeros" } else { "not zeros" };
     let answer = answer_of(finding, |is_zero| word(is_zero).to_owned());
     let then = match finding.known() {
-        Some(false) => "zeros are sent, as each drive's own proof fails",
-        _ => "zeros are left out after a proof on the drive itself",
+        Some(false) => "zeros are sent",
+        _ => "zeros are left out if the new drive reads as zeros",
     };
     (answer, then)
 }
@@ -305,8 +306,8 @@ fn user_keys(findings: &Findings) -> (String, &'static str) {
     let created = answer_of(&findings.user_keys_created, say);
     let set = answer_of(&findings.user_keys_set, say);
     let then = match findings.user_keys_created.known() {
-        Some(false) => "after a lost answer to a create you are asked to look",
-        _ => "a drive is found again by its token",
+        Some(false) => "if the answer to a create is lost, look for the drive",
+        _ => "a drive is found again by its key user:oh-token",
     };
     (format!("{created} on create, {set} by set"), then)
 }
@@ -322,7 +323,7 @@ fn largest_body(finding: &Finding<LargestBody>) -> (String, &'static str) {
             bytes => format!("{} accepted", mib(bytes)),
         };
         match (body.refused_bytes, body.refused_status) {
-            (None, _) => format!("{accepted}, not tried with more"),
+            (None, _) => format!("{accepted}, more was not tried"),
             (Some(bytes), Some(status)) => {
                 format!("{accepted}, {} refused with {status}", mib(bytes))
             }
@@ -339,7 +340,7 @@ fn largest_body(finding: &Finding<LargestBody>) -> (String, &'static str) {
 
 fn gzip_writes(finding: &Finding<GzipWrites>) -> (String, &'static str) {
     let answer = answer_of(finding, |gzip| match gzip {
-        GzipWrites::Decoded => "unpacked".to_owned(),
+        GzipWrites::Decoded => "decompressed".to_owned(),
         GzipWrites::Stored => "stored as it is".to_owned(),
         GzipWrites::Refused(status) => format!("refused with {status}"),
     });
@@ -363,8 +364,8 @@ fn retry_after(seen: &RetryAfter) -> String {
 
 fn size(size: &Size) -> String {
     match (size.asked_bytes, size.given_bytes) {
-        (asked, given) if asked == given => "as asked".to_owned(),
-        (asked, given) => format!("{given} for {asked}"),
+        (asked, given) if asked == given => "as requested".to_owned(),
+        (asked, given) => format!("{given} bytes, requested {asked}"),
     }
 }
 

@@ -46,11 +46,12 @@ pub(super) const FORM: OutputForm = OutputForm {
 
 /// Publishes an image as a drive with a name, and prints its UUID
 ///
-/// If the newest published drive of that name already holds the image, nothing is sent.
-/// Otherwise the image is written to a drive that is named "NAME (unfinished)", and renamed to NAME
-/// when everything is confirmed and verified. So a run that stops leaves nothing that looks
-/// finished, and the same command continues it. If an earlier image was published under the name,
-/// the cloud copies its drive, and only the blocks that differ are sent.
+/// The image is written to a drive named "NAME (unfinished)". When everything is confirmed and
+/// verified, the drive gets the name NAME. If a run stops, the same command continues it.
+///
+/// If an image was published under the name before, the cloud copies its drive, and only the
+/// blocks that differ are sent. If a published drive of the name already holds the image, nothing
+/// is sent.
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-publish", bin_name = PROGRAM, version, after_long_help = help::after("publish"))]
 pub(super) struct PublishArguments {
@@ -58,11 +59,10 @@ pub(super) struct PublishArguments {
     #[arg(short, long, value_name = "NAME", value_parser = new_name)]
     name: String,
 
-    /// Start from a copy of a drive: auto, none, or that drive
+    /// Copy this drive and send what differs: auto, none or DRIVE
     ///
-    /// The cloud copies the drive, and only the blocks that differ are sent to the copy. auto
-    /// is the newest drive that was published under the name; with none, the whole image is
-    /// sent. A drive is given by its UUID or its name.
+    /// The cloud makes the copy. auto is the newest drive that was published under the name. With
+    /// none, the whole image is sent. DRIVE is a UUID or a name.
     #[arg(long, value_name = "BASE", default_value = "auto", add = complete::drives(), hide_short_help = true, help_heading = help::DRIVE)]
     base: String,
 
@@ -82,7 +82,7 @@ pub(super) struct PublishArguments {
 
     /// Remove unfinished drives of the name first
     ///
-    /// Without IMAGE, nothing is published afterwards.
+    /// Without IMAGE, the program does nothing else.
     #[arg(long)]
     cleanup: bool,
 
@@ -108,7 +108,8 @@ pub(super) struct PublishArguments {
 
     /// Mark the drives of this publication with TOKEN
     ///
-    /// By default the mark is derived from the user and the name.
+    /// --keep and --cleanup remove only drives with the same mark. By default it is derived from
+    /// the user and the name.
     #[arg(long, value_name = "TOKEN", hide_short_help = true, help_heading = help::DRIVE)]
     token: Option<String>,
 
@@ -128,8 +129,8 @@ pub(super) struct PublishArguments {
 
     /// Set the compression: auto, 0 (none), 1 (fastest) to 12 (smallest)
     ///
-    /// auto adapts the level to the link and the processor if the whole image is sent, and is
-    /// level 6 if only differences are.
+    /// auto adapts the level to the link and the processor. If only differences are sent, auto
+    /// is level 6.
     #[arg(long, value_name = "LEVEL", default_value_t, value_parser = arguments::compression(), hide_possible_values = true, hide_short_help = true, help_heading = help::SPEED)]
     level: Compression,
 
@@ -151,7 +152,8 @@ pub(super) struct PublishArguments {
 
     /// Select the disk in an archive (OVA or tar) by its name
     ///
-    /// By default it is the one that boots, or the only one. --format is then that of the disk.
+    /// By default it is the disk that boots, or the only one. --format is then the format of that
+    /// disk.
     #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = help::IMAGE)]
     disk: Option<String>,
 
@@ -164,13 +166,13 @@ pub(super) struct PublishArguments {
     /// Choose how holes are checked: trust, sample or read
     ///
     /// A file system can report holes where there is data. trust believes it, sample reads some
-    /// bytes of each hole, read reads all bytes.
+    /// bytes of each hole, and read reads all bytes.
     #[arg(long, value_name = "HOW", default_value_t = Holes::Read, value_parser = arguments::holes(), hide_possible_values = true, hide_short_help = true, help_heading = help::IMAGE)]
     holes: Holes,
 
     /// Disk image, block device or URL of an image
     ///
-    /// The web server must support ranges.
+    /// The web server must support range requests.
     #[arg(value_name = "IMAGE")]
     image: Option<PathBuf>,
 }

@@ -47,11 +47,11 @@ const SERVERS: &str = "Virtual servers";
 const TESTING: &str = "Testing clients";
 const COMMAND: &str = "openhosting server";
 
-/// Serves the API: drives in a directory of sparse files, servers by QEMU
+/// Serves the API, with drives in a directory and virtual servers in QEMU
 ///
-/// Once it accepts connections it prints two lines that a shell can evaluate, OHURI and OHAUTH
-/// of the first user; the log goes to stderr. OHAUTH holds the user's key: the line is left out
-/// with --users-file, and when stdout goes to the log of systemd.
+/// When it accepts connections, it prints two lines for a shell: export OHURI=... and
+/// export OHAUTH=... with the key of the first user. The second line is left out with
+/// --users-file, and if stdout goes to the log of systemd. The log goes to stderr.
 // No Debug: it holds keys.
 #[derive(Parser)]
 #[command(name = PROGRAM, version, after_long_help = help::after("server"))]
@@ -95,9 +95,10 @@ pub(super) struct ServerArguments {
     #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"])]
     tls_self_signed: bool,
 
-    /// Serve plain HTTP to other machines
+    /// Serve API or metrics to other machines without TLS
     ///
-    /// Everybody on the way can read it.
+    /// Everybody on the network between can read the traffic, keys included. The client programs
+    /// refuse such an endpoint: put a proxy with TLS in front of it.
     #[arg(long)]
     insecure_listen: bool,
 
@@ -113,7 +114,7 @@ pub(super) struct ServerArguments {
     #[arg(long, hide_short_help = true, help_heading = TESTING)]
     round_size: bool,
 
-    /// Refuse reads of more than this many bytes
+    /// Refuse reads of more than this many bytes, as clouds do
     #[arg(long, value_name = "BYTES", default_value_t = READ_BYTES_MAX, value_parser = arguments::bytes, hide_short_help = true, help_heading = TESTING)]
     read_max: u64,
 
@@ -130,7 +131,7 @@ pub(super) struct ServerArguments {
 
     /// Limit the sizes of all drives together
     ///
-    /// The whole size of a drive counts, also where it takes less space on the disk.
+    /// The whole size of a drive counts, even if it takes less space on the disk.
     /// k, M, G and T are powers of 1024.
     #[arg(long, value_name = "SIZE", value_parser = arguments::bytes, hide_short_help = true, help_heading = LIMITS)]
     max_bytes: Option<u64>,
@@ -172,6 +173,8 @@ pub(super) struct ServerArguments {
     wrong_key_limit: Option<RateOrNone>,
 
     /// Serve /metrics to everybody at this address, without TLS
+    ///
+    /// An address that other machines reach needs --insecure-listen, even if the API has TLS.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket, hide_short_help = true, help_heading = help::OUTPUT)]
     metrics: Option<SocketAddr>,
 
@@ -191,7 +194,7 @@ pub(super) struct ServerArguments {
     #[arg(long, value_name = "PORT", value_parser = arguments::number::<u16>, hide_short_help = true, help_heading = SERVERS)]
     forward: Vec<u16>,
 
-    /// Let guests reach none, internet or host
+    /// Choose what guests reach: none, internet or host
     ///
     /// With none, guests answer only at the ports of --forward. With internet they also reach
     /// public IPv4 addresses and DNS, and nothing of this machine or its network. With host they
@@ -204,10 +207,10 @@ pub(super) struct ServerArguments {
     #[arg(long, hide_short_help = true, help_heading = SERVERS)]
     no_vnc_port: bool,
 
-    /// Give servers their shares of the processors in this cgroup
+    /// Enforce the key cpu of servers in this cgroup
     ///
-    /// DIR is a directory of cgroup version 2 with the controller cpu. By default all servers
-    /// share alike.
+    /// DIR is a directory of cgroup version 2 with the controller cpu. By default all servers get
+    /// equal shares of the processors.
     #[arg(long, value_name = "DIR", hide_short_help = true, help_heading = SERVERS)]
     cgroup: Option<PathBuf>,
 

@@ -29,16 +29,16 @@ use crate::transfer::{Ended, JOBS_DEFAULT, Patience, RateLimit, Stop, Verify, We
 /// The flags that mean the same to both, whichever way the bytes go.
 #[derive(Debug, clap::Args, PartialEq, Eq)]
 pub(super) struct CommonArguments {
-    /// Maximum concurrent requests; the number adapts
+    /// Use at most N concurrent requests [default: 64]
     ///
-    /// The default is 64.
+    /// The number adapts to the link.
     #[arg(hide_default_value = true, short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     pub(super) jobs: NonZeroU32,
 
     /// Never use fewer than N concurrent requests
     ///
-    /// A transfer starts with 4 or 32 of them, or with N if that is more. The same number as
-    /// for --jobs makes it fixed.
+    /// A transfer starts with 4 requests (32 if a round trip takes more than 50 ms), or with N if
+    /// that is more. If N is also the value of --jobs, the number does not change.
     #[arg(long, value_name = "N", default_value = "1", value_parser = arguments::jobs, hide_short_help = true, help_heading = help::SPEED)]
     pub(super) min_jobs: NonZeroU32,
 
@@ -59,7 +59,7 @@ pub(super) struct CommonArguments {
     #[arg(long, value_name = "BYTES", value_parser = arguments::rate)]
     pub(super) limit_rate: Option<NonZeroU64>,
 
-    /// Abort a request after this long without data
+    /// Abort and repeat a request after this long without data
     ///
     /// Less than 32 bytes per second count as no data.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience, hide_short_help = true, help_heading = help::SPEED)]

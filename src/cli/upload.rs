@@ -69,7 +69,7 @@ pub(super) struct UploadArguments {
     #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
 
-    /// Resume at this byte of the image, rounded down to a chunk
+    /// Resume at this byte, rounded down to the start of a chunk
     #[arg(short, long, value_name = "OFFSET", default_value = "0", value_parser = arguments::bytes, hide_short_help = true, help_heading = help::RESUMING)]
     offset: u64,
 
@@ -85,7 +85,7 @@ pub(super) struct UploadArguments {
     #[arg(short, long, value_name = "TIER", hide_short_help = true, help_heading = help::DRIVE)]
     tier: Option<String>,
 
-    /// Let several servers claim the new drive at once
+    /// Let several servers use the new drive at the same time
     #[arg(short, long, hide_short_help = true, help_heading = help::DRIVE)]
     shared: bool,
 
@@ -150,8 +150,8 @@ pub(super) struct UploadArguments {
 
     /// Demand that the file IMAGE has this SHA-256
     ///
-    /// The digest is that of the file as it is, compressed or in its format. With another
-    /// digest the exit code is 4, and the drive must not be used.
+    /// The digest is that of the file itself, not of the disk in it. If it differs, the exit code
+    /// is 4, and the drive must not be used.
     #[arg(long, value_name = "HEX", value_parser = arguments::sha256, hide_short_help = true, help_heading = help::CHECKS)]
     sha256: Option<Digest>,
 

@@ -55,9 +55,10 @@ pub(super) struct VerifyArguments {
     #[arg(long, value_name = "I/N", hide_short_help = true, help_heading = help::MACHINES)]
     shard: Option<Shard>,
 
-    /// Demand that RECEIPT.minisig is its signature by this key
+    /// Refuse RECEIPT unless it has a valid signature by KEY
     ///
-    /// KEY is a public key of minisign: a file, or the line in it.
+    /// The signature is in RECEIPT.minisig. KEY is a public key of minisign: a file, or the line
+    /// in it.
     #[arg(long, value_name = "KEY")]
     pubkey: Option<String>,
 
@@ -72,9 +73,9 @@ pub(super) struct VerifyArguments {
     #[command(flatten)]
     access: Access,
 
-    /// Maximum concurrent requests; the number adapts
+    /// Use at most N concurrent requests [default: 64]
     ///
-    /// The default is 64.
+    /// The number adapts to the link.
     #[arg(hide_default_value = true, short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     jobs: NonZeroU32,
 

@@ -161,7 +161,7 @@ impl Beginning<'_> {
         monitor.event(&Event::Resuming {
             done_bytes: there,
             size: (!plan.is_endless()).then(|| plan.size()),
-            line: format!("Resuming: {there}{of} bytes are settled"),
+            line: format!("Resuming: {there}{of} bytes are done"),
         });
         let Some(journal) = session.journal.clone() else {
             return Ok((image, false));

@@ -372,7 +372,7 @@ fn the_findings_are_stored_and_used() {
     let out = user.openhosting(&["probe"]);
     assert!(out.status.success());
     let table = String::from_utf8(out.stdout).unwrap();
-    assert!(table.contains("1 accepted, of 2 some were busy"), "{table}");
+    assert!(table.contains("1 accepted, but not 2 at a time"), "{table}");
     assert_eq!(table.lines().count(), 13);
     let files = user.files();
     assert_eq!(files.len(), 1);

@@ -208,7 +208,7 @@ fn a_drive_created_before_hashing_is_reused_for_its_image_only() {
         .run()
         .code(0)
         .says(&format!(
-            "Unfinished with another content: {left}; --cleanup removes it"
+            "Unfinished, with another image: {left}; --cleanup removes it"
         ));
     let done = done.text().trim().to_owned();
     assert_drive(&server, &done, &other);

@@ -384,9 +384,11 @@ impl Server {
         if address.ip().is_loopback() || self.insecure_listen {
             return Ok(());
         }
-        let what = format!("Refused to tell the metrics to everybody on {address}");
-        Err(Error::new(ErrorKind::Usage, what)
-            .hint_to(advice!["Choose 127.0.0.1, or say ", Remedy::InsecureListen]))
+        let what = format!("Refused to serve the metrics to everybody on {address}");
+        Err(Error::new(ErrorKind::Usage, what).hint_to(advice![
+            "Choose 127.0.0.1, or pass ",
+            Remedy::InsecureListen
+        ]))
     }
 
     /// Also answers `/metrics` and `/health` on `listener`, while it runs.
