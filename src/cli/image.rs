@@ -301,9 +301,12 @@ fn about_unknown(text: &mut Text, survey: &ImageSurvey) {
     text.line("Format", survey.image.format());
     text.line("Disk", survey.size().map_or_else(not_known, bytes));
     if let Some(count) = survey.chunks() {
-        text.line("Chunks", format!("{count} of {} bytes", survey.chunk));
+        text.line(
+            "Chunks",
+            format!("{count}, each of up to {} bytes", survey.chunk),
+        );
     }
-    let what = "what is zeros, nor what it packs to: nothing but its start was read";
+    let what = "zeros and compressed size: only the start of the image was read";
     text.line("Not known", what);
 }
 
@@ -317,7 +320,7 @@ fn about_disk(text: &mut Text, survey: &ImageSurvey, census: &Census) {
     }
     let share = percent(allocated, size);
     text.line("Allocated", format!("{allocated} bytes, {share}"));
-    let chunks = format!("{count} of {} bytes", plan.chunk_bytes());
+    let chunks = format!("{count}, each of up to {} bytes", plan.chunk_bytes());
     if census.knows_content() {
         let about = if census.is_exact() { "" } else { "about " };
         let wire = census.wire();
@@ -325,21 +328,18 @@ fn about_disk(text: &mut Text, survey: &ImageSurvey, census: &Census) {
             wire.map(|(level, bytes)| format!("{about}{} at level {level}", HumanBytes(bytes)));
         let to_send = census.chunks_to_send();
         text.line("Zeros", format!("{about}{}", percent(census.zeros(), size)));
-        text.line(
-            "Chunks",
-            format!("{chunks}, {about}{to_send} of them to send"),
-        );
+        text.line("Chunks", format!("{chunks}; {about}{to_send} to send"));
         text.line("On the wire", wire.collect::<Vec<_>>().join(", "));
     } else {
         let with_data = census.data_chunks;
-        text.line("Chunks", format!("{chunks}, {with_data} of them with data"));
-        let what = "what of the data is zeros, nor what it packs to: only the map was fetched";
+        text.line("Chunks", format!("{chunks}; {with_data} with data"));
+        let what = "zeros and compressed size: no data was fetched";
         text.line("Not known", what);
     }
     let part = census.part;
     text.line(
         "Map",
-        format!("of parts of {part} bytes, darker with more data"),
+        format!("each character is {part} bytes, darker with more data"),
     );
     let columns = stdout_columns().unwrap_or(COLUMNS).clamp(1, COLUMNS);
     for parts in census.map.chunks(columns) {

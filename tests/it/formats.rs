@@ -642,7 +642,7 @@ fn image_info_shows_what_an_upload_will_send() {
     let text = text.text().to_owned();
     for line in [
         "Format       vhdx",
-        "Chunks       5 of 5242880 bytes",
+        "Chunks       5, each of up to 5242880 bytes",
         "\u{2588}",
     ] {
         assert!(text.contains(line), "{text}");

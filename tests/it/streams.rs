@@ -1052,7 +1052,7 @@ fn info_of_an_image_on_a_web_server_fetches_headers_and_the_map_only() {
     let (text, object) = image_info(&scene, &format!("{}a.img", web.uri()));
     assert!(web.bytes_down() < 1 << 20, "{}", web.bytes_down());
     assert!(
-        text.contains("Chunks       51 of 1000000 bytes\n"),
+        text.contains("Chunks       51, each of up to 1000000 bytes\n"),
         "{text}"
     );
     assert_eq!(
