@@ -1102,7 +1102,7 @@ fn info_of_an_image_on_a_web_server_fetches_headers_and_the_map_only() {
         }
         assert_eq!(object["zero_bytes"], serde_json::Value::Null);
         assert!(
-            text.contains("\u{2588}") && text.contains("only the map was fetched"),
+            text.contains("\u{2588}") && text.contains("no data was fetched"),
             "{text}"
         );
         let map = scene
