@@ -800,7 +800,7 @@ impl<'a> Publisher<'a> {
         };
         self.unfinished = Some(drive);
         self.monitor
-            .notice(format!("Going on with the unfinished drive {drive}"));
+            .notice(format!("Resuming on the unfinished drive {drive}"));
         let info = self.info(drive).await?;
         if let (DriveState::Writing, Some(by)) = (mark.state, claim(&info)) {
             return Err(in_use(self.client, &info, &by, Advice::default()).await);

@@ -297,7 +297,7 @@ pub(super) fn check_gzip(findings: &Findings) -> Result<()> {
     match findings.gzip_writes.known() {
         Some(GzipWrites::Stored | GzipWrites::Refused(_)) => Err(Error::new(
             ErrorKind::Rejected,
-            "The endpoint does not unpack gzip, as a probe found",
+            "The endpoint does not decompress gzip, as a probe found",
         )
         .hint_to("If that has changed, probe again with: openhosting probe")),
         Some(GzipWrites::Decoded) | None => Ok(()),

@@ -257,7 +257,7 @@ impl Publisher<'_> {
                 }
                 reported = Some(progress);
             } else if moved.elapsed() >= self.options.patience.max_outage() {
-                let what = format!("The copy into drive {drive} does not get on");
+                let what = format!("The copy into drive {drive} makes no progress");
                 return Err(Error::new(ErrorKind::Unavailable, what));
             }
             // This way, the end is noticed at most a tenth of the time too late.

@@ -216,7 +216,7 @@ fn a_drive_created_before_hashing_is_reused_for_its_image_only() {
     let done = publish(&desk, &server.uri, "b.img --name n")
         .run()
         .code(0)
-        .says("Going on with the unfinished drive");
+        .says("Resuming on the unfinished drive");
     assert_eq!(done.text().trim(), left);
     assert_drive(&server, left, &next);
     assert_drive(&server, &old, &image());

@@ -710,7 +710,7 @@ fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) ->
             format!(
                 "{name} was cut off: its {format} ends in the middle, at byte {offset} of its content"
             ),
-            "Fetch it again whole; then the same command goes on where this one ended".into(),
+            "Get an undamaged copy of the image: with it, the same command resumes".into(),
         ),
         _ => (
             format!("{name} is not sound {format} at byte {offset} of its content"),
@@ -721,7 +721,7 @@ fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) ->
                     " sends it as it is",
                 ],
                 (test, _) => format!(
-                    "Test it with: {test}. Once it was fetched again whole, the same command goes on where this one ended"
+                    "Test it with: {test}. With an undamaged copy of the image, the same command resumes"
                 )
                 .into(),
             },
