@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use libfuzzer_sys::fuzz_target;
-use openhosting_image::xz_index_size;
+use openhosting_image::xz_content_size;
 
 thread_local! {
     static FILE: File = tempfile::tempfile_in("/dev/shm")
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
         file.set_len(0).expect("room");
         if first & 1 == 0 {
             file.write_all_at(data, 0).expect("room");
-            let _ = index_size(file);
+            let _ = content_size(file);
             return;
         }
         let Some((room, index)) = data.split_first_chunk::<4>() else {
@@ -46,13 +46,13 @@ fuzz_target!(|data: &[u8]| {
         file.write_all_at(&index, at).expect("room");
         file.write_all_at(&footer, at + index.len() as u64)
             .expect("room");
-        let _ = index_size(file);
+        let _ = content_size(file);
     });
 });
 
-fn index_size(file: &File) -> Option<u64> {
+fn content_size(file: &File) -> Option<u64> {
     let size = file.metadata().expect("a file").len();
-    xz_index_size(size, |bytes, at| file.read_exact_at(bytes, at))
+    xz_content_size(size, |bytes, at| file.read_exact_at(bytes, at))
 }
 
 fn crc32(bytes: &[u8]) -> u32 {

@@ -46,7 +46,7 @@ pub use raw::{Member, RawImage, Remote};
 pub use reader::{ImageReader, Unchecked, Unread};
 pub use stream::{
     Input, Length, Sought, StreamEnd, StreamFormat, StreamImage, StreamOptions, Trailer,
-    xz_index_size,
+    xz_content_size,
 };
 pub use target::{ClusterPacking, ImageTarget, TargetFormat, data_blocks, part_of};
 

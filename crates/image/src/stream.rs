@@ -42,13 +42,14 @@ use lzma::Lzma;
 use members::Members;
 pub use members::Trailer;
 use source::{Packed, Source, Tap};
-pub use xz::index_size as xz_index_size;
+pub use xz::content_size as xz_content_size;
 use zip::Zip;
 pub(super) use zip::{Entry as ZipEntry, find as find_in_zip};
 
 /// Bytes to read at a time, before and after decompression.
 const STEP_BYTES: usize = 256 * 1024;
-/// Minimum size of a drive whose image does not state its own size.
+/// Minimum initial size of a drive whose image does not state its own size. The drive grows as
+/// needed and is cut at the end, so the value is a choice: most system images need this much.
 const FIRST_BYTES_MIN: u64 = 1 << 30;
 
 /// The size of an image, in bytes.
@@ -675,20 +676,21 @@ fn judge(tail: &[u8], before: u64, name: &str, place: &Place<'_>) -> Result<Stre
     }
 }
 
-/// Finds an error of ours that passed through a decoder.
-fn ours(cause: io::Error) -> Result<Error, io::Error> {
+/// Takes an error with its own message and hint, which a reader wrapped to pass it through a
+/// decoder, out of `cause`. Any other cause is returned as it is.
+fn unwrap_error(cause: io::Error) -> Result<Error, io::Error> {
     cause.downcast::<Error>()
 }
 
 fn unreadable(name: &str, cause: io::Error) -> Error {
-    match ours(cause) {
+    match unwrap_error(cause) {
         Ok(error) => error,
         Err(cause) => Error::new(ErrorKind::Image, format!("Cannot read {name}")).because(cause),
     }
 }
 
 fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) -> Error {
-    let cause = match ours(cause) {
+    let cause = match unwrap_error(cause) {
         Ok(error) => return error,
         Err(cause) => cause,
     };

@@ -15,7 +15,9 @@ const HEADER_BYTES: usize = zstd::HEADER_BYTES;
 /// Maximum number of frames without content to skip while looking for the size of the content in
 /// the first frame that has some.
 const SKIPPABLE_MAX: usize = 1024;
-/// Maximum initial size of a drive according to a header that nothing has checked: 2 TiB.
+/// Maximum initial size of a drive according to a header that nothing has checked: 2 TiB. A damaged
+/// header could otherwise order a drive that is expensive or that the account does not allow. With
+/// a larger size in the header, the drive starts small and grows.
 const EXPECTED_BYTES_MAX: u64 = 2 << 40;
 
 /// The compression of a stream.
@@ -162,7 +164,7 @@ impl StreamFormat {
     /// end, so that a wrong size is an error.
     pub(super) fn expected(self, file: &RawImage) -> Option<u64> {
         let size = match self {
-            Self::Xz => super::xz_index_size(file.size(), |bytes, at| file.read_at(bytes, at))?,
+            Self::Xz => super::xz_content_size(file.size(), |bytes, at| file.read_at(bytes, at))?,
             Self::Lzip => lzma::lzip_size(file)?,
             Self::Lzma => lzma::alone_size(&header(file, 0)?)?,
             Self::Zstd => zstd::content_size(&first_frame(file)?)?,

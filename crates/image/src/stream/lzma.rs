@@ -20,7 +20,8 @@ const ALONE_UNKNOWN: u64 = u64::MAX;
 const LZIP_FOOTER_BYTES: u64 = 20;
 /// Bytes of the header of such a member.
 const LZIP_HEADER_BYTES: u64 = 6;
-/// Maximum number of members whose sizes are added up before decompression.
+/// Maximum number of members whose sizes are added up before decompression, which bounds the time:
+/// each takes a read. With more, the size is unknown until the end.
 const LZIP_MEMBERS_MAX: usize = 65_536;
 
 /// A decoder.

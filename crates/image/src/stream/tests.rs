@@ -5,8 +5,8 @@ use std::io::Write;
 
 use super::*;
 
-type Pack = fn(&[u8]) -> Vec<u8>;
-const PACKS: [(&str, Pack); 7] = [
+type Compress = fn(&[u8]) -> Vec<u8>;
+const FORMATS: [(&str, Compress); 7] = [
     ("gzip", gzip),
     ("xz", xz),
     ("zstd", zstd),
@@ -56,7 +56,8 @@ fn lzma(plain: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// The content of an .lzma file, with lzip's header and footer.
+/// One member of an .lz file. Its compressed data are those of an .lzma file after its header of 13
+/// bytes, so only the header (version 1, a dictionary of 2^20 bytes) and the footer differ.
 fn lzip(plain: &[u8]) -> Vec<u8> {
     let alone = lzma(plain);
     let mut crc = flate2::Crc::new();
@@ -92,6 +93,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<u8>, Option<Trailer>)> {
         panic!("a pipe is a stream");
     };
     assert_ne!(image.format(), StreamFormat::Raw, "it was not recognised");
+    // Any length will do that does not divide the content.
     let (mut content, mut step) = (Vec::new(), [0; 700]);
     loop {
         match image.read_next(&mut step, content.len() as u64)? {
@@ -104,13 +106,13 @@ fn read(bytes: &[u8]) -> Result<(Vec<u8>, Option<Trailer>)> {
 #[test]
 fn every_format_is_read_with_all_its_members() {
     let content = content();
-    for (format, pack) in PACKS {
+    for (format, compress) in FORMATS {
         assert_eq!(
-            read(&pack(&content)).unwrap(),
+            read(&compress(&content)).unwrap(),
             (content.clone(), None),
             "{format}"
         );
-        let two = [pack(&content[..500]), pack(&content[500..])].concat();
+        let two = [compress(&content[..500]), compress(&content[500..])].concat();
         match format {
             // The format allows only one stream.
             "lzma" => assert!(read(&two).is_err()),
@@ -121,20 +123,22 @@ fn every_format_is_read_with_all_its_members() {
 
 #[test]
 fn many_tiny_members_are_refused() {
-    for (format, pack) in PACKS {
+    for (format, compress) in FORMATS {
         if !["gzip", "lz4"].contains(&format) {
             continue;
         }
         for piece in [&b""[..], b"1"] {
-            let many = [pack(&content()), pack(piece).repeat(9000)].concat();
+            // A little more than the 8192 members that may be as small as they like.
+            let many = [compress(&content()), compress(piece).repeat(9000)].concat();
             let error = read(&many).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Image, "{format}");
             assert!(error.chain().contains("hold only"), "{}", error.chain());
         }
-        // Fewer members are read, and so is any number that contain something.
-        let few = [pack(&content()), pack(b"").repeat(1000)].concat();
+        // Up to 8192 members may be empty. More are read if they have at least 512 bytes on
+        // average.
+        let few = [compress(&content()), compress(b"").repeat(1000)].concat();
         assert_eq!(read(&few).unwrap().0, content(), "{format}");
-        let worth = pack(&[7; 1024]).repeat(9000);
+        let worth = compress(&[7; 1024]).repeat(9000);
         assert_eq!(read(&worth).unwrap().0.len(), 9000 * 1024, "{format}");
     }
 }
@@ -142,15 +146,16 @@ fn many_tiny_members_are_refused() {
 #[test]
 fn a_stream_truncated_anywhere_is_an_error() {
     let content = content();
-    for (format, pack) in PACKS {
-        let (first, rest) = (pack(&content[..500]), pack(&content[500..]));
+    for (format, compress) in FORMATS {
+        let (first, rest) = (compress(&content[..500]), compress(&content[500..]));
         let all = [&first[..], &rest].concat();
         let whole = match format {
             "lzma" => &first,
             _ => &all,
         };
-        // With fewer bytes the format is not recognised.
+        // The format with the longest signature, .lzma, is recognised by 14 bytes.
         for cut in 14..whole.len() {
+            // This is a complete stream.
             if cut == first.len() {
                 continue;
             }
@@ -163,8 +168,9 @@ fn a_stream_truncated_anywhere_is_an_error() {
 #[test]
 fn a_flipped_bit_is_an_error_or_changes_nothing() {
     let content = content();
-    for (format, pack) in PACKS {
-        let sound = pack(&content);
+    for (format, compress) in FORMATS {
+        let sound = compress(&content);
+        // A change of the first bytes makes it another format.
         for at in 16..sound.len() {
             let mut bad = sound.clone();
             bad[at] ^= 0x10;
@@ -181,9 +187,9 @@ fn a_flipped_bit_is_an_error_or_changes_nothing() {
 #[test]
 fn trailing_bytes_are_treated_as_by_the_tool_of_the_format() {
     let content = content();
-    let member = |pack: Pack| pack(b"another member");
-    for (format, pack) in PACKS {
-        let packed = pack(&content);
+    let member = |compress: Compress| compress(b"another member");
+    for (format, compress) in FORMATS {
+        let packed = compress(&content);
         let end = packed.len() as u64;
         let ignored = |bytes| {
             let format = StreamFormat::of(&packed)?;
@@ -193,22 +199,27 @@ fn trailing_bytes_are_treated_as_by_the_tool_of_the_format() {
                 bytes,
             })
         };
-        let behind = |what: &[u8]| read(&[&packed[..], what].concat()).map(|(_, trailer)| trailer);
+        let followed_by =
+            |what: &[u8]| read(&[&packed[..], what].concat()).map(|(_, trailer)| trailer);
         let zeros = [0; 512];
+        // OpenWrt's images have metadata in this form after their gzip data.
         let openwrt = [&zeros[..8], b"{\"metadata_version\": 1}FWx0"].concat();
         for (what, expected) in [
             (&b"\n"[..], Some(ignored(1))),
             (b"garbage", Some(ignored(7))),
             (&openwrt, Some(ignored(openwrt.len() as u64))),
+            // gzip takes zeros for padding, about which nothing is to be reported.
             (
                 &zeros,
-                Some(ignored(512))
-                    .filter(|_| format != "gzip")
-                    .or(Some(None)),
+                match format {
+                    "gzip" => Some(None),
+                    _ => Some(ignored(512)),
+                },
             ),
         ] {
+            // The tools of the other formats fail on a trailer.
             let expected = expected.filter(|_| ["gzip", "bzip2", "lzip"].contains(&format));
-            match (behind(what), expected) {
+            match (followed_by(what), expected) {
                 (Ok(trailer), Some(expected)) => assert_eq!(trailer, expected, "{format}"),
                 // The padding of .xz consists of multiples of four zeros.
                 (Ok(None), None) if format == "xz" && what == zeros => {}
@@ -216,12 +227,12 @@ fn trailing_bytes_are_treated_as_by_the_tool_of_the_format() {
                 (got, expected) => panic!("{format} {what:?}: {got:?}, not {expected:?}"),
             }
         }
-        // What could begin another member is no trailer.
-        let mut damaged = member(pack);
+        // A damaged or truncated member is an error, although it could be a trailer.
+        let mut damaged = member(compress);
         damaged[12] ^= 0xff;
-        let cut = &member(pack)[..7];
+        let cut = &member(compress)[..7];
         for what in [&damaged[..], cut] {
-            assert!(behind(what).is_err(), "{format}");
+            assert!(followed_by(what).is_err(), "{format}");
         }
     }
     let hidden = [&gzip(&content)[..], &[0; 100], &member(gzip)].concat();
@@ -236,21 +247,25 @@ fn trailing_bytes_are_treated_as_by_the_tool_of_the_format() {
 #[test]
 fn frames_without_content_are_skipped_everywhere() {
     let content = content();
-    let frame = |variant: u8, held: &[u8]| {
-        let len = u32::try_from(held.len()).unwrap().to_le_bytes();
-        [&[0x50 + variant, 0x2a, 0x4d, 0x18], &len[..], held].concat()
+    let frame = |variant: u8, payload: &[u8]| {
+        let len = u32::try_from(payload.len()).unwrap().to_le_bytes();
+        [&[0x50 + variant, 0x2a, 0x4d, 0x18], &len[..], payload].concat()
     };
-    for (name, pack) in [("zstd", zstd as Pack), ("lz4", lz4)] {
+    for (name, compress) in [("zstd", zstd as Compress), ("lz4", lz4)] {
         for variant in 0..16 {
-            for held in [0, 10, 3 * HEAD_BYTES, 2 * STEP_BYTES] {
-                let frame = frame(variant, &vec![7; held]);
-                let (first, rest) = (pack(&content[..500]), pack(&content[500..]));
+            for payload_bytes in [0, 10, 3 * HEAD_BYTES, 2 * STEP_BYTES] {
+                let frame = frame(variant, &vec![7; payload_bytes]);
+                let (first, rest) = (compress(&content[..500]), compress(&content[500..]));
                 let all = [&frame[..], &frame, &first, &frame, &rest, &frame].concat();
                 let super::super::Image::Stream(image) = opened(&all).unwrap() else {
                     panic!("a pipe is a stream");
                 };
                 assert_eq!(image.format().name(), name);
-                assert_eq!(read(&all).unwrap().0, content, "{name} {variant} {held}");
+                assert_eq!(
+                    read(&all).unwrap().0,
+                    content,
+                    "{name} {variant} {payload_bytes}"
+                );
                 assert!(read(&all[..all.len() - 1]).is_err());
             }
         }
@@ -262,10 +277,11 @@ fn frames_without_content_are_skipped_everywhere() {
     }
 }
 
-/// The .xz stream of `content` whose header claims a larger dictionary: 2^n bytes for code 2 * n -
-/// 24, and half as much again for the next code.
+/// The .xz stream of `content` whose header claims a larger dictionary. Codes count sizes of 4 KiB,
+/// 6 KiB, 8 KiB, 12 KiB and so on: 36 is 1 GiB, 37 is 1.5 GiB, 39 is 3 GiB.
 fn with_dictionary(content: &[u8], code: u8) -> Vec<u8> {
     let mut bytes = xz(content);
+    // The header of the first block follows the header of the stream. Its first byte is its length.
     let header = 12..12 + (usize::from(bytes[12]) + 1) * 4;
     let at = header.start + 2;
     assert_eq!(
@@ -283,10 +299,11 @@ fn with_dictionary(content: &[u8], code: u8) -> Vec<u8> {
 #[test]
 fn the_memory_limit_is_reported_and_small_images_stay_below_it() {
     let content = content();
-    // 1 and 1.5 GiB, of which nearly nothing is used.
+    // Large dictionaries, of which nearly nothing is used.
     for code in [36, 37] {
         assert_eq!(read(&with_dictionary(&content, code)).unwrap().0, content);
     }
+    // An empty frame with a window of 2^log bytes.
     let window = |log: u8| [&b"\x28\xb5\x2f\xfd\x00"[..], &[(log - 10) << 3], &[1, 0, 0]].concat();
     assert_eq!(
         read(&[window(31), zstd(&content)].concat()).unwrap().0,

@@ -20,7 +20,7 @@ use crate::advice::Remedy;
 use crate::archive::is_companion as is_of_another_system;
 pub(crate) use directory::find;
 pub(super) use header::is_start;
-use header::{Header, Method, corrupt, ours};
+use header::{Header, Method, corrupt, permanent_error};
 
 /// The file in an archive that is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(crate) struct Entry {
     at: u64,
     /// Its size in bytes.
     pub(super) size: u64,
-    packed: u64,
+    packed_size: u64,
     crc: u32,
 }
 
@@ -51,12 +51,15 @@ fn is_companion(name: &str) -> bool {
 pub(super) struct Zip {
     body: Body,
     header: Header,
-    /// Whether the directory or the user selected the file: then there may be others beside it.
-    is_chosen: bool,
+    /// Whether the file was found in the directory. If not, it must be the only file of the
+    /// archive.
+    is_from_directory: bool,
+    /// The CRC-32 and the size of the content so far.
     crc: flate2::Crc,
     size: u64,
-    /// Bytes of the archive before those of the file.
-    before: u64,
+    /// Offset of the compressed content in the archive.
+    body_at: u64,
+    /// What follows the end record is reported here.
     trailer: Arc<OnceLock<Trailer>>,
 }
 
@@ -64,7 +67,9 @@ enum Body {
     /// Stored bytes; this many are left.
     Stored(Packed, u64),
     Deflated(DeflateDecoder<Packed>),
+    /// All was read and found correct.
     Over,
+    /// The checks at the end failed.
     Failed,
 }
 
@@ -73,7 +78,8 @@ impl Zip {
     /// to print.
     ///
     /// # Errors
-    /// Our own if it is encrypted, or the compression is not supported.
+    /// The cause of the `io::Error` is an [`Error`](crate::error::Error) with a hint if the file is
+    /// encrypted, its compression is not supported, or it is stored without its size.
     pub(super) fn open(
         mut source: Packed,
         entry: Option<&Entry>,
@@ -82,13 +88,13 @@ impl Zip {
         let header = match entry {
             Some(entry) => {
                 source.skip(entry.at)?;
-                let stated = Header::read(&mut source)?;
+                // The header may leave these to a descriptor; the directory always has them.
                 Header {
                     crc: entry.crc,
-                    packed: entry.packed,
+                    packed_size: entry.packed_size,
                     size: entry.size,
-                    are_sizes_behind: false,
-                    ..stated
+                    has_descriptor: false,
+                    ..Header::read(&mut source)?
                 }
             }
             None => {
@@ -98,44 +104,48 @@ impl Zip {
         };
         let name = header.name.escape_debug().to_string();
         header.check_readable()?;
-        let before = source.consumed();
+        let body_at = source.consumed();
         let body = match header.method {
             Method::Deflated => Body::Deflated(DeflateDecoder::new(source)),
-            Method::Stored if header.are_sizes_behind => {
+            Method::Stored if header.has_descriptor => {
                 let what = format!("{name:?} in the zip archive is stored without its size");
-                return Err(ours(what, "Put the archive into a file first".to_owned()));
+                return Err(permanent_error(
+                    what,
+                    "Put the archive into a file first".to_owned(),
+                ));
             }
-            Method::Stored | Method::Other(_) => Body::Stored(source, header.packed),
+            Method::Stored | Method::Other(_) => Body::Stored(source, header.packed_size),
         };
         let zip = Self {
             body,
             header,
-            is_chosen: entry.is_some(),
+            is_from_directory: entry.is_some(),
             crc: flate2::Crc::new(),
             size: 0,
-            before,
+            body_at,
             trailer,
         };
         Ok((zip, name))
     }
 
-    /// Checks what was read, and reads the rest to the end.
+    /// Compares what was read with the checksum and sizes that the archive states, and reads the
+    /// archive to its end, so that its digest covers all of it.
     fn finish(&self, mut source: Packed) -> io::Result<()> {
-        let packed = source.consumed() - self.before;
-        let read = (self.crc.sum(), packed, self.size);
-        if self.header.are_sizes_behind {
-            header::check_descriptor(&mut source, read)?;
-        } else if read != (self.header.crc, self.header.packed, self.header.size) {
+        let packed_size = source.consumed() - self.body_at;
+        let actual = (self.crc.sum(), packed_size, self.size);
+        if self.header.has_descriptor {
+            header::check_descriptor(&mut source, actual)?;
+        } else if actual != (self.header.crc, self.header.packed_size, self.header.size) {
             return Err(corrupt(format!(
-                "{:?} in it has not the size or the checksum that it should have",
+                "the size or the checksum of {:?} in it is wrong",
                 self.header.name
             )));
         }
-        if !self.is_chosen {
+        if !self.is_from_directory {
             if let Some(other) = next_file(&mut source)? {
                 let (one, other) = (&self.header.name, &other.name);
                 let what = format!("The zip archive holds several files, {one:?} and {other:?}");
-                return Err(ours(
+                return Err(permanent_error(
                     what,
                     advice![
                         "Put it into a file, and name the disk in it with ",
@@ -183,7 +193,7 @@ impl Read for Zip {
             self.size += n as u64;
             return Ok(n);
         }
-        // An error on the way leaves the state `Failed`.
+        // If `finish` fails, `Failed` stays, so that another read does not return an end.
         match std::mem::replace(&mut self.body, Body::Failed) {
             Body::Stored(source, _) => self.finish(source)?,
             Body::Deflated(decoder) => self.finish(decoder.into_inner())?,
@@ -194,7 +204,8 @@ impl Read for Zip {
     }
 }
 
-/// The header of the next file that is no companion file; `None` where the directory begins.
+/// Reads the header of the next file that is no companion file; `None` if something else than a
+/// file comes next, which should be the directory ([`header::skip_directory`] checks it).
 fn next_file(source: &mut Packed) -> io::Result<Option<Header>> {
     loop {
         if !is_start(source.peek(header::HEADER_BYTES)?) {
@@ -210,19 +221,19 @@ fn next_file(source: &mut Packed) -> io::Result<Option<Header>> {
 
 /// Skips a file. If its size follows it, it has to be decompressed to find its end.
 fn skip_body(source: &mut Packed, header: &Header) -> io::Result<()> {
-    if !header.are_sizes_behind {
-        return source.skip(header.packed);
+    if !header.has_descriptor {
+        return source.skip(header.packed_size);
     }
     header.check_readable()?;
     if header.method != Method::Deflated {
         return Err(corrupt(format!("{:?} in it has no size", header.name)));
     }
-    let before = source.consumed();
-    let mut crc = flate2::CrcReader::new(DeflateDecoder::new(&mut *source));
-    let size = io::copy(&mut crc, &mut io::sink())?;
-    let sum = crc.crc().sum();
-    let read = (sum, source.consumed() - before, size);
-    header::check_descriptor(source, read)
+    let body_at = source.consumed();
+    let mut content = flate2::CrcReader::new(DeflateDecoder::new(&mut *source));
+    let size = io::copy(&mut content, &mut io::sink())?;
+    let crc = content.crc().sum();
+    let packed_size = source.consumed() - body_at;
+    header::check_descriptor(source, (crc, packed_size, size))
 }
 
 #[cfg(test)]

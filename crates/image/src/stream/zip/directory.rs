@@ -1,7 +1,8 @@
 //! The directory at the end of a zip archive.
 
 use super::header::{
-    END, END_64, ENTRY, Header, IS_LARGER, LOCATOR_64, larger_numbers, u16_at, u32_at, u64_at,
+    END_64_SIGNATURE, END_BYTES, END_SIGNATURE, ENTRY_BYTES, ENTRY_SIGNATURE, Header, IS_IN_EXTRA,
+    LOCATOR_64_BYTES, LOCATOR_64_SIGNATURE, numbers_64, u16_at, u32_at, u64_at,
 };
 use super::{Entry, is_companion};
 use crate::RawImage;
@@ -10,16 +11,12 @@ use crate::advice::{Advice, Remedy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 
-/// Maximum bytes of the directory: enough for tens of thousands of files, far more than an archive
-/// of an image has.
+/// Maximum bytes of the directory, which is read into memory: enough for tens of thousands of
+/// files, far more than an archive of an image has. An archive with a larger one is refused.
 const DIRECTORY_BYTES_MAX: u64 = 4 << 20;
-/// Bytes of the end record of the directory, without a comment.
-const END_BYTES: usize = 22;
-/// Longest comment.
+/// Maximum bytes of the comment in the end record, whose length has 16 bits.
 const COMMENT_BYTES_MAX: usize = u16::MAX as usize;
-/// Bytes of an entry before its name.
-const ENTRY_BYTES: usize = 46;
-/// Maximum number of names that an error lists.
+/// Maximum number of names that an error lists; any number that fits a screen will do.
 const NAMES_MAX: usize = 20;
 
 /// The location of the directory.
@@ -72,7 +69,7 @@ pub(crate) fn find(file: &RawImage, wanted: Option<&str>) -> Result<Entry> {
     let Some((header, at)) = files.pop().filter(|_| files.is_empty()) else {
         return Err(choice(&shown, wanted, &entries));
     };
-    if let Some(how) = header.unreadable() {
+    if let Some(how) = header.why_unreadable() {
         let what = format!("{:?} in {shown} is {how}", header.name);
         let name = quote(&header.name);
         return Err(Error::new(ErrorKind::Image, what).hint_to(format!(
@@ -88,7 +85,7 @@ pub(crate) fn find(file: &RawImage, wanted: Option<&str>) -> Result<Entry> {
         return Err(Error::new(ErrorKind::Image, what));
     }
     if at
-        .checked_add(header.packed)
+        .checked_add(header.packed_size)
         .is_none_or(|end| end > directory.at)
     {
         return Err(broken());
@@ -97,7 +94,7 @@ pub(crate) fn find(file: &RawImage, wanted: Option<&str>) -> Result<Entry> {
         name: header.name.escape_debug().to_string(),
         at: *at,
         size: header.size,
-        packed: header.packed,
+        packed_size: header.packed_size,
         crc: header.crc,
     })
 }
@@ -153,7 +150,8 @@ fn directory(file: &RawImage) -> Result<Option<Directory>> {
     let is_end = |at: &usize| {
         let end = &tail[*at..];
         let comment = u16_at(end, END_BYTES - 2).map(usize::from);
-        end.starts_with(END) && comment.is_some_and(|comment| END_BYTES + comment <= end.len())
+        end.starts_with(END_SIGNATURE)
+            && comment.is_some_and(|comment| END_BYTES + comment <= end.len())
     };
     let Some(at) = (0..tail.len()).rev().find(is_end) else {
         return Ok(None);
@@ -168,8 +166,8 @@ fn directory(file: &RawImage) -> Result<Option<Directory>> {
     let Some((disk, count, bytes, at)) = numbers() else {
         return Ok(None);
     };
-    let is_larger = count == u16::MAX || bytes == IS_LARGER || at == IS_LARGER;
-    let found = match is_larger {
+    let has_64_bits = count == u16::MAX || bytes == IS_IN_EXTRA || at == IS_IN_EXTRA;
+    let found = match has_64_bits {
         false => Some(Directory {
             at: at.into(),
             bytes: bytes.into(),
@@ -186,22 +184,22 @@ fn directory(file: &RawImage) -> Result<Option<Directory>> {
 
 /// Finds the directory by the 64-bit record in front of the end record.
 fn directory_64(file: &RawImage, end_at: u64) -> Result<Option<Directory>> {
-    const LOCATOR_BYTES: usize = 20;
-    const FIXED_BYTES: usize = 56;
-    let Some(locator_at) = end_at.checked_sub(LOCATOR_BYTES as u64) else {
+    // Bytes of the 64-bit end record without the extensible data at its end.
+    const END_64_BYTES: usize = 56;
+    let Some(locator_at) = end_at.checked_sub(LOCATOR_64_BYTES as u64) else {
         return Ok(None);
     };
-    let mut locator = [0; LOCATOR_BYTES];
+    let mut locator = [0; LOCATOR_64_BYTES];
     file.read_at(&mut locator, locator_at)?;
-    let at = u64_at(&locator, 8).filter(|_| locator.starts_with(LOCATOR_64));
+    let at = u64_at(&locator, 8).filter(|_| locator.starts_with(LOCATOR_64_SIGNATURE));
     let is_within = |at: &u64| {
-        let end = at.checked_add(FIXED_BYTES as u64);
+        let end = at.checked_add(END_64_BYTES as u64);
         end.is_some_and(|end| end <= locator_at)
     };
     let Some(at) = at.filter(is_within) else {
         return Ok(None);
     };
-    let mut end = [0; FIXED_BYTES];
+    let mut end = [0; END_64_BYTES];
     file.read_at(&mut end, at)?;
     let found = || {
         Some(Directory {
@@ -210,14 +208,14 @@ fn directory_64(file: &RawImage, end_at: u64) -> Result<Option<Directory>> {
             at: u64_at(&end, 48)?,
         })
     };
-    Ok(found().filter(|_| end.starts_with(END_64)))
+    Ok(found().filter(|_| end.starts_with(END_64_SIGNATURE)))
 }
 
 /// The files of a directory, and the offsets of their headers; `None` if it is damaged.
 fn entries(bytes: &[u8], count: u64) -> Option<Vec<(Header, u64)>> {
     let mut entries = Vec::new();
     let mut rest = bytes;
-    while rest.starts_with(ENTRY) {
+    while rest.starts_with(ENTRY_SIGNATURE) {
         let length = |at| u16_at(rest, at).map(usize::from);
         let (name, extra, comment) = (length(28)?, length(30)?, length(32)?);
         let name_end = ENTRY_BYTES + name;
@@ -225,11 +223,11 @@ fn entries(bytes: &[u8], count: u64) -> Option<Vec<(Header, u64)>> {
         let extra = rest.get(name_end..extra_end)?;
         let header = Header::parse(rest.get(6..)?, rest.get(ENTRY_BYTES..name_end)?, extra)?;
         let at = match u32_at(rest, 42)? {
-            IS_LARGER => {
-                // The offset follows those sizes that are 64-bit as well.
-                let sizes = [24, 20].map(|at| u32_at(rest, at) == Some(IS_LARGER));
-                let before = sizes.iter().filter(|is_larger| **is_larger).count();
-                larger_numbers(extra).nth(before)?
+            IS_IN_EXTRA => {
+                // In the extra field, the offset follows the sizes that are there as well.
+                let sizes = [20, 24].map(|at| u32_at(rest, at));
+                let sizes_there = sizes.iter().filter(|size| **size == Some(IS_IN_EXTRA));
+                numbers_64(extra).nth(sizes_there.count())?
             }
             at => u64::from(at),
         };

@@ -1,4 +1,5 @@
-//! The records before, after and between the files of a zip archive.
+//! The records before, after and between the files of a zip archive. Numbers are little-endian, and
+//! the literal offsets are those of the layouts in APPNOTE 6.3, 4.3.
 
 use std::io::{self, Read};
 
@@ -8,23 +9,38 @@ use crate::stream::source::Packed;
 
 /// Bytes of a header before the name.
 pub(super) const HEADER_BYTES: usize = 30;
-/// The header of a file begins with this.
-const HEADER: &[u8] = b"PK\x03\x04";
-/// What follows a file may begin with this.
-const DESCRIPTOR: &[u8] = b"PK\x07\x08";
-/// An entry of the directory begins with this.
-pub(super) const ENTRY: &[u8] = b"PK\x01\x02";
-/// The end record of the directory begins with this.
-pub(super) const END: &[u8] = b"PK\x05\x06";
-/// The 64-bit end record begins with this; a locator of it follows.
-pub(super) const END_64: &[u8] = b"PK\x06\x06";
-pub(super) const LOCATOR_64: &[u8] = b"PK\x06\x07";
-/// The highest supported version of the format: 6.3.
+/// Bytes of an entry of the directory before the name.
+pub(super) const ENTRY_BYTES: usize = 46;
+/// Bytes of the end record of the directory, without its comment.
+pub(super) const END_BYTES: usize = 22;
+/// Bytes of the locator of the 64-bit end record.
+pub(super) const LOCATOR_64_BYTES: usize = 20;
+/// Bytes of a descriptor: at least a checksum and two 32-bit sizes, at most a signature, a checksum
+/// and two 64-bit sizes.
+const DESCRIPTOR_BYTES_MIN: usize = 4 + 2 * 4;
+const DESCRIPTOR_BYTES_MAX: usize = 4 + 4 + 2 * 8;
+
+/// The first bytes of a header, which precedes each file.
+const HEADER_SIGNATURE: &[u8] = b"PK\x03\x04";
+/// The first bytes of a descriptor, which follows a file if its header does not state its checksum
+/// and sizes. Some writers begin the descriptor without these bytes.
+const DESCRIPTOR_SIGNATURE: &[u8] = b"PK\x07\x08";
+/// The first bytes of an entry of the directory.
+pub(super) const ENTRY_SIGNATURE: &[u8] = b"PK\x01\x02";
+/// The first bytes of the end record of the directory.
+pub(super) const END_SIGNATURE: &[u8] = b"PK\x05\x06";
+/// The first bytes of the 64-bit end record, which precedes its locator and the end record.
+pub(super) const END_64_SIGNATURE: &[u8] = b"PK\x06\x06";
+/// The first bytes of the locator of the 64-bit end record.
+pub(super) const LOCATOR_64_SIGNATURE: &[u8] = b"PK\x06\x07";
+
+/// The highest version of the format that a file may need: 6.3, the highest that APPNOTE 6.3
+/// defines. A higher number means that the bytes are no zip archive: they count as a raw disk.
 const VERSION_MAX: u16 = 63;
-/// The extra field with 64-bit numbers.
-const EXTRA_64: u16 = 1;
-/// The placeholder for a number that is in the extra field.
-pub(super) const IS_LARGER: u32 = u32::MAX;
+/// The id of the extra field with 64-bit sizes and offsets.
+const EXTRA_64_ID: u16 = 1;
+/// The value of a 32-bit size or offset whose actual value is in the extra field.
+pub(super) const IS_IN_EXTRA: u32 = u32::MAX;
 
 /// The compression of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +57,14 @@ pub(super) struct Header {
     pub(super) name: String,
     pub(super) method: Method,
     pub(super) is_encrypted: bool,
-    /// Whether checksum and sizes follow the file; they are unknown here then.
-    pub(super) are_sizes_behind: bool,
+    /// Whether a descriptor with checksum and sizes follows the file. If so, the header of the file
+    /// does not state the next three fields.
+    pub(super) has_descriptor: bool,
+    /// The CRC-32 of the content.
     pub(super) crc: u32,
-    pub(super) packed: u64,
+    /// The size in the archive.
+    pub(super) packed_size: u64,
+    /// The size of the content.
     pub(super) size: u64,
 }
 
@@ -52,17 +72,19 @@ pub(super) fn corrupt(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// An error of ours that repeating the command cannot avoid.
-pub(super) fn ours(what: String, hint: impl Into<Advice>) -> io::Error {
+/// An error with its own message and hint. It is permanent: another attempt would fail as well.
+pub(super) fn permanent_error(what: String, hint: impl Into<Advice>) -> io::Error {
     let error = Error::new(ErrorKind::Image, what).permanent();
     io::Error::other(error.hint_to(hint))
 }
 
-/// Whether this is the beginning of a file's header.
+/// Whether this is the beginning of a file's header. The version and the length of the name are
+/// checked as well, because a disk may begin with the same four bytes.
 pub(in crate::stream) fn is_start(head: &[u8]) -> bool {
+    // The high byte of the version may name an operating system.
     let is_version = u16_at(head, 4).is_some_and(|version| version & 0xff <= VERSION_MAX);
-    let is_named = u16_at(head, 26).is_some_and(|length| length > 0);
-    head.starts_with(HEADER) && is_version && is_named
+    let has_name = u16_at(head, 26).is_some_and(|length| length > 0);
+    head.starts_with(HEADER_SIGNATURE) && is_version && has_name
 }
 
 impl Header {
@@ -83,20 +105,21 @@ impl Header {
             .ok_or_else(|| corrupt("a header of a file is damaged".into()))
     }
 
-    /// Parses the fields that a header and a directory entry have in common: those from the needed
-    /// version on.
+    /// Parses the fields that a header and a directory entry have in common. `fields` starts at the
+    /// version that is needed to extract the file: byte 4 of a header, byte 6 of an entry.
     pub(super) fn parse(fields: &[u8], name: &[u8], extra: &[u8]) -> Option<Self> {
+        // The file is encrypted; it is encrypted by a strong method; the directory is encrypted.
         const ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
-        const SIZES_BEHIND: u16 = 1 << 3;
+        const HAS_DESCRIPTOR: u16 = 1 << 3;
         let flags = u16_at(fields, 2)?;
-        let mut larger = larger_numbers(extra);
-        let mut number = |at| match u32_at(fields, at)? {
-            IS_LARGER => larger.next(),
-            number => Some(u64::from(number)),
+        let mut extra = numbers_64(extra);
+        let mut size_at = |at| match u32_at(fields, at)? {
+            IS_IN_EXTRA => extra.next(),
+            size => Some(u64::from(size)),
         };
-        // They are always in this order.
-        let size = number(18)?;
-        let packed = number(14)?;
+        // In the extra field, the size of the content comes first.
+        let size = size_at(18)?;
+        let packed_size = size_at(14)?;
         Some(Self {
             name: String::from_utf8_lossy(name).into_owned(),
             method: match u16_at(fields, 4)? {
@@ -105,15 +128,15 @@ impl Header {
                 other => Method::Other(other),
             },
             is_encrypted: flags & ENCRYPTED != 0,
-            are_sizes_behind: flags & SIZES_BEHIND != 0,
+            has_descriptor: flags & HAS_DESCRIPTOR != 0,
             crc: u32_at(fields, 10)?,
-            packed,
+            packed_size,
             size,
         })
     }
 
-    /// Why this file cannot be read here; `None` if it can.
-    pub(super) fn unreadable(&self) -> Option<String> {
+    /// Why this file cannot be decompressed, as in `NAME is encrypted`; `None` if it can.
+    pub(super) fn why_unreadable(&self) -> Option<String> {
         match (self.is_encrypted, self.method) {
             (true, _) => Some("encrypted".to_owned()),
             (false, Method::Other(method)) => Some(format!("packed by method {method}")),
@@ -121,26 +144,27 @@ impl Header {
         }
     }
 
-    /// Fails if this file cannot be read here.
+    /// Returns an error if this file cannot be decompressed.
     pub(super) fn check_readable(&self) -> io::Result<()> {
-        match self.unreadable() {
+        match self.why_unreadable() {
             None => Ok(()),
             Some(how) => {
                 let what = format!("{:?} in the zip archive is {how}", self.name);
                 let hint = "Put the archive into a file, and unpack that with 7-Zip: 7z x FILE";
-                Err(ours(what, hint.to_owned()))
+                Err(permanent_error(what, hint.to_owned()))
             }
         }
     }
 }
 
-/// The 64-bit numbers in the extra field for them.
-pub(super) fn larger_numbers(extra: &[u8]) -> impl Iterator<Item = u64> {
+/// The numbers in the extra field with 64-bit numbers. It has only those whose 32-bit field is
+/// [`IS_IN_EXTRA`], in this order: size of the content, size in the archive, offset of the header.
+pub(super) fn numbers_64(extra: &[u8]) -> impl Iterator<Item = u64> {
     let mut rest = extra;
     let mut field: &[u8] = &[];
     while let Some((id, length)) = u16_at(rest, 0).zip(u16_at(rest, 2)) {
         let end = 4 + usize::from(length);
-        if id == EXTRA_64 {
+        if id == EXTRA_64_ID {
             field = rest.get(4..end).unwrap_or_default();
             break;
         }
@@ -149,25 +173,28 @@ pub(super) fn larger_numbers(extra: &[u8]) -> impl Iterator<Item = u64> {
     field.as_chunks().0.iter().copied().map(u64::from_le_bytes)
 }
 
-/// Checks checksum and sizes that follow a file against the actual ones. The archive does not state
-/// whether they have a signature, or whether numbers have 32 or 64 bits.
+/// Consumes the descriptor after a file, and compares it with the actual checksum, size in the
+/// archive, and size of the content. The archive does not state which of the four forms a
+/// descriptor has: with or without a signature, with 32-bit or 64-bit sizes.
 pub(super) fn check_descriptor(
     source: &mut Packed,
-    (crc, packed, size): (u32, u64, u64),
+    (crc, packed_size, size): (u32, u64, u64),
 ) -> io::Result<()> {
-    let low = |number: u64| (number & u64::from(u32::MAX)).to_le_bytes()[..4].to_vec();
-    let long = |number: u64| number.to_le_bytes().to_vec();
-    let head = source.peek(24)?;
-    for signature in [DESCRIPTOR, b""] {
-        for number in [&long as &dyn Fn(u64) -> Vec<u8>, &low] {
-            let sums = [&crc.to_le_bytes()[..], &number(packed), &number(size)].concat();
-            let expected = [signature, &sums].concat();
+    let head = source.peek(DESCRIPTOR_BYTES_MAX)?;
+    for signature in [DESCRIPTOR_SIGNATURE, b""] {
+        // 64-bit sizes first: for an empty file, the 32-bit form is the beginning of the 64-bit
+        // form.
+        for size_bytes in [8, 4] {
+            // Of a larger size, a 32-bit field has the low half.
+            let (packed_size, size) = (packed_size.to_le_bytes(), size.to_le_bytes());
+            let sizes = [&packed_size[..size_bytes], &size[..size_bytes]].concat();
+            let expected = [signature, &crc.to_le_bytes(), &sizes].concat();
             if head.starts_with(&expected) {
                 return source.skip(expected.len() as u64);
             }
         }
     }
-    match head.len() < 12 {
+    match head.len() < DESCRIPTOR_BYTES_MIN {
         true => Err(io::ErrorKind::UnexpectedEof.into()),
         false => Err(corrupt(
             "what follows a file is not its size and checksum".into(),
@@ -178,21 +205,24 @@ pub(super) fn check_descriptor(
 /// Reads the directory to its end, so that a truncated archive is detected.
 pub(super) fn skip_directory(source: &mut Packed) -> io::Result<()> {
     loop {
-        let head = source.peek(46)?;
-        let lengths = |places: &[usize]| -> Option<u64> {
-            let lengths = places.iter().map(|at| u16_at(head, *at).map(u64::from));
-            lengths.sum()
+        let head = source.peek(ENTRY_BYTES)?;
+        let with_parts = |fixed_bytes: usize, lengths_at: &[usize]| -> Option<u64> {
+            let lengths = lengths_at.iter().map(|at| u16_at(head, *at).map(u64::from));
+            Some(fixed_bytes as u64 + lengths.sum::<Option<u64>>()?)
         };
         let (bytes, is_end) = match head.get(..4) {
-            Some(ENTRY) => (lengths(&[28, 30, 32]).map(|bytes| 46 + bytes), false),
-            Some(END_64) => (
-                u64_at(head, 4).and_then(|bytes| bytes.checked_add(12)),
+            // The lengths of its name, extra fields and comment.
+            Some(ENTRY_SIGNATURE) => (with_parts(ENTRY_BYTES, &[28, 30, 32]), false),
+            // Its size counts the bytes after the signature and the size itself.
+            Some(END_64_SIGNATURE) => (
+                u64_at(head, 4).and_then(|bytes| bytes.checked_add(4 + 8)),
                 false,
             ),
-            Some(LOCATOR_64) => (Some(20), false),
-            Some(END) => (lengths(&[20]).map(|bytes| 22 + bytes), true),
+            Some(LOCATOR_64_SIGNATURE) => (Some(LOCATOR_64_BYTES as u64), false),
+            // The length of its comment.
+            Some(END_SIGNATURE) => (with_parts(END_BYTES, &[20]), true),
             Some(_) => {
-                let what = format!("byte {} begins nothing that it may", source.consumed());
+                let what = format!("no record of a directory is at byte {}", source.consumed());
                 return Err(corrupt(what));
             }
             None => (None, false),

@@ -5,24 +5,26 @@ use super::super::{Input, STDIN};
 use super::*;
 use crate::{Fingerprint, Image, ImageOptions, Length};
 
-/// How to put a file into an archive.
-#[derive(Clone, Copy, Default)]
+/// How a file is stored in an archive.
+#[derive(Clone, Copy)]
 struct How {
     is_deflated: bool,
-    /// Checksum and sizes follow it.
-    is_streamed: bool,
-    has_no_signature: bool,
-    /// Numbers have 64 bits.
-    is_large: bool,
+    /// A descriptor with the checksum and sizes follows the file, as in archives written to a pipe.
+    has_descriptor: bool,
+    /// The descriptor starts with its signature, which is optional.
+    has_signature: bool,
+    /// Sizes and offset have 64 bits, and are in an extra field.
+    has_64_bits: bool,
     flags: u16,
+    /// The number of a method, if it is to differ from the actual one.
     method: Option<u16>,
 }
 
 const STORED: How = How {
     is_deflated: false,
-    is_streamed: false,
-    has_no_signature: false,
-    is_large: false,
+    has_descriptor: false,
+    has_signature: true,
+    has_64_bits: false,
     flags: 0,
     method: None,
 };
@@ -31,13 +33,20 @@ const DEFLATED: How = How {
     ..STORED
 };
 const STREAMED: How = How {
-    is_streamed: true,
+    has_descriptor: true,
     ..DEFLATED
 };
 const LARGE: How = How {
-    is_large: true,
+    has_64_bits: true,
     ..DEFLATED
 };
+
+/// The comment of every archive here. It starts like an end record, which it must not be taken for.
+const COMMENT: &[u8] = b"PK\x05\x06!";
+/// Bytes of the end records of an archive with a [`LARGE`] file.
+const END_64_BYTES: usize = 56;
+const ENDS_BYTES: usize =
+    END_64_BYTES + header::LOCATOR_64_BYTES + header::END_BYTES + COMMENT.len();
 
 fn u16s(numbers: &[u16]) -> Vec<u8> {
     numbers
@@ -46,112 +55,160 @@ fn u16s(numbers: &[u16]) -> Vec<u8> {
         .collect()
 }
 
+/// A length or offset as 32 bits.
+fn narrow(number: usize) -> [u8; 4] {
+    u32::try_from(number).unwrap().to_le_bytes()
+}
+
+/// A length or offset as 64 bits.
+fn wide(number: usize) -> [u8; 8] {
+    (number as u64).to_le_bytes()
+}
+
 fn deflated(plain: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(plain).unwrap();
     encoder.finish().unwrap()
 }
 
-fn archive(files: &[(&str, &[u8], How)]) -> Vec<u8> {
-    let (mut bytes, mut directory) = (Vec::new(), Vec::new());
-    let low = |number: usize| u32::try_from(number).unwrap().to_le_bytes();
-    for (name, plain, how) in files {
-        let at = bytes.len();
-        let packed = match how.is_deflated {
-            true => deflated(plain),
-            false => plain.to_vec(),
-        };
+/// A file that is being added to an archive.
+struct Added<'a> {
+    name: &'a str,
+    plain: &'a [u8],
+    how: How,
+    packed: Vec<u8>,
+    crc: [u8; 4],
+    /// Offset of its header.
+    at: usize,
+}
+
+impl<'a> Added<'a> {
+    fn new(name: &'a str, plain: &'a [u8], how: How, at: usize) -> Self {
         let mut crc = flate2::Crc::new();
         crc.update(plain);
-        let crc = crc.sum().to_le_bytes();
-        let flags = how.flags | u16::from(how.is_streamed) << 3;
-        let method = how.method.unwrap_or(u16::from(how.is_deflated) * 8);
-        let name_bytes = u16::try_from(name.len()).unwrap();
-        let extra = match how.is_large {
-            true => [
-                // An extra field with another meaning.
-                u16s(&[0x5455, 1]),
-                vec![0],
-                u16s(&[1, 24]),
-                (plain.len() as u64).to_le_bytes().to_vec(),
-                (packed.len() as u64).to_le_bytes().to_vec(),
-                (at as u64).to_le_bytes().to_vec(),
-            ]
-            .concat(),
-            false => Vec::new(),
-        };
-        let sizes = match how.is_large {
-            true => [[0xff; 4]; 2].concat(),
-            false => [low(packed.len()), low(plain.len())].concat(),
-        };
-        let zeros = [0; 12];
-        let extra_bytes = u16::try_from(extra.len()).unwrap();
-        bytes.extend_from_slice(b"PK\x03\x04");
-        bytes.extend(u16s(&[20, flags, method, 0, 0]));
-        match how.is_streamed {
-            true => bytes.extend(zeros),
-            false => bytes.extend([&crc[..], &sizes].concat()),
+        Self {
+            name,
+            plain,
+            how,
+            packed: match how.is_deflated {
+                true => deflated(plain),
+                false => plain.to_vec(),
+            },
+            crc: crc.sum().to_le_bytes(),
+            at,
         }
-        bytes.extend(u16s(&[name_bytes, extra_bytes]));
-        bytes.extend([name.as_bytes(), &extra, &packed].concat());
-        if how.is_streamed {
-            if !how.has_no_signature {
+    }
+
+    /// Flags, method, time and date.
+    fn attributes(&self) -> Vec<u8> {
+        let flags = self.how.flags | u16::from(self.how.has_descriptor) << 3;
+        let deflate = 8;
+        let actual = u16::from(self.how.is_deflated) * deflate;
+        u16s(&[flags, self.how.method.unwrap_or(actual), 0, 0])
+    }
+
+    /// The sizes in the archive and of the content. If they have 64 bits, this is the placeholder
+    /// that refers to the extra field.
+    fn sizes(&self) -> Vec<u8> {
+        match self.how.has_64_bits {
+            true => vec![0xff; 8],
+            false => [narrow(self.packed.len()), narrow(self.plain.len())].concat(),
+        }
+    }
+
+    fn extra(&self) -> Vec<u8> {
+        if !self.how.has_64_bits {
+            return Vec::new();
+        }
+        // A timestamp of one byte, to be skipped, and then a field of three 64-bit numbers.
+        let timestamp = [u16s(&[0x5455, 1]), vec![0]].concat();
+        let sizes = [wide(self.plain.len()), wide(self.packed.len())].concat();
+        [timestamp, u16s(&[1, 3 * 8]), sizes, wide(self.at).to_vec()].concat()
+    }
+
+    /// The lengths of the name and of the extra fields.
+    fn lengths(&self) -> Vec<u8> {
+        let extra_bytes = u16::try_from(self.extra().len()).unwrap();
+        u16s(&[u16::try_from(self.name.len()).unwrap(), extra_bytes])
+    }
+
+    /// What precedes the directory: the header, the file and the descriptor.
+    fn file(&self) -> Vec<u8> {
+        let mut bytes = b"PK\x03\x04".to_vec();
+        bytes.extend(u16s(&[20]));
+        bytes.extend(self.attributes());
+        match self.how.has_descriptor {
+            true => bytes.extend([0; 12]),
+            false => bytes.extend([&self.crc[..], &self.sizes()].concat()),
+        }
+        bytes.extend(self.lengths());
+        bytes.extend([self.name.as_bytes(), &self.extra(), &self.packed].concat());
+        if self.how.has_descriptor {
+            if self.how.has_signature {
                 bytes.extend(b"PK\x07\x08");
             }
-            bytes.extend(crc);
-            match how.is_large {
-                true => bytes.extend(&extra[9..25].rchunks(8).collect::<Vec<_>>().concat()),
-                false => bytes.extend(&sizes),
+            bytes.extend(self.crc);
+            match self.how.has_64_bits {
+                true => bytes.extend([wide(self.packed.len()), wide(self.plain.len())].concat()),
+                false => bytes.extend(self.sizes()),
             }
         }
-        directory.extend(b"PK\x01\x02");
-        directory.extend(u16s(&[20, 20, flags, method, 0, 0]));
-        directory.extend([&crc[..], &sizes].concat());
-        directory.extend(u16s(&[name_bytes, extra_bytes, 3, 0, 0, 0, 0]));
-        match how.is_large {
-            true => directory.extend([0xff; 4]),
-            false => directory.extend(low(at)),
-        }
-        directory.extend([name.as_bytes(), &extra, b"why"].concat());
+        bytes
     }
-    let (at, count) = (bytes.len(), u16::try_from(files.len()).unwrap());
-    bytes.extend(&directory);
-    let is_large = files.iter().any(|(_, _, how)| how.is_large);
-    if is_large {
-        let end_at = bytes.len() as u64;
-        bytes.extend([&b"PK\x06\x06"[..], &44_u64.to_le_bytes(), &[0; 12]].concat());
-        for number in [
-            count.into(),
-            count.into(),
-            directory.len() as u64,
-            at as u64,
-        ] {
-            bytes.extend(number.to_le_bytes());
+
+    /// The entry of the directory.
+    fn entry(&self) -> Vec<u8> {
+        let comment = b"why";
+        let mut bytes = b"PK\x01\x02".to_vec();
+        // The versions that wrote the file, and that are needed to read it: 2.0.
+        bytes.extend(u16s(&[20, 20]));
+        bytes.extend(self.attributes());
+        bytes.extend([&self.crc[..], &self.sizes()].concat());
+        bytes.extend(self.lengths());
+        // The length of the comment, the number of the disk, and attributes of the file.
+        bytes.extend(u16s(&[3, 0, 0, 0, 0]));
+        match self.how.has_64_bits {
+            true => bytes.extend([0xff; 4]),
+            false => bytes.extend(narrow(self.at)),
         }
-        bytes.extend(
-            [
-                &b"PK\x06\x07"[..],
-                &[0; 4],
-                &end_at.to_le_bytes(),
-                &[1, 0, 0, 0],
-            ]
-            .concat(),
-        );
+        bytes.extend([self.name.as_bytes(), &self.extra(), comment].concat());
+        bytes
+    }
+}
+
+fn archive(files: &[(&str, &[u8], How)]) -> Vec<u8> {
+    let (mut bytes, mut directory) = (Vec::new(), Vec::new());
+    for (name, plain, how) in files {
+        let added = Added::new(name, plain, *how, bytes.len());
+        bytes.extend(added.file());
+        directory.extend(added.entry());
+    }
+    let (at, count) = (bytes.len(), files.len());
+    bytes.extend(&directory);
+    let has_64_bits = files.iter().any(|(_, _, how)| how.has_64_bits);
+    if has_64_bits {
+        let end_at = bytes.len();
+        // Its size without the signature and this field; versions and disk numbers.
+        let start = [&b"PK\x06\x06"[..], &wide(END_64_BYTES - 4 - 8), &[0; 12]].concat();
+        let numbers = [count, count, directory.len(), at].map(wide).concat();
+        let locator = [&b"PK\x06\x07"[..], &[0; 4], &wide(end_at), &[1, 0, 0, 0]].concat();
+        bytes.extend([start, numbers, locator].concat());
     }
     bytes.extend(b"PK\x05\x06");
-    match is_large {
+    match has_64_bits {
         true => bytes.extend([&[0; 4][..], &[0xff; 12]].concat()),
         false => {
+            let count = u16::try_from(count).unwrap();
             bytes.extend(u16s(&[0, 0, count, count]));
-            bytes.extend([low(directory.len()), low(at)].concat());
+            bytes.extend([narrow(directory.len()), narrow(at)].concat());
         }
     }
-    bytes.extend(u16s(&[5]));
-    bytes.extend(b"PK\x05\x06!");
+    bytes.extend(u16s(&[u16::try_from(COMMENT.len()).unwrap()]));
+    bytes.extend(COMMENT);
     bytes
 }
 
-/// Opens it on a pipe and as a file.
+/// Opens an archive as a pipe, and as a file.
 fn opened(bytes: &[u8], disk: Option<&str>) -> [crate::error::Result<Image>; 2] {
     let options = ImageOptions {
         disk: disk.map(str::to_owned),
@@ -195,7 +252,7 @@ fn disk() -> Vec<u8> {
 fn the_only_file_in_a_zip_is_read_from_files_and_pipes() {
     let disk = disk();
     let no_signature = How {
-        has_no_signature: true,
+        has_signature: false,
         ..STREAMED
     };
     let all = [
@@ -205,7 +262,7 @@ fn the_only_file_in_a_zip_is_read_from_files_and_pipes() {
         LARGE,
         no_signature,
         How {
-            is_streamed: true,
+            has_descriptor: true,
             ..LARGE
         },
     ];
@@ -213,6 +270,7 @@ fn the_only_file_in_a_zip_is_read_from_files_and_pipes() {
         for companions in [false, true] {
             let mut files = vec![("dir/disk.img", &disk[..], how)];
             if companions {
+                // Both before and after the file, because it may have to be found in order.
                 files.insert(0, ("dir/", b"", STORED));
                 files.insert(0, ("__MACOSX/dir/._disk.img", b"Mac OS X attributes", how));
                 files.push(("._disk.img", b"Mac OS X attributes", STREAMED));
@@ -221,7 +279,7 @@ fn the_only_file_in_a_zip_is_read_from_files_and_pipes() {
             let bytes = archive(&files);
             for (j, image) in opened(&bytes, None).into_iter().enumerate() {
                 let image = image.unwrap();
-                // Only the directory states it.
+                // On a pipe, the directory with the size comes last.
                 let stated = (j == 1).then_some(disk.len() as u64);
                 assert_eq!(image.length().expected(), stated);
                 assert!(matches!(image.length(), Length::Unknown { .. }));
@@ -276,13 +334,13 @@ fn an_unsupported_zip_is_refused_with_the_reason() {
         flags: 1,
         ..DEFLATED
     };
-    let other = How {
+    let zstandard = How {
         method: Some(93),
         ..STORED
     };
     for (how, said) in [
         (encrypted, "is encrypted"),
-        (other, "is packed by method 93"),
+        (zstandard, "is packed by method 93"),
     ] {
         for image in opened(&archive(&[("disk.img", &disk, how)]), None) {
             let error = image.unwrap_err();
@@ -295,7 +353,7 @@ fn an_unsupported_zip_is_refused_with_the_reason() {
         assert!(image.is_err());
     }
     let streamed = How {
-        is_streamed: true,
+        has_descriptor: true,
         ..STORED
     };
     let [pipe, file] = opened(&archive(&[("disk.img", &disk, streamed)]), None);
@@ -308,17 +366,19 @@ fn a_truncated_or_damaged_zip_is_an_error() {
     let disk = disk()[..150].to_vec();
     for how in [STORED, STREAMED, LARGE] {
         let bytes = archive(&[("._a", b"attributes", STREAMED), ("disk.img", &disk, how)]);
-        // Without its comment it is complete when read in order.
-        for cut in HEADER_END..bytes.len() - 5 {
+        // With less than a header, the format is not recognised. A pipe that ends within the
+        // comment is read without an error, because the content is complete then.
+        let within = header::HEADER_BYTES..bytes.len() - COMMENT.len();
+        for cut in within.clone() {
             for image in opened(&bytes[..cut], None) {
                 assert!(image.and_then(content).is_err(), "{cut}");
             }
         }
-        for at in HEADER_END..bytes.len() - 5 {
+        for at in within {
             let mut bad = bytes.clone();
             bad[at] ^= 0x11;
             for image in opened(&bad, None) {
-                // A name or a time does not change the content.
+                // In a name or a time, a flipped bit has no consequence.
                 let read = image.and_then(content);
                 assert!(read.is_err() || read.is_ok_and(|read| read == disk), "{at}");
             }
@@ -326,14 +386,12 @@ fn a_truncated_or_damaged_zip_is_an_error() {
     }
 }
 
-/// With fewer bytes the format is not recognised.
-const HEADER_END: usize = 30;
-
 #[test]
 fn a_zip_directory_with_huge_claims_takes_no_memory() {
     let mut bytes = archive(&[("disk.img", &disk(), LARGE)]);
-    let at = bytes.len() - 27 - 20 - 56;
-    assert!(bytes[at..].starts_with(b"PK\x06\x06"));
+    let at = bytes.len() - ENDS_BYTES;
+    assert!(bytes[at..].starts_with(header::END_64_SIGNATURE));
+    // The number of entries, the size of the directory, and its offset.
     for field in [32, 40, 48] {
         for number in [u64::MAX, 1 << 40, 0] {
             let mut bad = bytes.clone();
@@ -342,7 +400,8 @@ fn a_zip_directory_with_huge_claims_takes_no_memory() {
             assert!(file.is_err(), "{field} {number}");
         }
     }
-    bytes.truncate(bytes.len() - 5);
+    // An end record whose comment does not fit is none.
+    bytes.truncate(bytes.len() - COMMENT.len());
     let [_, file] = opened(&bytes, None);
     assert!(file.is_err());
 }
