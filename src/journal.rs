@@ -27,7 +27,7 @@ use crate::advice::Remedy;
 use crate::digest::ChunkDigest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
-    self, Access, Foreign, Lock, Locked, Staged, Weakness, create_whole, directory_of, open_own,
+    self, Access, Lock, Locked, Staged, Untrusted, Weakness, create_whole, directory_of, open_own,
     remedy, sync_directory, unsynced, with_suffix,
 };
 use crate::locks;
@@ -123,7 +123,7 @@ impl Journal {
             Ok(file) => file,
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => {
-                let hint = Foreign::of(&cause).map(|why| {
+                let hint = Untrusted::of(&cause).map(|why| {
                     let over = advice![
                         "or start over with ",
                         Remedy::Restart,
@@ -207,8 +207,8 @@ impl Journal {
         self.log.is_behind()
     }
 
-    /// Records what is left of the notes. Returns the chunks that it covers only by calling the file
-    /// complete.
+    /// Records what is left of the notes. Returns the chunks that it covers only by calling the
+    /// file complete.
     ///
     /// # Errors
     /// Why the journal cannot be written.
@@ -472,7 +472,7 @@ mod tests {
         Data {
             file,
             page_cache,
-            taken: Vec::new(),
+            accepted: Vec::new(),
         }
     }
 
@@ -524,7 +524,7 @@ mod tests {
         let (journal, replay) = Journal::open(&path).unwrap().unwrap();
         assert!(replay.state.written.keys().eq([&4]));
         let mut data = data(file, now);
-        data.taken.push(written(4));
+        data.accepted.push(written(4));
         journal.begin(Some(data));
         journal.note(written(5)).unwrap();
         let state = left(&path, |state| state.written.len() == 2).await;

@@ -21,6 +21,7 @@ use openhosting_base::advice;
 /// The version of the format that this program writes and reads.
 const VERSION: u64 = 1;
 /// Maximum number of digests in one string, because some JSON parsers limit the length of strings.
+/// A string is then at most 175 KB long. Receipts with any other number can be read as well.
 const DIGESTS_IN_A_STRING: usize = 4096;
 
 /// How a drive got its content.
@@ -63,7 +64,8 @@ pub struct Coverage {
     pub of: u64,
 }
 
-/// Maximum factors of a product to multiply one by one, because a receipt may state any number.
+/// Maximum factors of a product to multiply one by one, because a receipt may state any number. A
+/// million of them take some milliseconds.
 const FACTORS_MAX: u64 = 1 << 20;
 
 impl Coverage {
@@ -147,8 +149,8 @@ impl Receipt {
             "name": self.name,
             "size": self.content.size(),
             "root": self.content.root().to_string(),
-            "chunks": pieces(self.content.chunks(), CONTENT_CHUNK_BYTES.get(), "sha256"),
-            "blocks": pieces(self.content.blocks(), BLOCK_BYTES.get(), "sha256/128"),
+            "chunks": print_digests(self.content.chunks(), CONTENT_CHUNK_BYTES.get(), "sha256"),
+            "blocks": print_digests(self.content.blocks(), BLOCK_BYTES.get(), "sha256/128"),
             "how": self.how.name(),
             "base": self.how.base().map(|base| base.to_string()),
             "bytes_sent": self.sent_bytes,
@@ -197,7 +199,7 @@ impl Receipt {
         let digests = |key: &str, bytes: u64, name: &str, width: usize| {
             let value = object.get(key).unwrap_or(&Value::Null);
             let count = size.div_ceil(bytes);
-            digests(value, bytes, name, width, count)
+            parse_digests(value, bytes, name, width, count)
                 .ok_or_else(|| wrong(&format!("{key:?} is not what a disk of {size} bytes has")))
         };
         let (chunk, block) = (CONTENT_CHUNK_BYTES.get(), BLOCK_BYTES.get());
@@ -233,9 +235,9 @@ impl Receipt {
     }
 }
 
-/// Digests as JSON: a number stands for that many pieces of zeros, and a string contains digests in
-/// base64.
-fn pieces(digests: &Digests, bytes: u64, name: &str) -> Value {
+/// Digests of chunks or blocks as JSON: a number stands for that many of them that are zeros, and a
+/// string contains digests in base64.
+fn print_digests(digests: &Digests, bytes: u64, name: &str) -> Value {
     let mut runs = Vec::new();
     for run in digests.runs() {
         match run {
@@ -249,8 +251,14 @@ fn pieces(digests: &Digests, bytes: u64, name: &str) -> Value {
     json!({ "bytes": bytes, "digest": name, "runs": runs })
 }
 
-/// The inverse; `None` if these are not `count` pieces of this kind.
-fn digests(value: &Value, bytes: u64, name: &str, width: usize, count: u64) -> Option<Digests> {
+/// The inverse of [`print_digests`]; `None` if these are not `count` digests of this kind.
+fn parse_digests(
+    value: &Value,
+    bytes: u64,
+    name: &str,
+    width: usize,
+    count: u64,
+) -> Option<Digests> {
     if value.get("bytes")?.as_u64()? != bytes || value.get("digest")?.as_str()? != name {
         return None;
     }

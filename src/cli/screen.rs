@@ -17,7 +17,8 @@ use crate::locks::lock;
 use crate::nonblocking::Waiting;
 use crate::system::{self, Stream};
 
-/// Time between two drawings of the line.
+/// Time between two drawings of the line. A shorter one costs more and cannot be read; a longer one
+/// looks as if the program hung.
 const DRAW_EVERY: Duration = Duration::from_millis(150);
 /// The width of a terminal that does not report it.
 const COLUMNS_DEFAULT: usize = 80;
@@ -106,7 +107,7 @@ pub(super) fn end() {
     screen.clear();
     screen.bar = None;
     if screen.taskbar.take().is_some_and(|shown| !shown.is_empty()) {
-        put("\u{1b}]9;4;0;\u{1b}\\");
+        put(&taskbar_sequence(TASKBAR_OFF, ""));
     }
 }
 
@@ -160,7 +161,8 @@ pub(super) fn wrapped(line: &str) -> Vec<String> {
     wrap(&printable::line(line), columns())
 }
 
-/// The width of the terminal on stdout; `None` if stdout is none, or its width is unknown.
+/// The width of the terminal on stdout; `None` if stdout is not a terminal, or its width is
+/// unknown.
 pub(super) fn stdout_columns() -> Option<usize> {
     let columns = std::io::stdout().is_terminal().then(system::columns);
     columns.flatten()
@@ -190,12 +192,13 @@ fn is_command(line: &str) -> bool {
     line.starts_with("openhosting") && message.is_none()
 }
 
-/// The same for a number of columns.
+/// As [`wrapped`], for a printable line and a number of columns.
 pub(super) fn wrap(line: &str, columns: usize) -> Vec<String> {
     if is_command(line) || line.width() < columns {
         return vec![line.to_owned()];
     }
-    // The name of the program at the start is no command.
+    // What a command at the end of our messages starts with. The name of the program at the start
+    // of the line is not one, since nothing precedes it.
     let commands = ["openhosting", "rm ", "sgdisk ", "echo "];
     let starts = commands.iter().filter_map(|command| {
         let before = format!(": {command}");
@@ -262,13 +265,23 @@ fn has_taskbar(variable: impl Fn(&str) -> Option<String>) -> bool {
         || program == "iTerm.app" && has_feature()
 }
 
+// The states of progress in the control sequence of ConEmu that other terminals have adopted.
+const TASKBAR_OFF: u8 = 0;
+const TASKBAR_PROGRESS: u8 = 1;
+const TASKBAR_UNKNOWN: u8 = 3;
+const TASKBAR_PAUSED: u8 = 4;
+
 /// The control sequence that shows the state of the line of progress in the taskbar.
 fn taskbar(bar: &Bar) -> String {
     let (state, percent) = match (bar.is_waiting(), bar.percent()) {
-        (false, Some(percent)) => (1, percent),
-        (true, Some(percent)) => (4, percent),
-        (_, None) => (3, 0),
+        (false, Some(percent)) => (TASKBAR_PROGRESS, percent),
+        (true, Some(percent)) => (TASKBAR_PAUSED, percent),
+        (_, None) => (TASKBAR_UNKNOWN, 0),
     };
+    taskbar_sequence(state, &percent.to_string())
+}
+
+fn taskbar_sequence(state: u8, percent: &str) -> String {
     format!("\u{1b}]9;4;{state};{percent}\u{1b}\\")
 }
 

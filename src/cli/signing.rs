@@ -13,7 +13,8 @@ use crate::filesystem::{Access, open_named, read_named, replace, with_suffix};
 /// The variable with the password of an encrypted key.
 const PASSWORD_VARIABLE: &str = "OHSIGNPASSWORD";
 
-/// Maximum bytes of a signature: it has four lines, two of which are comments.
+/// Maximum bytes of a signature, which is read into memory: it has four lines, two of which are
+/// comments of any length.
 const SIGNATURE_BYTES_MAX: u64 = 64 << 10;
 
 /// A key for signing. It has no Debug, because it is secret.
@@ -29,7 +30,7 @@ impl Signer {
         };
         let text = secret_files::read_secret("key", path)?;
         let boxed = SecretKeyBox::from_string(&text).map_err(|_| cannot("it is no key"))?;
-        // The messages of these errors may quote the file.
+        // The causes of these errors are not shown, because they may quote the key.
         if let Ok(key) = boxed.clone().into_unencrypted_secret_key() {
             return Ok(Self(key));
         }
@@ -64,9 +65,9 @@ impl Signer {
         let file = open_named(path).map_err(|cause| cannot().because(cause))?;
         let signature = minisign::sign(None, &self.0, file, Some(comment), None)
             .map_err(|cause| cannot().because(cause.to_string()))?;
-        let beside = signature_of(path);
-        let kept = replace(&beside, Access::Private, signature.into_string().as_bytes());
-        kept.map_err(|cause| cannot().because(cause))
+        let text = signature.into_string();
+        replace(&signature_of(path), Access::Private, text.as_bytes())
+            .map_err(|cause| cannot().because(cause))
     }
 }
 

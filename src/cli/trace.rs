@@ -5,22 +5,25 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Foreign, overwrite};
+use crate::filesystem::{Untrusted, overwrite};
 use crate::monitor::{Encoded, Event, Monitor, Reason};
 
-/// A monitor that writes a line for each chunk and passes everything on.
-pub(super) struct Traced<'a> {
+/// A monitor that writes a line for each compressed chunk, and passes every event to another
+/// monitor. If the file cannot be written, the transfer continues; [`finish`](Self::finish) returns
+/// the error.
+pub(super) struct TraceMonitor<'a> {
     path: PathBuf,
     lines: BufWriter<File>,
+    /// The first failure, after which nothing more is written.
     failed: Option<std::io::Error>,
-    monitor: &'a mut dyn Monitor,
+    next: &'a mut dyn Monitor,
 }
 
-impl<'a> Traced<'a> {
+impl<'a> TraceMonitor<'a> {
     /// Writes to `path`; an existing regular file of this user is overwritten.
-    pub(super) fn create(path: &Path, monitor: &'a mut dyn Monitor) -> Result<Self> {
+    pub(super) fn create(path: &Path, next: &'a mut dyn Monitor) -> Result<Self> {
         let file = overwrite(path).map_err(|cause| {
-            let hint = Foreign::of(&cause).map(|why| why.remedy(path, "or choose another file"));
+            let hint = Untrusted::of(&cause).map(|why| why.remedy(path, "or choose another file"));
             let what = format!("Cannot write the trace {}", path.display());
             Error::new(ErrorKind::Local, what)
                 .because(cause)
@@ -30,39 +33,39 @@ impl<'a> Traced<'a> {
             path: path.to_owned(),
             lines: BufWriter::new(file),
             failed: None,
-            monitor,
+            next,
         })
     }
 
     /// Ends the trace, and returns an error if it could not be written.
     pub(super) fn finish(mut self) -> Result<()> {
         let flushed = self.lines.flush();
-        let cannot = |cause| {
+        self.failed.map_or(flushed, Err).map_err(|cause| {
             let what = format!("The trace {} is incomplete", self.path.display());
-            Err(Error::new(ErrorKind::Local, what).because(cause))
-        };
-        self.failed.map_or(flushed, Err).or_else(cannot)
+            Error::new(ErrorKind::Local, what).because(cause)
+        })
     }
 }
 
-impl Monitor for Traced<'_> {
+impl Monitor for TraceMonitor<'_> {
     fn event(&mut self, event: &Event) {
         if let Event::Encoded(encoded) = event
             && self.failed.is_none()
         {
             self.failed = writeln!(self.lines, "{}", line(encoded)).err();
         }
-        self.monitor.event(event);
+        self.next.event(event);
     }
 }
 
+/// The keys are documented in docs/user/trace.md; `benches/tools/plot.rs` reads them.
 fn line(encoded: &Encoded) -> serde_json::Value {
-    let thousandths = |number: f64| (number * 1000.0).round() / 1000.0;
+    let three_decimals = |number: f64| (number * 1000.0).round() / 1000.0;
     serde_json::json!({
-        "at_ms": thousandths(encoded.at.as_secs_f64() * 1000.0),
+        "at_ms": three_decimals(encoded.at.as_secs_f64() * 1000.0),
         "chunk": encoded.chunk,
         "level": encoded.level,
-        "effort": thousandths(encoded.effort),
+        "effort": three_decimals(encoded.effort),
         "ready": encoded.ready,
         "in_flight": encoded.in_flight,
         "raw_bytes": encoded.raw_bytes,

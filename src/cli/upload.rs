@@ -16,7 +16,7 @@ use super::local::{LOCAL, Local, endpoint_name};
 use super::named::Named;
 use super::other_journals::others;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
-use super::trace::Traced;
+use super::trace::TraceMonitor;
 use super::unfinished::Continuation;
 use super::{again, arguments, complete, environment, exit, help, image_notices, quote};
 use crate::amounts::{age, size};
@@ -379,9 +379,9 @@ async fn send(
     let Some(file) = &arguments.trace else {
         return upload(&client, image, &options, display, stop).await;
     };
-    let mut traced = Traced::create(file, display)?;
-    let uploaded = upload(&client, image, &options, &mut traced, stop).await;
-    if let Err(error) = traced.finish() {
+    let mut trace = TraceMonitor::create(file, display)?;
+    let uploaded = upload(&client, image, &options, &mut trace, stop).await;
+    if let Err(error) = trace.finish() {
         // The trace failed, which does not affect the transfer.
         arguments.notice(&error.chain());
     }

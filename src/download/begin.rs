@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::check_earlier::take_unsynced;
+use super::check_earlier::accept_unsynced;
 use super::drive_unchanged::{check_same_drive, counters};
 use super::options::{Destination, DownloadOptions};
 use super::sink::{Ordered, Packed, Sink};
@@ -171,7 +171,7 @@ impl Opening<'_> {
         };
         let target = take_whole(target, &plan, session).await?;
         session.report_chunk(options.chunk, monitor);
-        take_unsynced(&target, options, session, monitor, stop).await?;
+        accept_unsynced(&target, options, session, monitor, stop).await?;
         let there = plan.bytes_in_all(session.state.settled().iter());
         monitor.event(&Event::Resuming {
             done_bytes: there,

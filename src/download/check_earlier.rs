@@ -17,7 +17,8 @@ use crate::monitor::Monitor;
 use crate::plan::{Plan, Span};
 use crate::verify::read_back::{Sampler, Verify};
 
-/// How many bytes to read before checking whether the user wants to stop.
+/// How many bytes to read before checking whether the user wants to stop. It takes a fraction of a
+/// second.
 const STEP_BYTES: u64 = 64 << 20;
 
 /// How to read again what is in a file.
@@ -29,9 +30,9 @@ pub(super) struct Recheck<'a> {
 }
 
 impl Recheck<'_> {
-    /// Reads what an earlier run wrote: all of its chunks, or a sample, and then all if one of
-    /// these differs. A chunk that does not match the journal is removed from it, so that it will
-    /// be downloaded again, by this run or a later one.
+    /// Reads chunks that an earlier run wrote, and compares them with the journal: all of them, or
+    /// a sample, and if a chunk of the sample differs, all. A chunk that differs is removed from
+    /// the journal, so that this run or a later one downloads it again.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if the file cannot be read, [`ErrorKind::Local`] if the
@@ -47,7 +48,7 @@ impl Recheck<'_> {
         let Sink::File(target) = sink else {
             return Ok(());
         };
-        // A file that already has its name was compared when it was opened.
+        // If the earlier run gave the file its name, all of it was compared when it was opened.
         if !session.is_resumed || sampler.is_off() || !target.is_staged() {
             return Ok(());
         }
@@ -55,19 +56,22 @@ impl Recheck<'_> {
             return Ok(());
         };
         let image = target.to_disk(format)?;
-        let (journal, wrong) = self.take_back(journal, &mut session.state, image).await?;
+        let (journal, wrong) = self
+            .check_journal(journal, &mut session.state, image)
+            .await?;
         session.journal = Some(journal);
-        not_there(wrong, monitor);
-        // These have no digest, so they are compared with the drive.
-        let taken = session.taken.iter().filter_map(index_of);
-        let taken = taken.map(|index| index..index + 1).collect();
+        warn_of_differing(wrong, monitor);
+        // The chunks that were accepted without a sync have no digest in the journal, so they are
+        // compared with the drive.
+        let accepted = session.accepted.iter().filter_map(index_of);
+        let accepted = accepted.map(|index| index..index + 1).collect();
         let (image, plan, sampler) = (target.to_disk(format)?, *plan, sampler.clone());
-        blocking(move || sampler.look_back(&*image, &plan, &taken)).await
+        blocking(move || sampler.look_back(&*image, &plan, &accepted)).await
     }
 
     /// As [`check_earlier`](Self::check_earlier), for one journal with the state `state`. Returns
-    /// the journal, and how many chunks did not match.
-    pub(super) async fn take_back(
+    /// the journal without the chunks that differ, and their number.
+    pub(super) async fn check_journal(
         self,
         journal: Journal,
         state: &mut State,
@@ -81,9 +85,9 @@ impl Recheck<'_> {
                 |(index, _): &&(u64, ChunkDigest)| sampler.is_full() || sampler.picks(*index);
             let picked: Vec<_> = digests.iter().filter(picks).copied().collect();
             let mut wrong = differing(&*image, &plan, [], &holes)?;
-            wrong.extend(in_steps(&*image, &plan, &picked, &stop)?);
+            wrong.extend(differing_in_steps(&*image, &plan, &picked, &stop)?);
             if !wrong.is_empty() && picked.len() < digests.len() {
-                wrong.extend(in_steps(&*image, &plan, &digests, &stop)?);
+                wrong.extend(differing_in_steps(&*image, &plan, &digests, &stop)?);
             }
             if wrong.is_empty() {
                 return Ok((journal, wrong));
@@ -100,8 +104,8 @@ impl Recheck<'_> {
     }
 }
 
-/// Reports that this many chunks are downloaded again.
-fn not_there(wrong: u64, monitor: &mut dyn Monitor) {
+/// Reports that this many chunks differ from the journal and are downloaded again.
+fn warn_of_differing(wrong: u64, monitor: &mut dyn Monitor) {
     if wrong > 0 {
         monitor.warn(format!(
             "{wrong} chunks on the disk are not what the earlier run wrote: they are fetched again"
@@ -123,7 +127,7 @@ fn index_of(note: &Note) -> Option<u64> {
 ///
 /// # Errors
 /// [`ErrorKind::Cancelled`].
-pub(super) async fn take_unsynced(
+pub(super) async fn accept_unsynced(
     target: &ImageTarget,
     options: &DownloadOptions,
     session: &mut Session,
@@ -139,8 +143,8 @@ pub(super) async fn take_unsynced(
     let image = target.to_disk(options.format)?;
     let (plan, stop) = (session.plan, stop.clone());
     let (is_raw, is_full) = (target.is_raw(), options.verify == Verify::Full);
-    let (taken, wrong) = blocking(move || {
-        let (mut taken, mut wrong) = (Vec::new(), 0);
+    let (accepted, wrong) = blocking(move || {
+        let (mut accepted, mut wrong) = (Vec::new(), 0);
         let mut bytes = Vec::new();
         for (index, (len, proof)) in written {
             if stop.is_asked() {
@@ -152,30 +156,36 @@ pub(super) async fn take_unsynced(
             // A chunk that cannot be read counts as missing.
             let read = image.read_at(&mut bytes, span.offset);
             let note = match read.is_ok() {
-                true => proven(span, &bytes, proof, is_raw, is_full),
+                true => note_if_unchanged(span, &bytes, proof, is_raw, is_full),
                 false => None,
             };
             match note {
-                Some(note) => taken.push(note),
+                Some(note) => accepted.push(note),
                 None => wrong += 1,
             }
         }
-        Ok((taken, wrong))
+        Ok((accepted, wrong))
     })
     .await?;
-    not_there(wrong, monitor);
-    let there = taken.iter().filter_map(index_of);
+    warn_of_differing(wrong, monitor);
+    let indexes = accepted.iter().filter_map(index_of);
     session
         .state
         .done
-        .extend(there.map(|index| index..index + 1));
-    session.taken = taken;
+        .extend(indexes.map(|index| index..index + 1));
+    session.accepted = accepted;
     Ok(())
 }
 
 /// The note for a chunk whose bytes are as they were written, with a digest if `is_full`; `None` if
 /// they differ.
-fn proven(span: Span, bytes: &[u8], proof: Proof, is_raw: bool, is_full: bool) -> Option<Note> {
+fn note_if_unchanged(
+    span: Span,
+    bytes: &[u8],
+    proof: Proof,
+    is_raw: bool,
+    is_full: bool,
+) -> Option<Note> {
     let digest = match proof {
         Proof::Blocks(blocks) if is_raw && data_blocks(bytes, span.offset) == blocks => {
             if !is_full {
@@ -191,7 +201,7 @@ fn proven(span: Span, bytes: &[u8], proof: Proof, is_raw: bool, is_full: bool) -
 }
 
 /// Finds the chunks that do not have these digests. Blocks.
-fn in_steps(
+fn differing_in_steps(
     image: &dyn Disk,
     plan: &Plan,
     digests: &[(u64, ChunkDigest)],

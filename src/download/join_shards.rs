@@ -161,7 +161,7 @@ async fn recheck_shards(
         if !recheck.sampler.is_off() {
             let image = target.to_disk(TargetFormat::Raw)?;
             let wrong;
-            (journal, wrong) = recheck.take_back(journal, &mut state, image).await?;
+            (journal, wrong) = recheck.check_journal(journal, &mut state, image).await?;
             if wrong > 0 {
                 let what = format!("{wrong} chunks are not what shard {index} wrote");
                 monitor.warn(what);

@@ -197,7 +197,7 @@ impl<'a> Run<'a> {
         let todo = gaps(&plan, 0, &settled);
         self.announce(&todo, &session.state, monitor);
         if let Some(journal) = &session.journal {
-            journal.begin(sink.data(std::mem::take(&mut session.taken))?);
+            journal.begin(sink.data(std::mem::take(&mut session.accepted))?);
         }
         let follower = match &sink {
             Sink::File(target) if options.checksum && self.is_raw() => {

@@ -23,7 +23,8 @@ use crate::image::{Disk, ImageTarget, TargetFormat};
 use crate::journal::{Data, Note};
 use crate::plan::Plan;
 
-/// Maximum bytes of a hole to write at a time.
+/// Maximum bytes of a hole to write at a time: a fraction of a second's work, after which other
+/// chunks have their turn.
 const HOLE_BYTES_MAX: u64 = 64 << 20;
 
 /// The destination of chunks.
@@ -35,16 +36,16 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    /// What the journal of a download has to know about its file. `taken` is what the last run
+    /// What the journal of a download has to know about its file. `accepted` is what the last run
     /// wrote there without a sync.
-    pub(super) fn data(&self, taken: Vec<Note>) -> Result<Option<Data>> {
+    pub(super) fn data(&self, accepted: Vec<Note>) -> Result<Option<Data>> {
         let Self::File(target) = self else {
             return Ok(None);
         };
         Ok(Some(Data {
             file: target.handle()?,
             page_cache: target.page_cache(),
-            taken,
+            accepted,
         }))
     }
 
@@ -64,8 +65,8 @@ impl Sink {
         }
     }
 
-    /// Writes a chunk to its place. Blocks. Gives up its place in the window when it is written. For
-    /// a raw file, the result is the number of its blocks with data.
+    /// Writes a chunk to its place. Blocks. Gives up its place in the window when it is written.
+    /// For a raw file, the result is the number of its blocks with data.
     pub(super) fn put(&self, chunk: Fetched, permit: OwnedSemaphorePermit) -> Result<u64> {
         match self {
             Self::File(target) => {

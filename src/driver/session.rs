@@ -60,7 +60,7 @@ pub(crate) struct Session {
     pub(crate) source: Option<crate::image::Fingerprint>,
     pub(crate) is_resumed: bool,
     /// What the last run of a download wrote without a sync, and is intact.
-    pub(crate) taken: Vec<Note>,
+    pub(crate) accepted: Vec<Note>,
     /// Whether the journal was damaged: then chunks without a record may be done as well.
     pub(crate) is_damaged: bool,
     /// The drive that a discarded run created.
@@ -95,7 +95,7 @@ impl Session {
             token: header.token,
             source: header.source.clone(),
             is_resumed: false,
-            taken: Vec::new(),
+            accepted: Vec::new(),
             is_damaged: false,
             left_behind: None,
         };
@@ -104,7 +104,7 @@ impl Session {
         };
         if let Some((journal, replay)) = open(path, options.restart)? {
             if options.restart {
-                session.left_behind = replay.as_ref().and_then(ours);
+                session.left_behind = replay.as_ref().and_then(created_drive);
                 journal.remove()?;
             } else if let Some(replay) = replay {
                 let plan = match NonZeroU64::new(replay.header.chunk) {
@@ -251,10 +251,10 @@ fn open(path: &Path, restart: bool) -> Result<Option<(Journal, Option<Replay>)>>
     }
 }
 
-/// The drive that a run created.
-fn ours(replay: &Replay) -> Option<DriveId> {
-    let (id, is_ours) = replay.state.drive?;
-    is_ours.then_some(id)
+/// The drive of an earlier run, if that run created it.
+fn created_drive(replay: &Replay) -> Option<DriveId> {
+    let (id, was_created) = replay.state.drive?;
+    was_created.then_some(id)
 }
 
 /// Fails for the journal of another transfer.

@@ -47,8 +47,8 @@ const WAITING_BYTES_MAX: u64 = 1 << 30;
 const SMALL_BYTES: u64 = 1 << 20;
 /// Maximum number of small chunks with waiting records.
 const WAITING_SMALL_MAX: usize = 64;
-/// If more bytes than this are noted and not recorded yet, chunks arrive faster than they are hashed
-/// here.
+/// If more bytes than this are noted and not recorded yet, chunks arrive faster than they are
+/// hashed here.
 const BEHIND_BYTES: u64 = 2 * WAITING_BYTES_MAX;
 /// The file is synced each time this many bytes were written to it, so that the disk is busy all
 /// the time and little is left at the end. Measured: 1 GiB takes 0.56 to 0.7 s this way, 0.7 to 0.8
@@ -119,7 +119,7 @@ pub(crate) struct Data {
     /// Its page cache, if a later run can rely on what it holds without a sync.
     pub page_cache: Option<PageCache>,
     /// Intact chunks that the last run wrote and did not sync.
-    pub taken: Vec<Note>,
+    pub accepted: Vec<Note>,
 }
 
 /// The tasks of a journal, while a transfer runs.
@@ -162,7 +162,7 @@ impl Keeper {
         let (written, to_sync) = unbounded();
         let failed = Failed::default();
         let (file, before) = data
-            .map(|data| (data.file, (data.page_cache, data.taken)))
+            .map(|data| (data.file, (data.page_cache, data.accepted)))
             .unzip();
         let writing = Writing {
             log: Arc::clone(log),
@@ -238,10 +238,10 @@ impl Writing {
     ) -> Result<()> {
         let is_file = before.is_some();
         let mut is_trusted = false;
-        if let Some((page_cache, taken)) = before {
+        if let Some((page_cache, accepted)) = before {
             let log = Arc::clone(&self.log);
             is_trusted = blocking(move || log.begin_run(page_cache)).await?;
-            for note in taken {
+            for note in accepted {
                 self.log.waits(&note);
                 let _ = self.written.try_send(note);
             }

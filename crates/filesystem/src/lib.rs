@@ -45,8 +45,8 @@ pub use names::{is_placeholder, rename_new};
 pub use openhosting_system::{PageCache, free_bytes, nonblocking};
 pub use plain::is_plain;
 pub use private::{
-    Foreign, can_others_create_in, create_new, foreign, open_named, open_or_create, open_own,
-    open_to_read, overwrite, private_directory, read_all, read_named, read_own,
+    Untrusted, can_others_create_in, create_new, open_named, open_or_create, open_own,
+    open_to_read, overwrite, private_directory, read_all, read_named, read_own, why_untrusted,
 };
 pub use replace::{Staged, can_replace, create_whole, replace, replace_from};
 pub use sync::{sync_all, sync_data, sync_directory, unsynced};

@@ -30,9 +30,10 @@ const EVERYBODY_WRITES: u32 = 0o002;
 /// The superuser, who can change everything anyway.
 const ROOT: u32 = 0;
 
-/// Why a file or directory is not used.
+/// Why a file or directory is not used: another user may have written it, or it is of the wrong
+/// type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Foreign {
+pub enum Untrusted {
     /// Another user owns it: this one.
     Owner(u32),
     /// Everybody may write to it.
@@ -46,7 +47,7 @@ pub enum Foreign {
     NotAFile,
 }
 
-impl fmt::Display for Foreign {
+impl fmt::Display for Untrusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Owner(owner) => write!(
@@ -64,15 +65,15 @@ impl fmt::Display for Foreign {
     }
 }
 
-impl std::error::Error for Foreign {}
+impl std::error::Error for Untrusted {}
 
-impl From<Foreign> for io::Error {
-    fn from(foreign: Foreign) -> Self {
-        Self::new(ErrorKind::PermissionDenied, foreign)
+impl From<Untrusted> for io::Error {
+    fn from(reason: Untrusted) -> Self {
+        Self::new(ErrorKind::PermissionDenied, reason)
     }
 }
 
-impl Foreign {
+impl Untrusted {
     /// The reason inside an error of this module, if that is its cause.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
@@ -120,7 +121,7 @@ enum Use {
 /// Opens a file that an earlier run of this user left, for reading and writing.
 ///
 /// # Errors
-/// [`Foreign`] if it may belong to somebody else, and as [`File::open`].
+/// [`Untrusted`] if it may belong to somebody else, and as [`File::open`].
 pub fn open_own(path: &Path) -> io::Result<File> {
     open(
         path,
@@ -149,7 +150,7 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
 /// Creates a file, or truncates the existing one of this user.
 ///
 /// # Errors
-/// [`Foreign`] if it belongs to another user, or is not a regular file.
+/// [`Untrusted`] if it belongs to another user, or is not a regular file.
 pub fn overwrite(path: &Path) -> io::Result<File> {
     create_or(path, Access::Usual, |path| {
         let file = open(path, OpenOptions::new().write(true), Use::Overwrite)?;
@@ -168,27 +169,27 @@ pub fn read_own(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
 
 /// Why another user may be able to write to a file, as far as its file system has owners. `path` is
 /// its name.
-pub fn foreign(file: &File, path: &Path) -> io::Result<Option<Foreign>> {
+pub fn why_untrusted(file: &File, path: &Path) -> io::Result<Option<Untrusted>> {
     Ok(check(&file.metadata()?, path, Use::Overwrite).err())
 }
 
 /// Creates a directory and its parents for this user only, unless it exists.
 ///
 /// # Errors
-/// [`Foreign`] if it exists and belongs to another user than root, or everybody may write to it;
+/// [`Untrusted`] if it exists and belongs to another user than root, or everybody may write to it;
 /// and as [`create_private_directory`].
 pub fn private_directory(path: &Path) -> io::Result<()> {
     create_private_directory(path)?;
     let named = std::fs::symlink_metadata(path)?;
     let owner = Rights::of(&named).owner;
     if named.is_symlink() && !is_trusted(owner) {
-        return Err(Foreign::Owner(owner).into());
+        return Err(Untrusted::Owner(owner).into());
     }
     let directory = Rights::of(&std::fs::metadata(path)?);
     let why = if !is_trusted(directory.owner) {
-        Foreign::Owner(directory.owner)
+        Untrusted::Owner(directory.owner)
     } else if directory.mode & EVERYBODY_WRITES != 0 {
-        Foreign::Writable
+        Untrusted::Writable
     } else {
         return Ok(());
     };
@@ -203,7 +204,7 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
 /// for `<(COMMAND)`, is read to its end.
 ///
 /// # Errors
-/// [`Foreign::NotAFile`]; [`ErrorKind::InvalidData`] if it is larger; and as
+/// [`Untrusted::NotAFile`]; [`ErrorKind::InvalidData`] if it is larger; and as
 /// [`File::open`].
 pub fn read_named(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     read_all(open_named(path)?, bytes_max)
@@ -228,7 +229,7 @@ pub fn open_named(path: &Path) -> io::Result<File> {
     match metadata.is_file() || metadata.is_dir() || is_null_device(&metadata) {
         // Reading a directory fails with a precise error.
         true => Ok(file),
-        false => Err(Foreign::NotAFile.into()),
+        false => Err(Untrusted::NotAFile.into()),
     }
 }
 
@@ -270,9 +271,9 @@ fn open(path: &Path, options: &OpenOptions, purpose: Use) -> io::Result<File> {
     // Opening a device may already have an effect, so its type is checked first.
     let kind = std::fs::symlink_metadata(path)?.file_type();
     if kind.is_symlink() {
-        return Err(Foreign::Link.into());
+        return Err(Untrusted::Link.into());
     } else if !kind.is_file() {
-        return Err(Foreign::NotAFile.into());
+        return Err(Untrusted::NotAFile.into());
     }
     let mut options = options.clone();
     options.guarded(Guard::NoFollowNoWait);
@@ -290,17 +291,17 @@ fn open(path: &Path, options: &OpenOptions, purpose: Use) -> io::Result<File> {
     Ok(file)
 }
 
-fn check(file: &Metadata, path: &Path, purpose: Use) -> Result<(), Foreign> {
+fn check(file: &Metadata, path: &Path, purpose: Use) -> Result<(), Untrusted> {
     let directory = directory_of(path);
     let rights = Rights::of(file);
     let why = if !file.is_file() {
-        return Err(Foreign::NotAFile);
+        return Err(Untrusted::NotAFile);
     } else if rights.owner != user() {
-        Foreign::Owner(rights.owner)
+        Untrusted::Owner(rights.owner)
     } else if purpose == Use::Believe && rights.mode & EVERYBODY_WRITES != 0 {
-        Foreign::Writable
+        Untrusted::Writable
     } else if rights.links > 1 && can_others_create_in(directory) {
-        return Err(Foreign::Linked);
+        return Err(Untrusted::Linked);
     } else {
         return Ok(());
     };
@@ -344,8 +345,8 @@ mod tests {
 
     use super::*;
 
-    fn why(opened: io::Result<File>) -> Option<Foreign> {
-        Foreign::of(&opened.err()?).cloned()
+    fn why(opened: io::Result<File>) -> Option<Untrusted> {
+        Untrusted::of(&opened.err()?).cloned()
     }
 
     fn chmod(path: &Path, mode: u32) {
@@ -373,15 +374,15 @@ mod tests {
         std::fs::write(path("file"), "x").unwrap();
         assert_eq!(why(open_own(&path("file"))), None);
         symlink(path("file"), path("link")).unwrap();
-        assert_eq!(why(open_own(&path("link"))), Some(Foreign::Link));
+        assert_eq!(why(open_own(&path("link"))), Some(Untrusted::Link));
         let made = Command::new("mkfifo").arg(path("pipe")).status();
         assert!(made.unwrap().success());
         for open in [open_own, open_or_create, overwrite, open_named] {
-            assert_eq!(why(open(&path("pipe"))), Some(Foreign::NotAFile));
+            assert_eq!(why(open(&path("pipe"))), Some(Untrusted::NotAFile));
         }
         assert_eq!(
             why(open_own(Path::new("/dev/null"))),
-            Some(Foreign::NotAFile)
+            Some(Untrusted::NotAFile)
         );
         chmod(&path("file"), 0o660);
         assert_eq!(
@@ -390,7 +391,7 @@ mod tests {
             "its owner let the group"
         );
         chmod(&path("file"), 0o666);
-        assert_eq!(why(open_own(&path("file"))), Some(Foreign::Writable));
+        assert_eq!(why(open_own(&path("file"))), Some(Untrusted::Writable));
         assert_eq!(why(overwrite(&path("file"))), None);
         assert_eq!(std::fs::read(path("file")).unwrap(), b"");
     }
@@ -403,8 +404,8 @@ mod tests {
         std::fs::hard_link(&file, &link).unwrap();
         assert_eq!(why(open_own(&link)), None);
         chmod(directory.path(), 0o1777);
-        assert_eq!(why(open_own(&link)), Some(Foreign::Linked));
-        assert_eq!(why(overwrite(&link)), Some(Foreign::Linked));
+        assert_eq!(why(open_own(&link)), Some(Untrusted::Linked));
+        assert_eq!(why(overwrite(&link)), Some(Untrusted::Linked));
         assert_eq!(std::fs::read(&file).unwrap(), b"x");
     }
 
@@ -418,7 +419,7 @@ mod tests {
         private_directory(&path).unwrap();
         chmod(&path, 0o1777);
         let error = private_directory(&path).unwrap_err();
-        assert_eq!(Foreign::of(&error), Some(&Foreign::Writable));
+        assert_eq!(Untrusted::of(&error), Some(&Untrusted::Writable));
         assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
     }
 
@@ -434,7 +435,7 @@ mod tests {
         assert_eq!(read_named(Path::new("/dev/null"), 4).unwrap(), b"");
         assert_eq!(
             why(open_named(Path::new("/dev/zero"))),
-            Some(Foreign::NotAFile)
+            Some(Untrusted::NotAFile)
         );
         assert!(read_named(directory.path(), 4).is_err());
         let (reader, writer) = io::pipe().unwrap();

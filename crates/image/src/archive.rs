@@ -30,11 +30,13 @@ pub(super) use check::{Check, Checked, Manifest};
 pub(super) use headers::is_start_of_one;
 pub(super) use in_order::{Described, DiskInOrder};
 
-/// Maximum bytes of a description and of a manifest.
+/// Maximum bytes of a description and of a manifest, which are read into memory. Actual ones have
+/// some KiB.
 const TEXT_BYTES_MAX: u64 = 1 << 20;
-/// Maximum number of names that an error lists.
+/// Maximum number of names that an error lists; any number that fits a screen will do.
 const NAMES_MAX: usize = 20;
-/// Maximum number of links to follow from one name to the next.
+/// Maximum number of links to follow from one name to the next, in case they form a loop. Archives
+/// have one or two.
 const LINKS_MAX: usize = 8;
 /// Digits at the end of the name of a piece of a file (DSP0243, 7.1).
 const PIECE_DIGITS: usize = 9;
@@ -201,14 +203,14 @@ impl<'a> Archive<'a> {
         };
         let mut links = Vec::new();
         let mut headers = Headers::new(InFile { file, at: 0 });
-        let ours = |cause: io::Error| {
-            let broken = |cause| {
+        let to_error = |cause: io::Error| {
+            let unreadable = |cause| {
                 let what = format!("Cannot read {}", file.path().display());
                 Error::new(ErrorKind::Image, what).because(cause)
             };
-            cause.downcast::<Error>().unwrap_or_else(broken)
+            cause.downcast::<Error>().unwrap_or_else(unreadable)
         };
-        while let Some(member) = headers.next().map_err(ours)? {
+        while let Some(member) = headers.next().map_err(to_error)? {
             let name = names::plain(&member.name);
             if names::is_companion(&name) {
                 continue;

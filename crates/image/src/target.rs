@@ -28,9 +28,10 @@ use crate::chunk::is_zero;
 use crate::codec::Pack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
-    self, Access, Foreign, Lock, Locked, PageCache, Step, Weakness, can_others_create_in,
-    create_new, directory_of, exposed, foreign, give_mode, is_placeholder, open_or_create,
-    open_own, page_cache_of, put_zeros, remedy, rename_new, sync_all, sync_directory, unsynced,
+    self, Access, Lock, Locked, PageCache, Step, Untrusted, Weakness, can_others_create_in,
+    create_new, directory_of, exposed, give_mode, is_placeholder, open_or_create, open_own,
+    page_cache_of, put_zeros, remedy, rename_new, sync_all, sync_directory, unsynced,
+    why_untrusted,
 };
 use openhosting_base::locks;
 
@@ -412,7 +413,7 @@ impl ImageTarget {
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
         // If another user owns it, that user could change it after it was compared.
-        if foreign(&file, path)
+        if why_untrusted(&file, path)
             .map_err(|cause| cannot("open", path, cause))?
             .is_some()
         {
@@ -484,9 +485,9 @@ impl ImageTarget {
             .guarded(Guard::NoFollowNoWait)
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
-        let why = foreign(&file, path).map_err(|cause| cannot("open", path, cause))?;
+        let why = why_untrusted(&file, path).map_err(|cause| cannot("open", path, cause))?;
         if let Some(why) = why
-            && !(force && matches!(why, Foreign::Owner(_)))
+            && !(force && matches!(why, Untrusted::Owner(_)))
         {
             let force = advice!["or write to it all the same with ", Remedy::Force];
             let hint = why.remedy(path, force);
@@ -788,7 +789,7 @@ impl ImageTarget {
 
 /// The error for a staged file that may belong to another user.
 fn not_ours(part: &Path, cause: std::io::Error, otherwise: impl Into<Advice>) -> Error {
-    let hint = Foreign::of(&cause).map(|why| why.remedy(part, otherwise));
+    let hint = Untrusted::of(&cause).map(|why| why.remedy(part, otherwise));
     cannot("use", part, cause).hint_if(hint)
 }
 

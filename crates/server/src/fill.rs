@@ -18,7 +18,7 @@ use std::str::FromStr;
 
 use openhosting_base::drive::DriveId;
 use openhosting_base::wire::Properties;
-use openhosting_tenancy::{kept, set, sync_parent, unless_missing};
+use openhosting_tenancy::{set, stored_file, sync_parent, unless_missing};
 
 /// How imaging transforms the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl FillFiles {
 
     /// Reads the state. A damaged order cannot be carried out, so the drive is incomplete.
     pub(super) fn load(&self, id: DriveId) -> io::Result<Fill> {
-        match kept::read(&self.imaging) {
+        match stored_file::read(&self.imaging) {
             Ok(bytes) => match parse(id, &bytes) {
                 Some(order) => Ok(Fill::Imaging(order)),
                 None => {
@@ -125,12 +125,12 @@ impl FillFiles {
         let mut object = Properties::new();
         set(&mut object, "drive", id.to_string());
         set(&mut object, "imaging", order.to_string());
-        kept::write(&kept::print(&object), &self.imaging, staging)
+        stored_file::write(&stored_file::print(&object), &self.imaging, staging)
     }
 
     /// Converts the state in the metadata of an earlier version, which did not resume an imaging.
     pub(super) fn store_incomplete(&self, staging: &Path) -> io::Result<()> {
-        kept::write("", &self.incomplete, staging)
+        stored_file::write("", &self.incomplete, staging)
     }
 
     /// Records that the imaging failed.
@@ -149,7 +149,7 @@ impl FillFiles {
 }
 
 fn parse(id: DriveId, bytes: &[u8]) -> Option<Order> {
-    let mut object = kept::parse(bytes)?;
+    let mut object = stored_file::parse(bytes)?;
     (object.remove("drive")? == id.to_string()).then_some(())?;
     object.remove("imaging")?.parse().ok()
 }

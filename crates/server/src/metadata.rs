@@ -1,4 +1,4 @@
-//! Everything about a drive except its bytes, and the file that stores it (`kept.rs`).
+//! Everything about a drive except its bytes, and the file that stores it (`stored_file.rs`).
 
 use std::io;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use openhosting_base::drive::{DriveId, parse_uuid};
 use openhosting_base::wire::{Properties, parse_size};
 use openhosting_tenancy::{
-    Counters, Refusal, check_length, kept, one_of, put, put_label, put_or_unset, set,
+    Counters, Refusal, check_length, one_of, put, put_label, put_or_unset, set, stored_file,
 };
 
 /// Everyone, in the `readers` key (docs/dev/reference.md, 1.4).
@@ -138,19 +138,19 @@ impl Metadata {
     /// Stores it in the file `path`, crash-safe. `staging` is a directory on the same file system
     /// for the temporary file.
     pub(super) fn keep(&self, id: DriveId, path: &Path, staging: &Path) -> io::Result<()> {
-        kept::write(&self.print(id), path, staging)
+        stored_file::write(&self.print(id), path, staging)
     }
 
     fn print(&self, id: DriveId) -> String {
         let mut kept = self.to_info(id);
         kept.remove("status");
-        kept::print(&kept)
+        stored_file::print(&kept)
     }
 
     /// Parses what [`keep`](Self::keep) wrote; `None` if it is damaged. The second value is the
     /// state of the bytes that an earlier version stored here (now in `fill.rs`).
     pub(super) fn parse(id: DriveId, bytes: &[u8]) -> Option<(Self, bool)> {
-        let mut kept = kept::parse(bytes)?;
+        let mut kept = stored_file::parse(bytes)?;
         if kept.remove("drive")? != id.to_string() {
             return None;
         }

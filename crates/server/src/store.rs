@@ -37,10 +37,10 @@ use openhosting_base::drive::DriveId;
 use openhosting_base::error::{Error, ErrorKind, Result};
 use openhosting_base::locks::{read, write};
 use openhosting_filesystem::{
-    Access, Foreign, Lock, Locked, create_new, free_bytes, lock as lock_file, open_or_create,
+    Access, Lock, Locked, Untrusted, create_new, free_bytes, lock as lock_file, open_or_create,
     open_own, private_directory,
 };
-use openhosting_tenancy::{Quotas, Refusal, kept, sync_parent, unless_missing};
+use openhosting_tenancy::{Quotas, Refusal, stored_file, sync_parent, unless_missing};
 use openhosting_vm::{Drive, Drives};
 
 /// All drives of the server.
@@ -148,7 +148,7 @@ impl Store {
             // The file is exactly as long as the drive.
             size: fs::metadata(self.path(id, "data")).map_or(0, |data| data.len()),
         };
-        let loaded = kept::read(path).and_then(|bytes| {
+        let loaded = stored_file::read(path).and_then(|bytes| {
             let Some((metadata, is_whole)) = Metadata::parse(id, &bytes) else {
                 damaged.owner = owner_of_damaged(&bytes);
                 let what = "its metadata is damaged";
@@ -165,7 +165,7 @@ impl Store {
         }
         match loaded {
             Ok(drive) => Ok(Entry::Ready(Arc::new(drive))),
-            Err(error) if kept::is_of_the_file(&error) => {
+            Err(error) if stored_file::is_of_the_file(&error) => {
                 let owner = damaged.owner.as_deref().unwrap_or("unknown");
                 tracing::error!(%id, owner, %error, "A drive is damaged, the others are served");
                 Ok(Entry::Damaged(damaged))
@@ -460,7 +460,7 @@ impl Store {
             let what = format!("Cannot keep the user in {}", path.display());
             Error::new(ErrorKind::Local, what).because(error)
         };
-        match kept::read(&path).map(Zeroizing::new) {
+        match stored_file::read(&path).map(Zeroizing::new) {
             Ok(text) => {
                 let line = String::from_utf8_lossy(&text);
                 super::users::parse_line(line.trim_end_matches('\n')).map_err(|error| {
@@ -471,7 +471,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let user = super::users::make_up()?;
                 let line = format!("{}:{}\n", user.user(), user.expose_key());
-                kept::write(&line, &path, &self.staging()).map_err(failed)?;
+                stored_file::write(&line, &path, &self.staging()).map_err(failed)?;
                 Ok(user)
             }
             Err(error) => Err(failed(error)),
@@ -481,7 +481,7 @@ impl Store {
 
 /// The error for a directory that cannot be used, or may belong to another user.
 fn not_ours(path: &Path, error: io::Error) -> Error {
-    let hint = Foreign::of(&error).map(|why| {
+    let hint = Untrusted::of(&error).map(|why| {
         let otherwise = advice![
             "or choose a directory of your own with ",
             Remedy::DataDirectory

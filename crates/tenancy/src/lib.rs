@@ -11,16 +11,16 @@
 //! based on it. Start reading at `refusal`.
 
 mod counters;
-pub mod kept;
 mod keys;
 mod quota;
 mod rate;
 mod refusal;
+pub mod stored_file;
 
 pub use self::counters::Counters;
-pub use self::kept::{sync_parent, unless_missing};
 pub use self::keys::{check_length, one_of, put, put_label, put_or_unset, set, unknown};
 pub use self::quota::{Amounts, Grant, QuotaFigures, QuotaKind, QuotaLimits, Quotas};
 pub use self::rate::Limiter;
 pub use self::rate::Rate;
 pub use self::refusal::Refusal;
+pub use self::stored_file::{sync_parent, unless_missing};

@@ -4,7 +4,7 @@
 //! ports: `nic:0:dhcp 127.70.1.2`. A VLAN connects the servers whose `nic:N:vlan` refers to it.
 //!
 //! ```text
-//! resources/ip-ADDRESS.meta, resources/vlan-UUID.meta      in the format of `kept.rs`
+//! resources/ip-ADDRESS.meta, resources/vlan-UUID.meta      in the format of `stored_file.rs`
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +23,7 @@ use openhosting_base::locks::{lock, read, write};
 use openhosting_base::wire::Properties;
 use openhosting_filesystem::private_directory;
 use openhosting_tenancy::{
-    Amounts, QuotaKind, Quotas, Refusal, check_length, kept, put_label, set, sync_parent,
+    Amounts, QuotaKind, Quotas, Refusal, check_length, put_label, set, stored_file, sync_parent,
 };
 
 /// The addresses to assign: a part of 127.0.0.0/8 that nothing else uses.
@@ -164,7 +164,7 @@ impl Resources {
     /// Stores a resource, and returns its properties.
     fn keep(&self, id: ResourceId, resource: Resource) -> io::Result<Properties> {
         let info = resource.info(id);
-        kept::write(&kept::print(&info), &self.path(id), &self.staging)?;
+        stored_file::write(&stored_file::print(&info), &self.path(id), &self.staging)?;
         write(&self.resources).insert(id, resource);
         Ok(info)
     }
@@ -331,15 +331,15 @@ fn candidate(number: u32) -> Ipv4Addr {
 }
 
 fn load(path: &Path) -> io::Result<Option<(ResourceId, Resource)>> {
-    let bytes = match kept::read(path) {
-        Err(error) if kept::is_of_the_file(&error) => return Ok(None),
+    let bytes = match stored_file::read(path) {
+        Err(error) if stored_file::is_of_the_file(&error) => return Ok(None),
         read => read?,
     };
     Ok(parse(path.file_stem().and_then(OsStr::to_str), &bytes))
 }
 
 fn parse(stem: Option<&str>, bytes: &[u8]) -> Option<(ResourceId, Resource)> {
-    let mut settings = kept::parse(bytes)?;
+    let mut settings = stored_file::parse(bytes)?;
     let kind = ResourceKind::parse(&settings.remove("type")?)?;
     let id = ResourceId::parse(kind, &settings.remove("resource")?)?;
     let user = settings.remove("user")?;

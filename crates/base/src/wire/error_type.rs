@@ -26,7 +26,8 @@ pub enum ErrorType {
 }
 
 impl ErrorType {
-    /// Every type, in the order of the table.
+    /// Every type, in the order of the table. The compiler does not check that a new type is here;
+    /// without it, [`Self::from_header`] would not know the type.
     pub const ALL: [Self; 9] = [
         Self::Usage,
         Self::Auth,
@@ -39,7 +40,8 @@ impl ErrorType {
         Self::Full,
     ];
 
-    /// The HTTP status that goes with it.
+    /// The HTTP status that goes with it. Two types share 500, so a status does not determine a
+    /// type.
     pub fn status(self) -> u16 {
         match self {
             Self::Usage => 400,
@@ -72,7 +74,9 @@ impl ErrorType {
     /// (docs/dev/reference.md, 3.2); an unknown type is `None`.
     pub fn from_header(value: &str) -> Option<Self> {
         let word = value.split_whitespace().next()?;
-        Self::ALL.into_iter().find(|t| t.as_str() == word)
+        Self::ALL
+            .into_iter()
+            .find(|error_type| error_type.as_str() == word)
     }
 }
 
@@ -88,12 +92,11 @@ mod tests {
 
     #[test]
     fn every_error_type_parses_back() {
-        for t in ErrorType::ALL {
-            assert_eq!(ErrorType::from_header(t.as_str()), Some(t));
-            assert_eq!(
-                ErrorType::from_header(&format!("{t} drive in use")),
-                Some(t)
-            );
+        for error_type in ErrorType::ALL {
+            let word = error_type.as_str();
+            assert_eq!(ErrorType::from_header(word), Some(error_type));
+            let longer = format!("{word} drive in use");
+            assert_eq!(ErrorType::from_header(&longer), Some(error_type));
         }
         assert_eq!(ErrorType::from_header("teapot"), None);
         assert_eq!(ErrorType::from_header(""), None);

@@ -23,13 +23,16 @@ impl Format {
     }
 
     /// The format requested by an `Accept` header: the first supported one in it; text if there is
-    /// none.
+    /// none. Quality values (`q=`) are ignored.
     pub fn of_accept(value: Option<&str>) -> Self {
-        for range in value.unwrap_or_default().split(',') {
-            if is_json(range) {
+        for media_range in value.unwrap_or_default().split(',') {
+            if is_json(media_range) {
                 return Self::Json;
             }
-            if matches!(media_type(range).as_str(), "text/plain" | "text/*" | "*/*") {
+            if matches!(
+                media_type(media_range).as_str(),
+                "text/plain" | "text/*" | "*/*"
+            ) {
                 return Self::Text;
             }
         }
@@ -45,13 +48,14 @@ impl Format {
     }
 }
 
-fn media_type(range: &str) -> String {
-    let name = range.split(';').next().unwrap_or_default();
+/// The type without parameters, such as `; charset=utf-8`, in lower case.
+fn media_type(value: &str) -> String {
+    let name = value.split(';').next().unwrap_or_default();
     name.trim().to_ascii_lowercase()
 }
 
-fn is_json(range: &str) -> bool {
-    media_type(range) == "application/json"
+fn is_json(value: &str) -> bool {
+    media_type(value) == "application/json"
 }
 
 #[cfg(test)]

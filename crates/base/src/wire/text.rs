@@ -41,7 +41,7 @@ pub struct ObjectReader {
     /// An incomplete line.
     line: Vec<u8>,
     object: Properties,
-    /// Bytes of the lines in `object`, and their maximum.
+    /// Bytes of the lines of the current object, without line ends, and their maximum.
     object_bytes: usize,
     object_bytes_max: usize,
 }
@@ -92,9 +92,10 @@ impl ObjectReader {
         if let Some(object) = self.take_line(&line)? {
             return Ok(Some(object));
         }
-        Ok(self.end())
+        Ok(self.end_object())
     }
 
+    /// Counts bytes of the current object, and fails if there are too many.
     fn count(&mut self, bytes: usize) -> Result<(), WireError> {
         self.object_bytes = self.object_bytes.saturating_add(bytes);
         match self.object_bytes > self.object_bytes_max {
@@ -109,14 +110,15 @@ impl ObjectReader {
         let line = line.trim_start_matches([' ', '\t', '\r']);
         let line = line.trim_end_matches('\r');
         if line.is_empty() {
-            return Ok(self.end());
+            return Ok(self.end_object());
         }
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
         self.object.insert(key, unescape(value))?;
         Ok(None)
     }
 
-    fn end(&mut self) -> Option<Properties> {
+    /// Ends the current object; `None` if it has no keys.
+    fn end_object(&mut self) -> Option<Properties> {
         self.object_bytes = 0;
         (!self.object.is_empty()).then(|| std::mem::take(&mut self.object))
     }

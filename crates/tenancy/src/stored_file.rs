@@ -15,7 +15,7 @@ use crate::keys::set;
 use openhosting_base::digest::Digest;
 use openhosting_base::wire::{Format, Properties};
 use openhosting_filesystem::{
-    Access, Foreign, directory_of, read_own, replace_from, sync_directory,
+    Access, Untrusted, directory_of, read_own, replace_from, sync_directory,
 };
 
 /// Maximum bytes to read of such a file. The keys that a user can set take at most 64 KiB
@@ -35,11 +35,11 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// does not start: it would otherwise call sound objects damaged.
 pub fn is_of_the_file(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, IsADirectory, NotFound};
-    // `InvalidData` is a file that is too large or that a caller could not parse. `Foreign` is a
+    // `InvalidData` is a file that is too large or that a caller could not parse. `Untrusted` is a
     // file of another user, a link, or not a regular file.
     // 5 is EIO, a failing disk.
     matches!(error.kind(), InvalidData | IsADirectory | NotFound)
-        || Foreign::of(error).is_some()
+        || Untrusted::of(error).is_some()
         || error.raw_os_error() == Some(5)
 }
 
