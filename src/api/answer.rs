@@ -17,11 +17,12 @@ use crate::drive::DriveId;
 use crate::failure::{Failure, HTML_PAGE, Refusal};
 use crate::wire::{ErrorType, ObjectReader, Properties, X_ELASTIC_ERROR};
 
-/// Bytes to read of an error's body, to show its first line.
+/// Bytes to read of an error's body. Only its first line is shown, which is at the start.
 const ERROR_BODY_BYTES: u64 = 4096;
-/// Maximum length of a message.
+/// Maximum length of the endpoint's message within ours: about two lines of a terminal.
 const MESSAGE_CHARS: usize = 160;
-/// Maximum bytes of the properties of one drive.
+/// Maximum bytes of the properties of one drive, which bounds the memory for them. Our server
+/// allows 64 KiB of keys; the limits of the clouds are unknown, so there is much room.
 pub(super) const OBJECT_BYTES_MAX: usize = 1 << 20;
 
 /// Passes 2xx on, and converts everything else to a failure.

@@ -41,7 +41,8 @@ use crate::wire::{
 /// sent. With TLS 1.3, a server that refuses a client says so only after the handshake, and whether
 /// this is seen before the request is sent is a matter of chance.
 const UNSENT_ATTEMPTS: usize = 5;
-/// Maximum bytes of a list of drives.
+/// Maximum bytes of a list of drives; a longer one is an error. It is read one drive at a time, so
+/// this only ends an answer without end. At 1 KiB for each drive, it is enough for 65,000.
 const LIST_BYTES_MAX: u64 = 64 << 20;
 /// Maximum bytes of one drive's properties.
 const INFO_BYTES_MAX: u64 = answer::OBJECT_BYTES_MAX as u64;

@@ -30,7 +30,8 @@ use crate::system::with_user_timeout;
 
 /// The encoding that leaves a body unchanged.
 const IDENTITY: &str = "identity";
-/// Maximum redirects of one request.
+/// Maximum redirects of one request, in case they form a loop. It is also the default of the HTTP
+/// client.
 const REDIRECTS_MAX: usize = 10;
 
 /// The location of an image: http or https. It may contain credentials, and its query may contain a

@@ -23,7 +23,8 @@ use crate::system::Stream;
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Minimum time between two JSON lines.
 const JSON_EVERY: Duration = Duration::from_secs(1);
-/// Maximum notices that wait for the next plain line; further ones are only counted.
+/// Maximum notices that wait for the next plain line; further ones are only counted, so that a log
+/// does not fill with them.
 const WAITING_MAX: usize = 8;
 
 /// The kind of transfer.

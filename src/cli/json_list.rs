@@ -16,7 +16,8 @@ use super::{exit, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nonblocking::{self, Waiting};
 
-/// Items that wait to be printed.
+/// Maximum items that wait to be printed, which bounds the memory if the reader of stdout is slow.
+/// Any number above a few will do.
 const WAITING_MAX: usize = 64;
 
 /// An item of the list with its identity: if the answer breaks off it is requested again, but each

@@ -12,9 +12,10 @@ use crate::filesystem::open_to_read;
 use crate::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, replay};
 use crate::system::is_locked;
 
-/// Maximum number of names in a directory to look at.
+/// Maximum number of names in a directory to look at, and of journals to open, the most recently
+/// written ones. They bound the time before a command starts. A journal that is missed is only not
+/// mentioned.
 const NAMES_MAX: usize = 10_000;
-/// Maximum number of journals to open: the most recently written ones.
 const JOURNALS_MAX: usize = 64;
 /// Bytes to read of each: the drive is among the first records.
 const START_BYTES: usize = HEADER_BYTES + 64 * RECORD_BYTES;

@@ -35,9 +35,10 @@ const OTHER_WORDS: [(&str, &str); 8] = [
     ("remove", "rm"),
 ];
 
-/// If the similarity of an unknown word to a command is above this value, between 0 and 1, the
-/// command is suggested.
-const LIKE: f64 = 0.75;
+/// If the similarity of an unknown word to a command (Jaro-Winkler, 0 to 1) is above this value,
+/// the command is suggested. The value is a choice: lower ones suggest unrelated commands, higher
+/// ones miss words with two wrong letters.
+const SIMILARITY_MIN: f64 = 0.75;
 
 /// The groups in which commands are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,7 +302,7 @@ fn unknown(word: &str) -> Error {
     let like = COMMANDS
         .iter()
         .map(|own| (likeness(own), own.word))
-        .filter(|(likeness, _)| *likeness > LIKE)
+        .filter(|(likeness, _)| *likeness > SIMILARITY_MIN)
         .max_by(|a, b| a.0.total_cmp(&b.0));
     let other_tools = OTHER_WORDS.iter().find(|(other, _)| *other == lower);
     let command = other_tools

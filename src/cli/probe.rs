@@ -33,7 +33,8 @@ pub(super) const FORM: OutputForm = OutputForm {
     schema: "probe/1",
     short: Some("-j"),
 };
-/// A probe gives up earlier than a transfer.
+/// How long a request of a probe may move no bytes. It is less than in a transfer, because a probe
+/// has little time and loses nothing.
 const STALL: Duration = Duration::from_secs(10);
 
 /// Finds out how an endpoint behaves where clouds differ

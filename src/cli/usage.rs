@@ -5,9 +5,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind as Wrong};
 use super::remedies;
 use crate::error::{Error, ErrorKind};
 
-/// If the similarity of an unknown flag to a known one is above this value, between 0 and 1, that
-/// flag is suggested.
-const LIKE: f64 = 0.85;
+/// If the similarity of an unknown flag to a known one (Jaro-Winkler, 0 to 1) is above this value,
+/// that flag is suggested. The value is a choice. It is higher than for commands, because the
+/// common `--` makes all flags similar.
+const SIMILARITY_MIN: f64 = 0.85;
 
 /// The error for a command line of `program`, in our own words.
 pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {
@@ -102,7 +103,7 @@ fn unknown(error: &clap::Error, see: &str) -> (String, Option<String>) {
     }
     let like = one(error, ContextKind::SuggestedArg);
     let like = like.split(' ').next().unwrap_or_default();
-    let is_like = !like.is_empty() && strsim::jaro_winkler(like, &word) > LIKE;
+    let is_like = !like.is_empty() && strsim::jaro_winkler(like, &word) > SIMILARITY_MIN;
     // With a suggestion, the usage text would add nothing.
     let hint = match is_like {
         true => format!("Did you mean {like}?"),

@@ -10,7 +10,8 @@ use crate::failure::Failure;
 use crate::policy::Operation;
 use crate::wire::{Extents, READ_BYTES_MAX};
 
-/// Maximum number of extents that a verification remembers; what follows counts as data.
+/// Maximum number of extents that a verification remembers, 16 bytes each; what follows counts as
+/// data, so it is read, which is correct and slower.
 const UNPROVEN_MAX: usize = 1 << 16;
 
 /// Treats an invalid answer about extents as no answer.

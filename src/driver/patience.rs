@@ -19,9 +19,12 @@ use crate::monitor::{Event, Monitor, Waiting};
 use crate::policy::{Attempts, Next, Operation, Outlook, Wait, Waits};
 use openhosting_base::advice;
 
-/// A request without an answer is reported after this long; until then it counts as slow.
+/// A request without an answer is reported after this long; until then it counts as slow. A wait
+/// that the endpoint asks for is worth a hint if it is longer. The time is a choice, the same as in
+/// `shell.rs`.
 const SILENCE: Duration = Duration::from_secs(15);
-/// An attempt during an outage ends with the outage, but takes at least this long.
+/// An attempt during an outage ends with the outage, but may take at least this long: otherwise an
+/// attempt that begins shortly before the end could not succeed.
 const LAST_ATTEMPT: Duration = Duration::from_secs(2);
 /// Maximum events that wait to be reported; there is about one in ten seconds.
 const EVENTS_MAX: usize = 64;

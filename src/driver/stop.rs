@@ -7,7 +7,8 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind};
 
-/// How long requests in flight may take when a transfer ends early.
+/// How long requests in flight may take when a transfer ends early. Those that complete need not be
+/// repeated by the next run, while the user waits for the end of this one. The time is a choice.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 /// How urgent the request is.

@@ -21,7 +21,8 @@ pub(super) const VERSION: u32 = 2;
 /// The first version that has [`Record::Run`], [`Record::Written`] and
 /// [`Record::Synced`].
 pub(super) const VERSION_WITH_UNSYNCED: u32 = 2;
-/// Maximum bytes of a text in a header.
+/// Maximum bytes of each of the two texts in a header. Both have to fit into its [`HEADER_BYTES`],
+/// beside about 120 bytes of other fields. With a longer one, the journal cannot be made.
 const TEXT_BYTES_MAX: usize = 1500;
 
 /// The direction of a transfer.

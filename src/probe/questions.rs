@@ -28,9 +28,11 @@ pub(crate) const PROBE_NAME: &str = "openhosting-probe";
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// Maximum time for one question.
+/// Maximum time for one question, so that one that hangs leaves time for others (`TIME` in
+/// `run.rs`).
 const TIME_EACH: Duration = Duration::from_secs(40);
-/// How long an outage may last during one question.
+/// How long an outage may last during one question. It is short because the probe does not fail
+/// without an answer: the finding stays unknown.
 const OUTAGE: Duration = Duration::from_secs(5);
 /// How long concurrent writes are held open before their last bytes are sent: long enough that all
 /// of them have begun.
@@ -46,7 +48,8 @@ const GZIP_AT: u64 = 14 * MIB;
 const PARALLEL_AT: u64 = 16 * MIB;
 /// Bytes of the small writes.
 const PIECE: u64 = 64 * KIB;
-/// Sizes of bodies to try, one after the other.
+/// Sizes of bodies to try, one after the other: the default chunk, and larger ones that a user may
+/// choose.
 const BODIES: [u64; 3] = [5 * MIB, 16 * MIB, 32 * MIB];
 /// Tried if the first of these is refused: the default limit of nginx.
 const SMALL_BODY: u64 = MIB;

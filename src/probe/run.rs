@@ -27,7 +27,8 @@ const MIB: u64 = 1024 * 1024;
 const SIZE: u64 = 40 * MIB + 1000;
 /// The size to request if odd sizes are refused.
 const ROUND_SIZE: u64 = 40 * MIB;
-/// Maximum time for all questions; removing the drive has its own limit.
+/// Maximum time for all questions; removing the drive has its own limit. Together they take at most
+/// the two minutes that the help of the command states, unless the endpoint does not answer.
 const TIME: Duration = Duration::from_secs(100);
 /// How long an outage may last before the drive is created, and when it is removed.
 const OUTAGE: Duration = Duration::from_secs(90);

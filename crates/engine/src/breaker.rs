@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::Backoff;
 
-/// An outage begins after this many consecutive failures, counted over all workers.
+/// An outage begins after this many consecutive failures, counted over all workers
+/// (docs/dev/faults.md, 3.4). The number is a choice: with fewer, a few requests that fail together
+/// by accident would stop all others; with more, chunks would lose more attempts to each outage.
 const FAILURES_MAX: u32 = 5;
 
 /// Opens after `FAILURES_MAX` consecutive failures. While it is open, the transfer sends one

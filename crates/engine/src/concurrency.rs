@@ -21,10 +21,10 @@
 //! works for requests of any length, and gives a result within the first second. Two things distort
 //! the measure, and such ticks do not count: the first ticks after a change, when connections open
 //! and buffers fill, and ticks in which fewer requests were in flight than allowed, because then
-//! something else limits the transfer (compressors, a slow disk). A pause of the link, and the burst
-//! after it, are in the lowest and the highest samples, so the mean of the middle third is used.
-//! Requests that begin and end together move bytes in bursts; therefore a measurement lasts longer
-//! than one request where requests are short.
+//! something else limits the transfer (compressors, a slow disk). A pause of the link, and the
+//! burst after it, are in the lowest and the highest samples, so the mean of the middle third is
+//! used. Requests that begin and end together move bytes in bursts; therefore a measurement lasts
+//! longer than one request where requests are short.
 //!
 //! The constants are a compromise between finding the best number soon and mistaking noise for an
 //! effect. They were chosen on simulated links (`concurrency/link.rs`) and on emulated ones
@@ -47,8 +47,8 @@ const TICK: Duration = Duration::from_millis(250);
 /// Ticks that do not count after a change of the number.
 const SKIPPED_TICKS: u32 = 2;
 /// Minimum number of samples for a decision. In this order: while the number doubles, to see
-/// whether the goodput changed; while a number is held, to see that the goodput fell, or is the best
-/// so far; for a trial of more requests; for a trial of fewer.
+/// whether the goodput changed; while a number is held, to see that the goodput fell, or is the
+/// best so far; for a trial of more requests; for a trial of fewer.
 const GROWING_SAMPLES: usize = 2;
 const HOLDING_SAMPLES: usize = 6;
 const BEST_SAMPLES: usize = 12;
@@ -56,7 +56,7 @@ const MORE_SAMPLES: usize = 8;
 const FEWER_SAMPLES: usize = 12;
 /// A trial of fewer ends early if these first samples are as low as [`FALLEN`].
 const FEWER_EARLY_SAMPLES: usize = 3;
-/// Maximum number of samples for a decision, however long requests take.
+/// Maximum number of samples for a decision, even if requests take longer than these.
 const SAMPLES_MAX: usize = 12;
 /// The goodput of a number that is held is the mean of at most this many latest samples.
 const SAMPLES_KEPT: usize = 32;
@@ -89,9 +89,9 @@ const RISEN: f64 = 1.5;
 const DIFFERENCE_MAX: f64 = 0.1;
 /// How long a number is held before a larger one is tried again: the first time, and at most.
 const HOLD_MIN: Duration = Duration::from_secs(10);
+const HOLD_MAX: Duration = Duration::from_secs(16 * 60);
 /// How long fewer requests are held before even fewer are tried.
 const FEWER_HOLD: Duration = Duration::from_secs(3);
-const HOLD_MAX: Duration = Duration::from_secs(16 * 60);
 /// How long a number that led to errors is not tried again: the first time, at most, and as a
 /// minimum multiple of the duration of a request.
 const BARRED_MIN: Duration = Duration::from_secs(60);
@@ -539,8 +539,8 @@ impl Concurrency {
         (ticks.ceil() as usize).clamp(least, SAMPLES_MAX)
     }
 
-    /// The larger number to try next: twice as many, or half as many more. Many connections more at once
-    /// would overflow the queue of the link for a while.
+    /// The larger number to try next: twice as many, or half as many more. Many connections more at
+    /// once would overflow the queue of the link for a while.
     fn more(&self, now: Duration) -> Option<u32> {
         let useless = self.useless.map_or(u32::MAX, |from| from - 1);
         let most = self.most(now).min(useless);

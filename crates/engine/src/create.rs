@@ -19,7 +19,8 @@ const LOOKS_S: [u64; 6] = [0, 2, 4, 8, 16, 30];
 /// create request has ended and its connection is closed, so only the endpoint's own processing
 /// time is left to wait for.
 const RESUME_LOOKS: usize = 5;
-/// Give up after this many create requests with an unclear outcome.
+/// Give up after this many create requests with an unclear outcome: the first one, and one
+/// repetition (docs/dev/faults.md, 3.3). Before each further one, a minute of looks would pass.
 const POSTS_MAX: u32 = 2;
 
 /// What to do next.
@@ -46,8 +47,9 @@ pub enum CreateStep {
     },
 }
 
-/// The state machine that creates one drive. It bears an outage as long as [`Attempts`] allows,
-/// over all of its requests together. Looks that fail do not count as looks.
+/// The state machine that creates one drive. Outages may last as long as [`Attempts`] allows, over
+/// all of its requests together. A look for the token that fails is repeated, and does not count as
+/// one of the looks in `LOOKS_S`.
 #[derive(Clone, Debug)]
 pub struct Creation {
     attempts: Attempts,
@@ -126,7 +128,8 @@ impl Creation {
         match attempts.failed(Operation::Read, failure, is_known, now, rng) {
             Next::Again(after) => CreateStep::Look { after },
             Next::GaveUp => CreateStep::GiveUp { is_outage: true },
-            // What refuses a look, or answers anything, is not the API and created no drive.
+            // The API answers this request for any valid user. So it was refused by something else,
+            // or for a user who could not have created a drive.
             Next::Refused | Next::Unclear => CreateStep::GiveUp { is_outage: false },
         }
     }

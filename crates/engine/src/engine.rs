@@ -20,23 +20,32 @@ use crate::plan::{Plan, Span};
 /// at once there, and a small transfer should be divided among them.
 const FIRST_PIECE_BYTES: u64 = 512 * 1024;
 /// Maximum number of attempts at one chunk that fail while other chunks succeed. Attempts during an
-/// outage do not count.
+/// outage do not count. The number is a choice (docs/dev/faults.md, 3.4): the waits between the
+/// attempts take a minute on average. A chunk that fails all that time while others succeed will
+/// not pass.
 const ATTEMPTS_MAX: u32 = 10;
 /// How long after a transfer created its drive an answer "not found" is attributed to an endpoint
-/// that does not know the new drive everywhere yet.
+/// that does not know the new drive everywhere yet (docs/dev/faults.md, 3.2). The time is a choice.
+/// If somebody removes the drive in this time, the error comes later.
 const FRESH_FOR: Duration = Duration::from_secs(60);
-/// How long to wait for a drive that is busy although this transfer sends only one request.
+/// How long to wait for a drive that is busy although this transfer sends only one request: another
+/// client uses it, and may end soon. `--max-outage` applies if it is shorter. The time is a choice.
 const BUSY_FOR: Duration = Duration::from_secs(600);
 /// When an outage has lasted too long, chunks in flight may continue while their bytes move. If no
-/// byte moves for this long, these requests hang as well.
+/// byte moves for this long, or for `--max-outage` if that is shorter, these requests hang as well.
+/// The time is a choice: a longer one only delays the end, a shorter one aborts chunks of a slow
+/// link.
 const QUIET_MAX: Duration = Duration::from_secs(30);
 /// If something else than the API answers for a chunk, such as an error page of a proxy, while the
-/// endpoint answers other requests well, the chunk fails for good after this many times.
+/// endpoint answers other requests well, the chunk fails for good after this many times
+/// (docs/dev/faults.md, 3.5): one or two may be an accident, and waiting would not help.
 const FOREIGN_MAX: u32 = 3;
 /// Maximum number of chunks that are prepared and not yet sent. They hide the time that preparing
-/// one takes, which does not depend on the number of requests.
+/// one takes, which does not depend on the number of requests. Each holds a buffer of a chunk, so
+/// more would only cost memory.
 pub const READY_MAX: usize = 16;
-/// How long the last probe before giving up may take.
+/// How long the last probe before giving up may take, although the outage has lasted too long. An
+/// endpoint that can be reached usually answers sooner. It delays the end of a hopeless transfer.
 const LAST_PROBE: Duration = Duration::from_secs(2);
 
 /// Everything that an [`Engine`] has to know at the start.
@@ -261,8 +270,8 @@ impl<P> Engine<P> {
         }
     }
 
-    /// The size of the image is now known. No chunk at or beyond the end, and not the last one, which
-    /// the end may shorten, may have been passed before. Returns the plan with this end.
+    /// The size of the image is now known. No chunk at or beyond the end, and not the last one,
+    /// which the end may shorten, may have been passed before. Returns the plan with this end.
     pub fn ends_at(&mut self, size: u64) -> Plan {
         let plan = self.config.plan.ending_at(size);
         self.config.plan = plan;

@@ -17,15 +17,20 @@ use crate::failure::Failure;
 
 /// Minimum bytes of a request. Below this, a request costs more than its body.
 pub const PIECE_BYTES_MIN: u64 = 16 * 1024;
-/// How a chunk is divided that several requests share: the maximum number of pieces, their minimum
-/// average length in bytes on the wire, and the unit of their length.
+/// How a chunk is divided that several requests share: the maximum number of pieces, and their
+/// minimum average length in bytes on the wire. Both bound the number of requests, each of which
+/// costs a round trip. The values are choices.
 const SHARED_PIECES_MAX: u64 = 16;
 const SHARED_BYTES_MIN: u64 = 256 * 1024;
+/// The length of such a piece is a multiple of this, in bytes of the drive. Any multiple of a file
+/// system's block will do.
 const SHARED_ALIGN: u64 = 64 * 1024;
 /// Whole chunks are divided after this many consecutive broken requests. A single one is an
 /// accident.
 const BREAKS_MIN: u32 = 2;
-/// How many requests have to succeed before a larger size is tried: at first, and at most.
+/// How many requests have to succeed before a larger size is tried: at first, and at most. Each
+/// trial that fails costs a request and doubles the number. So if a size never works, the cost of
+/// trials falls to one request in a thousand.
 const GOOD_MIN: u32 = 4;
 const GOOD_MAX: u32 = 1024;
 

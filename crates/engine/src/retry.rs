@@ -37,7 +37,9 @@ pub enum Class {
     Ambiguous,
 }
 
-/// Maximum attempts at a request whose failure may be permanent.
+/// Maximum attempts at a request whose failure may be permanent (docs/dev/faults.md, 3.2). The
+/// number is a choice: a failure that is permanent is reported after the few seconds that these
+/// attempts take.
 pub(super) const DOUBTFUL_ATTEMPTS: u32 = 4;
 
 /// Classifies a `failure` of `operation`.

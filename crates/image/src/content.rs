@@ -8,17 +8,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Span;
 use openhosting_base::content::{ChunkContent, Content};
 
-/// Maximum number of chunks in memory at once.
+/// Maximum number of chunks in memory at once, and so of threads: a chunk has 4 MiB, and more
+/// threads are faster than most disks.
 const AT_ONCE_MAX: usize = 8;
 
-/// Maximum chunks for each thread between two calls of `should_continue`, at each of which all threads wait
-/// for the slowest.
+/// Maximum chunks for each thread between two calls of `should_continue`, at each of which all
+/// threads wait for the slowest.
 const CHUNKS_FOR_EACH: usize = 8;
 
 /// Reads a disk and computes its digests, with one thread for each processor, up to eight. Digests
-/// of chunks that `base` holds as well are taken from there. Blocks. It regularly calls `should_continue`
-/// with whether it has read something that `base` does not hold, and with how many bytes of the
-/// disk it has read, and stops if that returns false.
+/// of chunks that `base` holds as well are taken from there. Blocks. It regularly calls
+/// `should_continue` with whether it has read something that `base` does not hold, and with how
+/// many bytes of the disk it has read, and stops if that returns false.
 ///
 /// # Errors
 /// Errors of reading; [`ErrorKind::Cancelled`] if it stopped early.

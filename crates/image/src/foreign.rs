@@ -113,7 +113,8 @@ fn is_weak(format: FileFormat) -> bool {
     )
 }
 
-/// Number of bytes at the end of a file to inspect.
+/// Number of bytes at the end of a file to inspect: the longest trailers, of a DMG and of a VHD,
+/// have 512.
 pub(super) const TAIL_BYTES: usize = 512;
 
 /// Recognises content by its last bytes (`tail` has [`TAIL_BYTES`]): some formats have their header

@@ -16,9 +16,11 @@ use crate::advice;
 use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Maximum depth of backing files.
+/// Maximum depth of backing files. Each is an open file, and a read may have to ask all of them.
+/// Chains have a few; the value is a choice.
 const LAYERS_MAX: usize = 64;
-/// Decompressed units in memory, because a chunk may begin or end within one.
+/// Decompressed units in memory, because a chunk may begin or end within one, and the next chunk
+/// needs it again. Several threads read at the same time, so there are a few.
 const UNPACKED_MAX: usize = 4;
 /// Maximum size of a disk: larger offsets do not fit a signed 64-bit integer.
 const DISK_BYTES_MAX: u64 = i64::MAX.cast_unsigned();

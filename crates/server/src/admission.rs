@@ -26,7 +26,8 @@ use openhosting_base::locks::lock;
 use openhosting_tenancy::Refusal;
 
 /// Maximum connections of strangers, of one user and of all users, if the limit of open files
-/// allows it.
+/// allows it. The numbers are choices: our client opens up to 64 for a transfer by default, so one
+/// user has room for several transfers, and the users together for four such users.
 const STRANGERS: usize = 256;
 pub(super) const OF_ONE_USER: usize = 256;
 const OF_ALL_USERS: usize = 1024;

@@ -19,12 +19,14 @@ use super::record::RequestRecord;
 use openhosting_base::wire::{Format, Properties};
 use openhosting_tenancy::Refusal;
 
-/// Maximum time for [`PROGRESS_BYTES`] more of a body, or for its end.
+/// Maximum time to wait for [`PROGRESS_BYTES`] more of a body, or for its end. Together they refuse
+/// a body that is slower than about 550 bytes per second. Both values are choices.
 const STALL: Duration = Duration::from_secs(30);
 /// Fewer bytes do not count as progress. Otherwise a byte now and then could hold a drive and
 /// memory for ever.
 const PROGRESS_BYTES: usize = 16 * 1024;
-/// Maximum bytes of a body of keys and values.
+/// Maximum bytes of a body of keys and values: as many as the keys of one object may have
+/// (`openhosting_tenancy::check_length`).
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// Frames between the network and the thread that decodes them. hyper's frames have at most about
 /// 400 KiB.

@@ -22,7 +22,9 @@ use openhosting_base::locks::lock;
 use openhosting_tenancy::Refusal;
 
 const MIB: u64 = 1024 * 1024;
-/// Maximum time that a request waits for a share before it is refused.
+/// Maximum time that a request waits for a share before it is refused. It should be clearly shorter
+/// than the time after which clients abort a request without an answer; ours waits for 30 s by
+/// default.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a refused client should wait. Shares are returned when a body or an answer ends, which
 /// is soon for an honest client.

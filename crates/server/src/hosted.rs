@@ -34,7 +34,8 @@ use openhosting_base::wire::Properties;
 use openhosting_tenancy::{Counters, Refusal, set};
 use openhosting_vm::{Claim, Claims, Drive, Holder, Slot};
 
-/// Maximum time until a cancelled imaging ends.
+/// How long a request waits for the end of an imaging that it cancelled. An imaging ends within one
+/// step; only a broken disk delays it further, and the request must not hang with it.
 const CANCEL_WAIT: Duration = Duration::from_secs(30);
 
 /// A drive on this server.

@@ -31,12 +31,14 @@ use super::store::Store;
 use super::work::{Turns, Worked, in_turns_until};
 use openhosting_tenancy::Refusal;
 
-/// Maximum concurrent imagings; others are queued.
+/// Maximum imagings that work at the same time; others wait for their turn. The number is a choice:
+/// each may keep a disk and a processor busy for hours, beside the requests of all users.
 const AT_ONCE: usize = 2;
 /// Maximum sleep between two checks whether the server stops.
 const NAP: Duration = Duration::from_millis(100);
 
-/// How long to wait before another attempt to store the end of an imaging.
+/// How long to wait before another attempt to store the end of an imaging. An attempt fails if the
+/// disk is full or broken, so soon after it another one would fail as well.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// All imagings of a server.

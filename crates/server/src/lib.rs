@@ -137,9 +137,11 @@ use openhosting_base::wire::READ_BYTES_MAX;
 use openhosting_tenancy::{QuotaKind, QuotaLimits, Quotas};
 use openhosting_vm::{Backing, Cgroup, Drives, GuestNetwork, Machines, Qemu};
 
-/// Maximum time for a TLS handshake.
+/// Maximum time for a TLS handshake. It takes two round trips, so any client on earth needs less.
+/// An idle connection is closed after it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Time for requests in flight to finish when the server stops.
+/// Time for requests in flight to finish when the server stops; the rest is then cut off, and
+/// clients repeat it. The time is a choice. What stops the server should wait for longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Default limits for one user: more than most users need, and so few that a hundred users do not

@@ -20,7 +20,8 @@ use super::socket::{self, Socket};
 /// The path at which anybody may ask whether the server is healthy.
 pub(super) const HEALTH: &str = "/health";
 const METRICS: &str = "/metrics";
-/// Maximum concurrent connections for metrics.
+/// Maximum concurrent connections for metrics: more than an installation has programs that collect
+/// them.
 const CONNECTIONS_MAX: usize = 16;
 
 /// A short plain text answer that must not be cached.

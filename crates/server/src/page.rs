@@ -39,11 +39,12 @@ const ICON: &str = include_str!("page/icon.svg");
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
-/// Maximum drives in one answer.
+/// Maximum drives in one answer. The page requests one every second, so this bounds the work;
+/// nobody reads longer lists.
 const DRIVES_MAX: usize = 500;
-/// Maximum servers in one answer.
+/// Maximum servers in one answer, for the same reason.
 const SERVERS_MAX: usize = 100;
-/// Maximum characters of a name that are shown.
+/// Maximum characters of a name that are shown. Names may have thousands.
 const NAME_CHARS_MAX: usize = 200;
 
 /// Whether a request is for the page and not for the API.

@@ -18,7 +18,9 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-/// How long an answer may still take after the client's FIN.
+/// How long an answer may still take after the client's FIN. A client that closed only its sending
+/// side gets every answer that takes less; for one that has gone, the server works in vain for this
+/// long.
 const AFTER_FIN: Duration = Duration::from_secs(1);
 /// A client that vanished without a FIN is detected after this time of silence and this many
 /// probes, one per interval.

@@ -19,12 +19,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// than 30 s although all of them made progress (docs/dev/faults.md, S17).
 const WRITE_STALL: Duration = Duration::from_secs(120);
 /// How long a client may continue to send after the last answer: maximum silence, and maximum
-/// total.
+/// total. The server reads and ignores it, because the client would lose the answer if the
+/// connection were closed while it still sends.
 const LINGER_SILENCE: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(30);
 
-/// Maximum time for the header of a request, and for the next request.
+/// Maximum time for the header of a request. An idle connection is closed after this time as well.
 const HEADER_WAIT: Duration = Duration::from_secs(10);
+/// Maximum bytes of the header of a request. Requests of the API have far shorter ones.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 
 /// The HTTP settings of every connection.

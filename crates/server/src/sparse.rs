@@ -14,7 +14,8 @@ use openhosting_filesystem::put_zeros;
 const BLOCK_BYTES: usize = 4096;
 /// Shorter holes are not reported, because skipping one costs the client an additional request.
 const HOLE_BYTES_MIN: u64 = 64 * 1024;
-/// Maximum extents of one answer, about 25 bytes each.
+/// Maximum extents of one answer, about 25 bytes each: 100 KB. The answer says where it ends, and
+/// the client asks for the rest.
 const EXTENTS_MAX: usize = 4096;
 /// Maximum queries of the file system for one answer, a microsecond each: a file may have many
 /// holes that are not reported.

@@ -11,7 +11,8 @@ use openhosting_base::credentials::Credentials;
 use openhosting_base::error::{Error, ErrorKind, Result};
 use openhosting_filesystem::{Exposure, open_named, read_all};
 
-/// Maximum bytes of a users file.
+/// Maximum bytes of a users file, which is read into memory: far more than any installation needs.
+/// It is for the case that the name of a large other file is given by mistake.
 const BYTES_MAX: u64 = 64 << 20;
 
 /// Parses one `UUID:KEY`. No message quotes it, because it contains a secret.

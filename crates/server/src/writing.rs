@@ -22,7 +22,8 @@ use openhosting_base::codec::{Gunzip, GunzipError, Trailing};
 use openhosting_base::locks::lock;
 use openhosting_tenancy::Refusal;
 
-/// Maximum decompressed bytes of a body that are held in memory.
+/// Maximum decompressed bytes of a body that are held in memory until it is complete. It has to
+/// exceed the 5 MiB of a default chunk, so that such a write is applied completely or not at all.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a step for a long raw body.
 const STEP_BYTES: usize = 1024 * 1024;

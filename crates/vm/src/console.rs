@@ -13,7 +13,8 @@ use rustix::fs::OFlags;
 
 use openhosting_filesystem::{Access, replace};
 
-/// The size of the ring in bytes, and the maximum shown of a console.
+/// The size of the ring in bytes, and the maximum shown of a console: a choice, more than ten
+/// thousand lines.
 pub(crate) const RING_BYTES: u64 = 1024 * 1024;
 
 /// Appends `bytes` to the file `path`, which never exceeds twice [`RING_BYTES`].

@@ -17,13 +17,14 @@ use super::ids::{MachineId, Slot};
 use super::settings::{Device, Settings};
 use openhosting_base::locks::lock;
 use openhosting_base::wire::Properties;
-use openhosting_tenancy::{Counters, Grant, kept, set};
+use openhosting_tenancy::{Counters, Grant, set, stored_file};
 
 /// Keys in a stored file that clients cannot set.
 const RUN_ADDRESS: &str = "run:address";
 const RUN_STARTED: &str = "run:started";
 const REST: &str = "rest";
-/// For this long, a picture of a screen is reused for other viewers.
+/// For this long, a picture of a screen is reused for other viewers. The page requests one a
+/// second, so this is not seen, and many viewers cost no more than four pictures a second.
 const PICTURE_AGE: Duration = Duration::from_millis(250);
 
 /// The status of a machine that is not running.
@@ -72,12 +73,12 @@ impl MachineRecord {
             set(&mut kept, RUN_ADDRESS, run.address.to_string());
             set(&mut kept, RUN_STARTED, run.started.to_string());
         }
-        kept::print(&kept)
+        stored_file::print(&kept)
     }
 
     /// Parses what [`print`](Self::print) wrote; `None` if it is damaged.
     pub(crate) fn parse(id: MachineId, bytes: &[u8]) -> Option<Self> {
-        let mut kept = kept::parse(bytes)?;
+        let mut kept = stored_file::parse(bytes)?;
         if kept.remove("server")? != id.to_string() {
             return None;
         }

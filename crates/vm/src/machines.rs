@@ -38,12 +38,16 @@ use super::vnc;
 use openhosting_base::locks::{read, write};
 use openhosting_base::wire::Properties;
 use openhosting_filesystem::private_directory;
-use openhosting_tenancy::{Amounts, QuotaKind, Quotas, Refusal, kept, sync_parent, unless_missing};
+use openhosting_tenancy::{
+    Amounts, QuotaKind, Quotas, Refusal, stored_file, sync_parent, unless_missing,
+};
 
-/// How often counters are read and consoles saved.
-const TICK: Duration = Duration::from_secs(5);
-/// How long it may take to detect the end of a machine that closed its connection.
-const GOING: Duration = Duration::from_secs(2);
+/// How often counters are read and consoles saved. A crash of the host loses at most this much of
+/// them.
+const REFRESH_EVERY: Duration = Duration::from_secs(5);
+/// How long to wait for the end of a machine that closed its connection, to answer that it is not
+/// active. If it has not ended by then, the command failed for another reason.
+const END_NOTICED_MAX: Duration = Duration::from_secs(2);
 
 type Result<T = ()> = std::result::Result<T, Refusal>;
 
@@ -127,8 +131,8 @@ impl Machines {
             }
             let id = path.file_stem().and_then(OsStr::to_str);
             let loaded = match id.and_then(MachineId::parse) {
-                Some(id) => match kept::read(&path) {
-                    Err(error) if kept::is_of_the_file(&error) => None,
+                Some(id) => match stored_file::read(&path) {
+                    Err(error) if stored_file::is_of_the_file(&error) => None,
                     read => MachineRecord::parse(id, &read?).map(|record| (id, record)),
                 },
                 None => None,
@@ -615,7 +619,7 @@ impl Machines {
             let end = loop {
                 tokio::select! {
                     end = &mut ended => break end,
-                    () = sleep(TICK) => {
+                    () = sleep(REFRESH_EVERY) => {
                         watched.refresh().await;
                         watched.running.keep_console().await;
                     }
@@ -674,7 +678,7 @@ impl Machines {
     async fn keep_record(&self, machine: &Machine, record: MachineRecord) -> Result {
         let (text, path) = (record.print(machine.id), machine.path.clone());
         let staging = self.staging.clone();
-        let kept = spawn_blocking(move || kept::write(&text, &path, &staging));
+        let kept = spawn_blocking(move || stored_file::write(&text, &path, &staging));
         Ok(kept.await.map_err(io::Error::from)??)
     }
 
@@ -728,7 +732,7 @@ fn not_active() -> Refusal {
 /// shortly after.
 async fn unless_ended<T>(live: &Live, done: std::result::Result<T, Failure>) -> Result<T> {
     match done {
-        Err(Failure::Silent(_)) if timeout(GOING, live.running.ended()).await.is_ok() => {
+        Err(Failure::Silent(_)) if timeout(END_NOTICED_MAX, live.running.ended()).await.is_ok() => {
             Err(not_active())
         }
         done => Ok(done?),
@@ -742,11 +746,11 @@ fn vlans(settings: &Settings) -> Vec<Uuid> {
 
 /// The UUID of this host, which is generated once.
 fn host(path: &Path, staging: &Path) -> io::Result<Uuid> {
-    match kept::read(path) {
+    match stored_file::read(path) {
         Ok(text) => Uuid::try_parse_ascii(text.trim_ascii()).map_err(io::Error::other),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let host = Uuid::new_v4();
-            kept::write(&format!("{host}\n"), path, staging)?;
+            stored_file::write(&format!("{host}\n"), path, staging)?;
             Ok(host)
         }
         Err(error) => Err(error),

@@ -61,19 +61,22 @@ use super::hypervisor::{
 use super::ids::{MachineId, Slot};
 use openhosting_tenancy::Counters;
 
-/// Maximum time until a process listens.
-const STARTING: Duration = Duration::from_secs(60);
+/// Maximum time until a new process accepts commands. It takes a fraction of a second; on a machine
+/// under load it may take much longer, and nothing is lost by waiting.
+const START_MAX: Duration = Duration::from_secs(60);
 /// How often to check whether it does.
-const STEP: Duration = Duration::from_millis(20);
-/// Maximum time until a process ends by itself.
-const GOING: Duration = Duration::from_secs(10);
-/// Maximum time for testing whether KVM works.
-const PROBING: Duration = Duration::from_secs(20);
+const START_CHECK_EVERY: Duration = Duration::from_millis(20);
+/// Maximum time for each step in which a process ends by itself, before it is killed. It may have
+/// to write back data of its drives first.
+const END_MAX: Duration = Duration::from_secs(10);
+/// Maximum time for testing whether KVM works. Without an answer, guests are emulated.
+const KVM_PROBE_MAX: Duration = Duration::from_secs(20);
 const KVM: &str = "/dev/kvm";
 /// The sockets.
 const QMP: &str = "qmp";
 const VNC: &str = "vnc";
-/// Maximum file descriptors of a process: its drives, and the connections of its guest.
+/// Maximum file descriptors of a process: its drives, and one for each connection of its guest
+/// through QEMU's user network. It keeps a guest from using up those of the system.
 const FILES_MAX: u64 = 4096;
 /// Maximum bytes of a picture of a screen: 2560 x 1600 in noise.
 const PICTURE_BYTES_MAX: u64 = 16 << 20;
@@ -140,7 +143,7 @@ impl Qemu {
             stdin.write_all(commands).await.ok()?;
             child.wait().await.ok()?.success().then_some(())
         };
-        matches!(timeout(PROBING, probe).await, Ok(Some(())))
+        matches!(timeout(KVM_PROBE_MAX, probe).await, Ok(Some(())))
     }
 
     async fn launch(&self, spec: &Spec) -> Result<Arc<QemuServer>, Failure> {
@@ -192,14 +195,14 @@ impl Qemu {
         pid: u32,
         process: &Process,
     ) -> Result<Arc<QemuServer>, Failure> {
-        let deadline = Instant::now() + STARTING;
+        let deadline = Instant::now() + START_MAX;
         let stream = loop {
             if let Ok(stream) = connect(&spec.directory, QMP).await {
                 break stream;
             }
             tokio::select! {
                 () = process.ended() => return Err(Failure::Refused("it ended at once".into())),
-                () = sleep(STEP) => {}
+                () = sleep(START_CHECK_EVERY) => {}
             }
             if Instant::now() > deadline {
                 return Err(Failure::Silent("it did not start in time".into()));
@@ -372,7 +375,7 @@ impl QemuServer {
             }
         }
         // Without a connection the process is useless.
-        if timeout(GOING, self.process.ended()).await.is_err() {
+        if timeout(END_MAX, self.process.ended()).await.is_err() {
             tracing::warn!(id = %self.id, "Killed a hypervisor that hung up");
             self.process.kill();
             self.process.ended().await;
@@ -431,10 +434,10 @@ impl QemuServer {
     }
 
     async fn quit(&self) {
-        let _ = timeout(GOING, self.move_console()).await;
+        let _ = timeout(END_MAX, self.move_console()).await;
         // If it ended before it answered, that is fine too.
-        let _ = timeout(GOING, self.qmp.run("quit", json!({}))).await;
-        if timeout(GOING, self.process.ended()).await.is_err() {
+        let _ = timeout(END_MAX, self.qmp.run("quit", json!({}))).await;
+        if timeout(END_MAX, self.process.ended()).await.is_err() {
             self.process.kill();
         }
     }

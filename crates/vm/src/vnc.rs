@@ -23,10 +23,11 @@ use openhosting_tenancy::{Limiter, Rate};
 /// The port of a machine's first screen, by convention.
 const PORT: u16 = 5900;
 /// Maximum time from the connection to the correct password, which a person may have to type.
-const HANDSHAKE: Duration = Duration::from_secs(120);
+const HANDSHAKE_MAX: Duration = Duration::from_secs(120);
 /// Maximum time for sending a viewer the reason of a refusal.
-const REFUSING: Duration = Duration::from_secs(5);
-/// Maximum concurrent viewers of one server.
+const REFUSAL_MAX: Duration = Duration::from_secs(5);
+/// Maximum concurrent viewers of one server; further ones are refused. The number is a choice,
+/// which bounds the sockets that a stranger without the password can open.
 const VIEWERS_MAX: usize = 16;
 const BUSY: &str = "Too many attempts: try again in a minute";
 /// Versions of the protocol (RFC 6143) that a client may choose.
@@ -66,7 +67,7 @@ pub(crate) async fn serve(listener: TcpListener, running: Arc<dyn Running>) {
             // The number of viewers that receive a refusal is limited as well.
             if viewers.len() < 2 * VIEWERS_MAX {
                 viewers.spawn(async move {
-                    let _ = timeout(REFUSING, refuse(viewer)).await;
+                    let _ = timeout(REFUSAL_MAX, refuse(viewer)).await;
                 });
             }
             continue;
@@ -84,12 +85,12 @@ pub(crate) async fn serve(listener: TcpListener, running: Arc<dyn Running>) {
 async fn relay(mut viewer: TcpStream, running: &dyn Running) -> io::Result<()> {
     viewer.set_nodelay(true)?;
     let mut screen = running.vnc().await?;
-    let is_in = timeout(HANDSHAKE, let_in(&mut viewer, &mut screen)).await;
+    let is_in = timeout(HANDSHAKE_MAX, let_in(&mut viewer, &mut screen)).await;
     match is_in.map_err(io::Error::from)?? {
         true => copy_bidirectional(&mut viewer, &mut screen).await.map(drop),
         // The reason that QEMU sends.
         false => {
-            let said = timeout(REFUSING, copy(&mut screen, &mut viewer)).await;
+            let said = timeout(REFUSAL_MAX, copy(&mut screen, &mut viewer)).await;
             said.map_err(io::Error::from)?.map(drop)
         }
     }

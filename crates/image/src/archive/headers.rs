@@ -18,7 +18,8 @@ pub(super) const BLOCK_BYTES: usize = 512;
 /// Maximum bytes of all headers, including names and other attributes. It is far more than an
 /// appliance needs, and bounds the number of members.
 const HEADERS_BYTES_MAX: u64 = 1 << 20;
-/// Maximum bytes of all maps of sparse members together.
+/// Maximum bytes of all maps of sparse members together, which are read into memory. A map has
+/// about 20 bytes for each piece of data, so this is enough for some hundred thousand pieces.
 const MAPS_BYTES_MAX: u64 = 8 << 20;
 
 /// Whether `head` is the beginning of a tar: the checksum is right and the name of the format is

@@ -7,9 +7,11 @@ use quick_xml::{Reader, XmlVersion};
 
 /// Maximum nesting of elements; descriptions of machines have about a dozen levels.
 const DEPTH_MAX: usize = 64;
-/// Maximum number of files, of disks, and of devices.
+/// Maximum number of files, of disks, and of devices, which bounds the time for finding one by its
+/// id. Appliances have a few.
 const FILES_MAX: usize = 1000;
-/// The declaration of a document is within this many bytes.
+/// The declaration of a document (`<?xml ...?>`) has to end within this many bytes to be found;
+/// actual ones have about 40. Without one, the encoding is UTF-8.
 const DECLARATION_BYTES: usize = 256;
 
 /// The relevant content of a description.

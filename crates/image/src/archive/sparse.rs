@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::pieces::{Pieces, Stretch};
 
-/// Maximum entries of a map.
+/// Maximum entries of a map, which bounds its memory to 4 MiB.
 const ENTRIES_MAX: usize = 1 << 18;
 
 /// Where the data of a sparse member are in the file.

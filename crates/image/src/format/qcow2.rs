@@ -17,9 +17,10 @@ pub(super) const MAGIC: &[u8] = b"QFI\xfb";
 
 /// Maximum bytes of the first-level table; QEMU has the same limit.
 const L1_BYTES_MAX: u64 = 32 << 20;
-/// Maximum bytes of the name of a backing file.
+/// Maximum bytes of the name of a backing file, according to the specification of the format.
 const BACKING_NAME_BYTES_MAX: u32 = 1023;
-/// Maximum number of header extensions to look at.
+/// Maximum number of header extensions to look at, in case of a damaged header. The format has
+/// fewer than ten kinds, and each occurs once.
 const EXTENSIONS_MAX: usize = 64;
 /// The offset in an entry of either table.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;

@@ -31,7 +31,7 @@ const FREE: u32 = 0xffff_ffff;
 const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 4096..=1 << 28;
 
 /// Between the end of a disk and its footer, at most this many bytes are read to check that they
-/// are zeros.
+/// are zeros. If the gap is larger, the file does not count as a VHD. The value is a choice.
 const GAP_BYTES_MAX: u64 = 16 << 20;
 /// Bytes to read at a time for that check.
 const GAP_STEP_BYTES: usize = 64 << 10;

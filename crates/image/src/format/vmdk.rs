@@ -27,11 +27,13 @@ const SESPARSE: &[u8] = b"\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0";
 const HEADER_BYTES: usize = 512;
 /// The offset of the directory if only the footer has it.
 const AT_END: u64 = u64::MAX;
-/// Maximum bytes of zeros after the footer.
+/// Maximum bytes at the end of a file in which to look for the footer. Some writers pad the file
+/// with zeros. The value is a choice: if the padding is longer, the file is reported as truncated.
 const PADDING_BYTES_MAX: u64 = 4 << 20;
 /// Bytes to read at a time in search of a footer.
 const STEP_BYTES: u64 = 64 << 10;
-/// Maximum sectors of a description within a file.
+/// Maximum sectors of a description within a file to read: 1 MiB. Actual ones have one or a few
+/// KiB.
 const DESCRIPTION_SECTORS_MAX: u64 = 2048;
 /// Sizes of a grain, in sectors: 4 KiB to 8 MiB.
 const GRAIN_SECTORS: std::ops::RangeInclusive<u64> = 8..=16384;

@@ -3,9 +3,10 @@
 use super::super::hosted::Hosted;
 use super::super::sparse::Extents;
 
-/// Number of parts in a map.
+/// Number of parts in a map: a choice that fits the width of a page.
 const CELLS: u64 = 256;
-/// Maximum queries for 4096 extents of a file for one map.
+/// Maximum queries for 4096 extents of a file for one map. Of a file with more extents, only the
+/// beginning is shown.
 const LOOKS: usize = 8;
 
 /// A map in progress.

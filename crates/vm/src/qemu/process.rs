@@ -17,8 +17,9 @@ use tokio::sync::watch;
 
 use openhosting_filesystem::{Access, replace};
 
-/// Maximum time until a killed process is gone.
-const GOING: Duration = Duration::from_secs(10);
+/// How long to wait for the end of a killed process. The kernel ends it at once, unless it waits
+/// for a disk.
+const KILL_MAX: Duration = Duration::from_secs(10);
 /// The file, in the directory of a server, that says which process runs it.
 const RECORD: &str = "process";
 
@@ -118,7 +119,7 @@ fn kill_if(directory: &Path, pid: u32, is_it: impl Fn() -> bool) {
     if is_ours && is_it() {
         tracing::warn!(pid, ?directory, "Killed a hypervisor of no known server");
         let _ = pidfd_send_signal(&process, Signal::KILL);
-        await_end(&process, Some(GOING));
+        await_end(&process, Some(KILL_MAX));
     }
 }
 

@@ -24,9 +24,11 @@ use tokio::time::timeout;
 use crate::hypervisor::Failure;
 use openhosting_base::locks::lock;
 
-/// Maximum time for an answer.
+/// Maximum time for an answer. A process answers within milliseconds unless it waits for a disk.
+/// One that is silent for longer counts as hung.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Maximum bytes of a line.
+/// Maximum bytes of a line, so that a process that misbehaves cannot fill the memory. The answers
+/// to our commands are far shorter.
 const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Connects to a socket in `directory`, however long its path is: the address of a socket is
