@@ -486,7 +486,7 @@ impl<'a> Publisher<'a> {
                     self.options.name
                 ));
             }
-            return self.tell(drive, How::Nothing, 0, verified).await;
+            return self.complete(drive, How::Nothing, 0, verified).await;
         }
         match self.options.role {
             Role::Join => {
@@ -996,7 +996,7 @@ impl<'a> Publisher<'a> {
         let verified = self.verify(drive, all, written).await?;
         self.name(drive).await?;
         self.unfinished = None;
-        self.tell(drive, how, sent_bytes, verified).await
+        self.complete(drive, how, sent_bytes, verified).await
     }
 
     /// Gives a drive its name, readers, tags and digest in a single request, so that it never has
@@ -1031,7 +1031,7 @@ impl<'a> Publisher<'a> {
 
     /// Completes the work after a drive was published: stores the receipt, and removes what it
     /// supersedes.
-    async fn tell(
+    async fn complete(
         &mut self,
         drive: DriveId,
         how: How,

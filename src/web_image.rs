@@ -405,7 +405,7 @@ impl WebFile {
     }
 
     /// The page that begins at `at`, if it is in memory.
-    fn kept(&self, at: u64) -> Option<Bytes> {
+    fn cached(&self, at: u64) -> Option<Bytes> {
         let mut pages = lock(&self.pages);
         let found = pages.iter().position(|page| page.0 == at)?;
         let page = pages.remove(found);
@@ -428,7 +428,7 @@ impl WebFile {
     /// downloaded, consecutive ones in a single request.
     fn pages(&self, start: u64, end: u64) -> Result<Vec<(u64, Bytes)>> {
         let starts = (start..end).step_by(usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX));
-        let mut pages: Vec<_> = starts.map(|at| (at, self.kept(at))).collect();
+        let mut pages: Vec<_> = starts.map(|at| (at, self.cached(at))).collect();
         for missing in pages.chunk_by_mut(|a, b| a.1.is_none() == b.1.is_none()) {
             let Some((first, None)) = missing.first() else {
                 continue;

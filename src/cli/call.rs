@@ -129,7 +129,7 @@ async fn run(arguments: &CallArguments, client: &Client) -> Result<bool> {
         show_request(&call);
     }
     let cannot = |failure: crate::failure::Failure| failure.into_error("No answer");
-    let response = said(client.raw(call)).await.map_err(cannot)?;
+    let response = with_notice(client.raw(call)).await.map_err(cannot)?;
     if arguments.verbose {
         show_answer(&response);
     }
@@ -150,7 +150,7 @@ async fn run(arguments: &CallArguments, client: &Client) -> Result<bool> {
 
 /// Waits for an answer. As in the original script, the call is made once. But if it hangs, a
 /// message says so.
-async fn said<T>(answer: impl Future<Output = T>) -> T {
+async fn with_notice<T>(answer: impl Future<Output = T>) -> T {
     let mut answer = std::pin::pin!(answer);
     tokio::select! {
         answer = &mut answer => return answer,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::printable;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, can_replace, replace, with_suffix};
+use crate::filesystem::{Access, check_replace, replace, with_suffix};
 use crate::nonblocking::Waiting;
 use crate::system::bytes_of;
 
@@ -74,7 +74,7 @@ pub(super) fn check(path: &Path) -> Result<()> {
         return Ok(());
     }
     let beside = beside(path);
-    can_replace(&beside, Access::Usual).map_err(|cause| cannot_write(&beside, cause))
+    check_replace(&beside, Access::Usual).map_err(|cause| cannot_write(&beside, cause))
 }
 
 fn beside(path: &Path) -> PathBuf {

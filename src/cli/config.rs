@@ -77,7 +77,7 @@ impl ConfigFile {
         Ok(Self::open_with_text(path)?.map(|(_, config)| config))
     }
 
-    /// The same, with the text of the file.
+    /// As [`open`](Self::open), with the text of the file.
     ///
     /// # Errors
     /// As [`open`](Self::open).

@@ -426,7 +426,7 @@ impl Display {
     }
 
     /// Prints a line of progress if one is due.
-    fn tell(&mut self, elapsed: Duration) {
+    fn print_progress_if_due(&mut self, elapsed: Duration) {
         let every = match self.lines {
             None => return,
             Some(Lines::Plain) => PLAIN_EVERY,
@@ -449,7 +449,7 @@ impl Display {
     }
 
     /// Prints a line about a phase without chunks, if one is due.
-    fn tell_phase(&mut self, phase: Phase, done: u64, bytes: Option<u64>) {
+    fn print_phase_if_due(&mut self, phase: Phase, done: u64, bytes: Option<u64>) {
         let elapsed = self.began.elapsed();
         let every = match self.lines {
             None => return,
@@ -938,13 +938,13 @@ impl Monitor for Display {
                 self.progress = *progress;
                 self.print_dots();
                 self.draw_progress();
-                self.tell(self.began.elapsed());
+                self.print_progress_if_due(self.began.elapsed());
             }
             Event::Phase { phase, bytes } => self.begin_phase(*phase, *bytes),
             Event::PhaseProgress { done_bytes } => {
                 if let Some((phase, bytes)) = self.phase {
                     self.draw(|bar, now| bar.at(*done_bytes, *done_bytes, now));
-                    self.tell_phase(phase, *done_bytes, bytes);
+                    self.print_phase_if_due(phase, *done_bytes, bytes);
                 }
             }
             Event::Resuming {
@@ -1007,7 +1007,7 @@ mod tests {
             let mut display = display(how);
             let seconds = [9, 10, 29].map(|until| {
                 for s in 0..=until {
-                    display.tell(Duration::from_secs(s));
+                    display.print_progress_if_due(Duration::from_secs(s));
                 }
                 display.last_line_at.as_secs()
             });
@@ -1023,14 +1023,14 @@ mod tests {
         assert_eq!((display.last_line_at, display.waiting.len()), (at(3), 0));
         for s in 4..=12 {
             display.notice_in_time(format!("b{s}"), at(s));
-            display.tell(at(s));
+            display.print_progress_if_due(at(s));
         }
         assert_eq!((display.last_line_at, display.is_long), (at(3), false));
         assert_eq!(
             (display.waiting.len(), display.waiting_more),
             (WAITING_MAX, 1)
         );
-        display.tell(at(13));
+        display.print_progress_if_due(at(13));
         assert_eq!((display.last_line_at, display.is_long), (at(13), true));
         assert_eq!(display.take_waiting(), None);
         display.notice_in_time("c".into(), at(14));

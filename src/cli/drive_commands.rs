@@ -365,7 +365,7 @@ async fn remove(
                 object["error"] = error_object(&error, exit::code_of(error.kind()));
                 // The last error is reported as that of the command.
                 if let Some(before) = answer.error.replace(error) {
-                    exit::tell(RM.program, &before);
+                    exit::print_error(RM.program, &before);
                 }
             }
         }

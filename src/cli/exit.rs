@@ -52,7 +52,7 @@ pub(super) fn code_of(kind: ErrorKind) -> u8 {
 
 /// Prints an error on one line, followed by its hint. On a terminal, the lines are wrapped between
 /// words.
-pub(super) fn tell(program: &str, error: &Error) {
+pub(super) fn print_error(program: &str, error: &Error) {
     say_wrapped(&format!("{program}: {}", error.chain()));
     let hint = hint_of(error).unwrap_or_default();
     hint.lines().for_each(say_wrapped);
@@ -155,7 +155,7 @@ pub(super) fn failed(program: &str, error: &Error, code: u8) -> ExitCode {
     if is_reader_gone(error) {
         return ExitCode::from(READER_ENDED);
     }
-    tell(program, error);
+    print_error(program, error);
     ExitCode::from(code)
 }
 
@@ -192,7 +192,7 @@ pub(super) fn parse<T: clap::Parser>(words: impl IntoIterator<Item = OsString>) 
             error.exit();
         }
         let program = program_of::<T>();
-        tell(&program, &usage::error_of(&error, &program));
+        print_error(&program, &usage::error_of(&error, &program));
         std::process::exit(i32::from(code_of(ErrorKind::Usage)))
     })
 }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use super::environment;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, can_replace, directory_of, private_directory, read_own, replace};
+use crate::filesystem::{
+    Access, check_replace, directory_of, private_directory, read_own, replace,
+};
 use crate::findings::Findings;
 
 /// Maximum bytes of such a file.
@@ -67,7 +69,7 @@ pub(super) fn save(findings: &Findings, path: &Path) -> Result<()> {
 /// Checks before a probe that its findings can be saved.
 pub(super) fn check(path: &Path) -> Result<()> {
     let can =
-        private_directory(directory_of(path)).and_then(|_| can_replace(path, Access::Private));
+        private_directory(directory_of(path)).and_then(|_| check_replace(path, Access::Private));
     can.map_err(|cause| cannot_keep(path, cause))
 }
 

@@ -123,11 +123,11 @@ impl Github {
     }
 
     /// Reports an error with its hint, unless the advice includes it, and further advice.
-    pub(super) fn tell(&self, error: &Error, is_hint_known: bool, advice: &[String]) {
+    pub(super) fn report_error(&self, error: &Error, is_hint_known: bool, advice: &[String]) {
         let hint = error.hint().map(remedies::worded);
         if !self.is_on {
             match (is_hint_known, hint) {
-                (false, _) => exit::tell(self.program, error),
+                (false, _) => exit::print_error(self.program, error),
                 (true, Some(hint)) => exit::say_wrapped(&hint),
                 (true, None) => {}
             }

@@ -19,7 +19,7 @@ use super::{environment, help};
 use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, can_replace, create_new};
+use crate::filesystem::{Access, check_replace, create_new};
 use crate::image::{Census, Disk, FalseHole, Format, Gpt, Holes, Image, StreamFormat, StreamImage};
 use crate::plan::Plan;
 use crate::transfer::{WebConfig, blocking, open_web};
@@ -224,7 +224,7 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
 fn check_new(path: &Path) -> Result<()> {
     let can = match path.symlink_metadata() {
         Ok(_) => Err(std::io::ErrorKind::AlreadyExists.into()),
-        Err(_) => can_replace(path, Access::Usual),
+        Err(_) => check_replace(path, Access::Usual),
     };
     can.map_err(|cause| cannot_write(path, cause))
 }

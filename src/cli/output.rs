@@ -61,7 +61,7 @@ impl OutputForm {
             if self.is_json(words) {
                 let _ = exit::print(&self.print(Value::Null, Some((&error, code))));
             }
-            exit::tell(self.program, &error);
+            exit::print_error(self.program, &error);
             ExitCode::from(code)
         })
     }
@@ -76,8 +76,8 @@ impl OutputForm {
             .map_or_else(|code| code, |arguments| run(&arguments))
     }
 
-    /// Whether words that could not be parsed request an object. The parser reports nothing about the
-    /// flags of an invalid command line, and programs expect an object nevertheless.
+    /// Whether words that could not be parsed request an object. The parser reports nothing about
+    /// the flags of an invalid command line, and programs expect an object nevertheless.
     fn is_json(self, words: &[OsString]) -> bool {
         let mut flags = words.iter().take_while(|word| *word != "--");
         let is_json = |word: &OsString| {
@@ -104,17 +104,17 @@ impl OutputForm {
         heard: &Heard,
         result: Result<CommandOutput>,
     ) -> ExitCode {
-        let tell = |error: &Error| exit::tell(self.program, error);
-        self.finish_telling(is_json, heard, result, tell)
+        let print = |error: &Error| exit::print_error(self.program, error);
+        self.finish_printing(is_json, heard, result, print)
     }
 
-    /// The same, with a different way to print an error on stderr.
-    pub(super) fn finish_telling(
+    /// As [`finish`](Self::finish), with `print` to print the error on stderr.
+    pub(super) fn finish_printing(
         self,
         is_json: bool,
         heard: &Heard,
         result: Result<CommandOutput>,
-        tell: impl FnOnce(&Error),
+        print: impl FnOnce(&Error),
     ) -> ExitCode {
         let (answer, error) = match result {
             Ok(mut answer) => {
@@ -139,7 +139,7 @@ impl OutputForm {
             // The error of the command matters more than a failure to print its result.
             (Some(error), _) if exit::is_reader_gone(&error) => ExitCode::from(exit::READER_ENDED),
             (Some(error), _) => {
-                tell(&error);
+                print(&error);
                 ExitCode::from(code)
             }
             (None, printed) => exit::finish(self.program, printed),

@@ -134,11 +134,11 @@ impl ShownRun<'_> {
             object,
             error,
         };
-        form.finish_telling(is_json, &heard, Ok(answer), |error| {
+        form.finish_printing(is_json, &heard, Ok(answer), |error| {
             // The line about the progress already says that it stopped.
-            let is_told =
+            let is_hint_known =
                 !exit::is_old_script(form.program) && error.kind() == ErrorKind::Cancelled;
-            shown.github.tell(error, is_told, &lines);
+            shown.github.report_error(error, is_hint_known, &lines);
         })
     }
 }

@@ -179,17 +179,18 @@ impl Follower {
             reached,
             thread,
         };
-        follower.tell();
+        follower.report_reached();
         Ok(follower)
     }
 
     /// Reports that chunks (at least one) are in the file.
     pub(crate) fn settled(&mut self, chunks: Range<u64>) {
         self.there.insert(chunks);
-        self.tell();
+        self.report_reached();
     }
 
-    fn tell(&self) {
+    /// Sends the thread the offset up to which the file is complete.
+    fn report_reached(&self) {
         let first_open = self.there.get(&0).map_or(0, |range| range.end);
         let span = self.plan.span(first_open);
         let end = self.base + span.map_or(self.plan.size(), |span| span.offset);

@@ -71,15 +71,15 @@ impl Patience {
         }
     }
 
-    /// The same for a run that ends at this time. It does not end the run; it only avoids a wait
-    /// that the endpoint asks for and that would end later.
+    /// This patience for a run that ends at this time. It does not end the run; it only avoids a
+    /// wait that the endpoint asks for and that would end later.
     #[must_use]
     pub fn until(mut self, deadline: Option<Duration>) -> Self {
         self.deadline = deadline.and_then(|time| Instant::now().checked_add(time));
         self
     }
 
-    /// The same for another server, whose outages are separate.
+    /// This patience for another server, `who` in messages. Its outages are separate.
     pub(crate) fn of(&self, who: &str) -> Self {
         Self {
             who: Arc::from(who),
@@ -188,7 +188,7 @@ impl Patience {
     /// Reports that a request succeeded.
     pub(crate) fn answered(&self) {
         if let Some(time) = self.lock().succeeded(self.now()) {
-            self.tell(Event::WaitOver {
+            self.report(Event::WaitOver {
                 who: self.who.to_string(),
                 time,
             });
@@ -207,7 +207,7 @@ impl Patience {
             is_outage: outlook.is_outage,
         };
         if self.lock().failed(reported, ours) {
-            self.tell(Event::Waiting(Waiting::after(
+            self.report(Event::Waiting(Waiting::after(
                 failure,
                 &self.who,
                 wait,
@@ -227,11 +227,11 @@ impl Patience {
         };
         if self.lock().failed(reported, ours) {
             let waiting = Waiting::silent(&self.who, silence);
-            self.tell(Event::Waiting(waiting));
+            self.report(Event::Waiting(waiting));
         }
     }
 
-    fn tell(&self, event: Event) {
+    fn report(&self, event: Event) {
         // Without a receiver, events are dropped.
         let _ = self.events.0.try_send(event);
     }

@@ -101,7 +101,8 @@ pub(crate) enum Outcome<P, D> {
 
 /// The chunks of a transfer.
 pub(crate) trait Job: 'static {
-    /// What an attempt needs for a chunk. It is with the engine or with an attempt, never elsewhere.
+    /// What an attempt needs for a chunk. It is with the engine or with an attempt, never
+    /// elsewhere.
     type Payload: Send + 'static;
     /// What an attempt knows of a chunk that needs no other attempt.
     type Done: Send + 'static;
@@ -344,7 +345,7 @@ impl<J: Job> Shell<J> {
                     .spawn(async move { Answer::Chunk(span, attempt.await) });
                 // Immediately, because a request that is not seen in flight appears to take no
                 // time.
-                self.tell_wire();
+                self.report_wire();
             }
             Action::ProveZeros(span) => {
                 let len = span.len.min(READ_BYTES_MAX);
@@ -519,11 +520,11 @@ impl<J: Job> Shell<J> {
         }
         self.progress.workers = workers;
         self.progress.retries = self.engine.retries();
-        self.tell_wire();
+        self.report_wire();
         monitor.event(&Event::Progress(self.progress));
     }
 
-    fn tell_wire(&mut self) {
+    fn report_wire(&mut self) {
         self.job.wire(Wire {
             ready: self.engine.ready(),
             in_flight: self.engine.in_flight(),

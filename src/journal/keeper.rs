@@ -36,9 +36,9 @@ use crate::system::FileId;
 
 /// How long a record waits for others before it is synced.
 const WAIT: Duration = Duration::from_secs(1);
-/// The same for a download, whose file has to be synced too. In this time, 1 GiB is complete at 2
-/// Gbit/s, and then needs no digests. Waiting records are lost only in a crash of the machine: a
-/// clean stop flushes them.
+/// How long a record of a download waits for others, because its file has to be synced too. In this
+/// time, 1 GiB is complete at 2 Gbit/s, and then needs no digests. Waiting records are lost only in
+/// a crash of the machine: a clean stop flushes them.
 const WAIT_FILE: Duration = Duration::from_secs(5);
 /// Maximum bytes of the chunks of waiting records: about a second at 10 Gbit/s.
 const WAITING_BYTES_MAX: u64 = 1 << 30;

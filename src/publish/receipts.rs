@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::advice::Remedy;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, can_replace, directory_of, read_named, replace};
+use crate::filesystem::{Access, check_replace, directory_of, read_named, replace};
 use crate::receipt::Receipt;
 use openhosting_base::advice;
 
@@ -66,7 +66,7 @@ pub(crate) fn write_receipt(path: &Path, receipt: &Receipt) -> Result<()> {
 /// [`ErrorKind::Local`] if it cannot be written.
 pub fn check_receipt(path: &Path) -> Result<()> {
     let can = std::fs::create_dir_all(directory_of(path))
-        .and_then(|()| can_replace(path, Access::Private));
+        .and_then(|()| check_replace(path, Access::Private));
     can.map_err(|cause| cannot_write(path, cause))
 }
 

@@ -36,9 +36,10 @@ use std::time::Duration;
 
 /// Requests in flight at the start.
 const START: u32 = 4;
-/// The same for an endpoint whose round trip takes longer than [`FAR`]. A new connection needs
-/// several round trips until it carries much, and a measurement takes longer than that. So
-/// doubling a small number would take seconds on such a link, and a few connections never fill it.
+/// Requests in flight at the start, for an endpoint whose round trip takes longer than [`FAR`]. A
+/// new connection needs several round trips until it carries much, and a measurement takes longer
+/// than that. So doubling a small number would take seconds on such a link, and a few connections
+/// never fill it.
 const START_FAR: u32 = 32;
 /// An endpoint is far if a round trip to it takes longer than this.
 const FAR: Duration = Duration::from_millis(50);

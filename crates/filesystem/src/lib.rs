@@ -48,7 +48,7 @@ pub use private::{
     Untrusted, can_others_create_in, create_new, open_named, open_or_create, open_own,
     open_to_read, overwrite, private_directory, read_all, read_named, read_own, why_untrusted,
 };
-pub use replace::{Staged, can_replace, create_whole, replace, replace_from};
+pub use replace::{Staged, check_replace, create_whole, replace, replace_from};
 pub use sync::{sync_all, sync_data, sync_directory, unsynced};
 pub use zeros::put_zeros;
 

@@ -29,7 +29,7 @@ pub fn replace(path: &Path, access: Access, bytes: &[u8]) -> io::Result<()> {
 
 /// Checks, before work begins whose result will be stored there, that [`replace`] is likely to
 /// succeed: the directory accepts new files, and no directory has the name.
-pub fn can_replace(path: &Path, access: Access) -> io::Result<()> {
+pub fn check_replace(path: &Path, access: Access) -> io::Result<()> {
     if path.is_dir() {
         return Err(ErrorKind::IsADirectory.into());
     }
@@ -129,12 +129,12 @@ mod tests {
         replace(&link, Access::Private, b"third").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "second");
         assert!(link.symlink_metadata().unwrap().is_file());
-        can_replace(&path, Access::Usual).unwrap();
+        check_replace(&path, Access::Usual).unwrap();
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
-        let occupied = can_replace(directory.path(), Access::Usual).unwrap_err();
+        let occupied = check_replace(directory.path(), Access::Usual).unwrap_err();
         assert_eq!(occupied.kind(), ErrorKind::IsADirectory);
         let into_nothing = directory.path().join("none/file");
-        assert!(can_replace(&into_nothing, Access::Usual).is_err());
+        assert!(check_replace(&into_nothing, Access::Usual).is_err());
         assert!(replace(&into_nothing, Access::Usual, b"x").is_err());
     }
 }

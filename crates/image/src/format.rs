@@ -26,7 +26,7 @@ use crate::quoting::quote;
 
 pub(super) use survey::survey;
 pub(super) use vhd::{Ending as VhdEnding, Footer as VhdFooter, ending as vhd_ending};
-pub(super) use vmdk::{is_description as is_vmdk_description, is_part as is_vmdk_part};
+pub(super) use vmdk::{is_description as is_vmdk_description, part_error as vmdk_part_error};
 
 /// Bytes of a sector in most formats, whatever the sector of the disk itself.
 const SECTOR_BYTES: u64 = 512;

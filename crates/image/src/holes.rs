@@ -31,9 +31,9 @@ const STRETCH_BYTES_MIN: u64 = 64 * 1024;
 const PLACES_OF_HOLE: u64 = 4;
 /// Places for all holes of a file together, distributed by length; this takes milliseconds.
 const PLACES: u64 = 1 << 12;
-/// The same for a file that occupies more space than its data: its holes may be preallocated space,
-/// or data that is not reported. Holes of up to 64 GiB are sampled every 64 KiB, which takes a
-/// second or two.
+/// Places for all holes of a file that occupies more space than its data: its holes may be
+/// preallocated space, or data that is not reported. Holes of up to 64 GiB are sampled every 64
+/// KiB, which takes a second or two.
 const PLACES_IF_DOUBTFUL: u64 = 1 << 20;
 /// Bytes of space that the file system may need for a file itself: in total, and for each extent.
 const OVERHEAD_BYTES: u64 = 64 * 1024;

@@ -180,7 +180,7 @@ impl Image {
                 let (format, options) = (StreamFormat::Raw, options.stream);
                 StreamImage::open(Input::of(file), format, Sought::Disk, options).map(Self::stream)
             }
-            Format::Raw => match format::is_vmdk_part(&file) {
+            Format::Raw => match format::vmdk_part_error(&file) {
                 Some(error) if options.format.is_none() => Err(error),
                 _ => Ok(Self::Raw(file)),
             },

@@ -227,7 +227,7 @@ impl MappedImage {
             return layer.unpack(packed, bytes);
         }
         let part = from..from.saturating_add(bytes.len());
-        if let Some(unpacked) = self.kept(number, packed.at) {
+        if let Some(unpacked) = self.cached(number, packed.at) {
             bytes.copy_from_slice(unpacked.get(part).unwrap_or_default());
             return Ok(());
         }
@@ -243,7 +243,7 @@ impl MappedImage {
         Ok(())
     }
 
-    fn kept(&self, number: usize, at: u64) -> Option<Arc<[u8]>> {
+    fn cached(&self, number: usize, at: u64) -> Option<Arc<[u8]>> {
         let kept = self.unpacked.lock().ok()?;
         let found = kept.iter().find(|unit| (unit.0, unit.1) == (number, at))?;
         Some(Arc::clone(&found.2))

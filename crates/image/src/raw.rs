@@ -114,7 +114,7 @@ pub trait Remote: fmt::Debug + Send + Sync {
 pub(super) fn open(path: &Path) -> Result<(File, Fingerprint)> {
     // Opening and closing a named pipe would kill the process that writes to it.
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_pipe()) {
-        return Err(is_pipe(path));
+        return Err(pipe_error(path));
     }
     let file = OpenOptions::new()
         .read(true)
@@ -147,7 +147,7 @@ fn cannot_open(path: &Path, cause: std::io::Error) -> Error {
 }
 
 /// The error for a pipe, which can only be read as standard input.
-fn is_pipe(path: &Path) -> Error {
+fn pipe_error(path: &Path) -> Error {
     let what = format!("Cannot upload {}: it is a pipe", path.display());
     // A shell created it for `<(COMMAND)`, and it is gone when this process ends.
     let is_of_shell = path.starts_with("/dev/fd") || path.starts_with("/proc");
@@ -458,7 +458,8 @@ impl RawImage {
     }
 
     /// Completes a check: reads what was not read since it began, and compares the digest with the
-    /// manifest. A successful result is remembered. Blocks, and stops when `should_continue` returns false.
+    /// manifest. A successful result is remembered. Blocks, and stops when `should_continue`
+    /// returns false.
     ///
     /// # Errors
     /// [`ErrorKind::Integrity`] if the digest differs or the file changed; errors of reading;

@@ -524,7 +524,7 @@ async fn serve(
     let peer = peer::Peer::of(&stream).ok();
     let socket = socket::Socket::new(stream);
     let client = Client {
-        is_reset: socket.is_reset(),
+        is_reset: socket.reset_flag(),
         peer,
         place,
     };

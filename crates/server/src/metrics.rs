@@ -303,7 +303,7 @@ fn gauge(registry: &mut Registry, name: &str, text: &str, value: u64, unit: Opti
     gauge.set(clamped(value));
 }
 
-/// Registers numbers that were looked up.
+/// Registers numbers that were looked up and may rise and fall.
 fn gauges<const N: usize>(
     registry: &mut Registry,
     name: &str,
@@ -316,7 +316,7 @@ fn gauges<const N: usize>(
     }
 }
 
-/// The same, for numbers that only increase.
+/// Registers numbers that were looked up and only increase.
 fn counters<const N: usize>(
     registry: &mut Registry,
     name: &str,

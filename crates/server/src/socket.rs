@@ -68,7 +68,7 @@ impl Socket {
     }
 
     /// Set this to end the connection with a reset instead of closing it regularly.
-    pub(super) fn is_reset(&self) -> Arc<AtomicBool> {
+    pub(super) fn reset_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_reset)
     }
 

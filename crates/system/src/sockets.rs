@@ -13,7 +13,7 @@ macro_rules! with_user_timeout {
     };
 }
 
-/// The same for systems without this option.
+/// Returns the builder unchanged on systems without the option TCP_USER_TIMEOUT.
 #[cfg(not(target_os = "linux"))]
 #[macro_export]
 macro_rules! with_user_timeout {

@@ -98,7 +98,7 @@ impl MachineRecord {
         };
         Some(Self {
             user,
-            settings: Settings::from_kept(&kept)?,
+            settings: Settings::from_stored(&kept)?,
             rest,
             run,
         })

@@ -89,7 +89,7 @@ impl Settings {
     }
 
     /// Stored settings, if they are valid.
-    pub(crate) fn from_kept(keys: &Properties) -> Option<Self> {
+    pub(crate) fn from_stored(keys: &Properties) -> Option<Self> {
         let mut settings = Self(Properties::new());
         settings.merge(keys).ok()?;
         (settings.0 == *keys).then_some(settings)
@@ -436,11 +436,11 @@ mod tests {
             "name n\npersistent true\nide:0:0 DRIVE\nide:0:0:media cdrom\nboot ide:0:0\nnic:0:dhcp 127.70.0.1\nuser:a b\npassword 12345678\ntags a b",
         )
         .unwrap();
-        let kept = Settings::from_kept(settings.keys());
+        let kept = Settings::from_stored(settings.keys());
         assert_eq!(kept.as_ref(), Some(&settings));
         let mut bad = settings.keys().clone();
         set(&mut bad, "cpu", "x");
-        assert_eq!(Settings::from_kept(&bad), None);
+        assert_eq!(Settings::from_stored(&bad), None);
     }
 
     #[test]

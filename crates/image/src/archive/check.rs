@@ -115,7 +115,7 @@ impl Check {
         let offset = start - self.part.start;
         if passing.has_to_reach(offset, bytes.len()) {
             while passing.next() < offset {
-                let end = passing.kept_from().unwrap_or(offset);
+                let end = passing.ahead_from().unwrap_or(offset);
                 fill(passing, &file, end.min(offset))?;
             }
         } else if let Some(start) = passing.left_out_before(offset) {
@@ -131,8 +131,8 @@ impl Check {
         Ok(())
     }
 
-    /// Reads the parts that nothing has read, and compares the digest. Blocks. Stops when `should_continue`
-    /// returns false.
+    /// Reads the parts that nothing has read, and compares the digest. Blocks. Stops when
+    /// `should_continue` returns false.
     ///
     /// # Errors
     /// [`ErrorKind::Integrity`] if the digest differs or the file changed; [`ErrorKind::Cancelled`]
@@ -151,7 +151,7 @@ impl Check {
             if !should_continue() {
                 return Err(Error::new(ErrorKind::Cancelled, "Stopped"));
             }
-            let end = passing.kept_from().unwrap_or(file.size);
+            let end = passing.ahead_from().unwrap_or(file.size);
             let most = passing.next().saturating_add(HOLE_BYTES_MAX);
             fill(passing, &file, end.min(most))?;
         }

@@ -212,7 +212,7 @@ impl Passing {
 
     /// Where a short gap that starts at the next byte ends.
     pub(super) fn gap(&self) -> Option<u64> {
-        let first = self.kept_from()?;
+        let first = self.ahead_from()?;
         (first - self.next <= GAP_BYTES_MAX).then_some(first)
     }
 
@@ -223,8 +223,8 @@ impl Passing {
         (end < offset && offset - end <= GAP_BYTES_MAX).then_some(end)
     }
 
-    /// Offset of the first stored bytes.
-    pub(super) fn kept_from(&self) -> Option<u64> {
+    /// Offset of the first bytes that are stored because they were read ahead.
+    pub(super) fn ahead_from(&self) -> Option<u64> {
         self.ahead.first_key_value().map(|(first, _)| *first)
     }
 

@@ -62,7 +62,7 @@ impl Tables {
         container.within("a table", at, entry)?;
         let number = at / PAGE_BYTES;
         let from = usize::try_from(at % PAGE_BYTES).unwrap_or(0);
-        if let Some(page) = self.kept(number) {
+        if let Some(page) = self.cached(number) {
             return Ok(Entries { page, from });
         }
         let start = number * PAGE_BYTES;
@@ -77,7 +77,7 @@ impl Tables {
         Ok(Entries { page, from })
     }
 
-    fn kept(&self, number: u64) -> Option<Arc<[u8]>> {
+    fn cached(&self, number: u64) -> Option<Arc<[u8]>> {
         let mut pages = self.pages.lock().ok()?;
         let at = pages.iter().rposition(|(kept, _)| *kept == number)?;
         pages[at..].rotate_left(1);

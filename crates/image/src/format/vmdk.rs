@@ -15,7 +15,7 @@ use crate::quoting::quote;
 use description::Description;
 
 pub(super) use description::{ExtentPlace, extents, starts_as_description};
-pub(crate) use description::{is_description, is_part};
+pub(crate) use description::{is_description, part_error};
 
 const SPARSE: &[u8] = b"KDMV";
 /// Signatures of files in this format, except a description of several files: a sparse file, and
@@ -308,7 +308,7 @@ fn check_description(container: &Container, header: &[u8]) -> Result<()> {
             .unsupported(what)
             .hint_to(undescribed(container, header)));
     }
-    if let Some(why) = description.is_part_of_another() {
+    if let Some(why) = description.why_incomplete() {
         return Err(description.refuse(container, &why));
     }
     let capacity = le64(header, 12);

@@ -8,8 +8,9 @@ use std::fmt;
 /// far as the image is read, so a small image that claims a large window costs no more than its
 /// content.
 pub(super) const MEMORY_BYTES_MAX: u64 = 2 << 30;
-/// The same limit for Zstandard, which expresses windows as powers of two: 2^31 bytes. libzstd has
-/// no larger ones (`ZSTD_WINDOWLOG_MAX`), and accepts only 2^27 bytes unless a limit is set.
+/// [`MEMORY_BYTES_MAX`] for Zstandard, which expresses windows as powers of two: 2^31 bytes.
+/// libzstd has no larger ones (`ZSTD_WINDOWLOG_MAX`), and accepts only 2^27 bytes unless a limit is
+/// set.
 pub(super) const ZSTD_WINDOW_LOG_MAX: u32 = 31;
 
 /// The error of a decoder that needs more.

@@ -109,7 +109,7 @@ pub(crate) fn extents(container: &Container) -> Result<Vec<Extent>> {
             " sends it as it is"
         ]));
     };
-    if let Some(why) = description.is_part_of_another() {
+    if let Some(why) = description.why_incomplete() {
         return Err(description.refuse(container, &why));
     }
     if description.extents.is_empty() {
@@ -223,7 +223,7 @@ pub(super) fn beside(file: &RawImage) -> Option<(PathBuf, bool)> {
                     matches!(&*line.kind, "FLAT" | "VMFS")
                         && line.offset.unwrap_or(0) == 0
                         && line.sectors.checked_mul(SECTOR_BYTES) == Some(file.size())
-                        && description.is_part_of_another().is_none()
+                        && description.why_incomplete().is_none()
                 }
                 _ => false,
             };
@@ -249,7 +249,7 @@ fn disk_of(name: &str) -> Option<&str> {
 
 /// The error for a raw file that is only a part of a disk, according to its name and the
 /// description in the same directory.
-pub(crate) fn is_part(file: &RawImage) -> Option<Error> {
+pub(crate) fn part_error(file: &RawImage) -> Option<Error> {
     let name = file.path().file_name()?.to_str()?;
     let disk = disk_of(name)?;
     let what = match beside(file) {
@@ -316,7 +316,7 @@ impl Description {
 
     /// Why the files of this description do not hold the whole disk; `None` if they do. Some
     /// writers use zeros as the content ID of a missing parent.
-    pub(super) fn is_part_of_another(&self) -> Option<String> {
+    pub(super) fn why_incomplete(&self) -> Option<String> {
         let parent = self.parent.as_deref().unwrap_or("ffffffff");
         let is_none = matches!(parent, "ffffffff" | "00000000");
         if self.names_parent || !is_none {
@@ -333,7 +333,7 @@ impl Description {
     pub(super) fn refuse(&self, container: &Container, why: &str) -> Error {
         let error = container.unsupported(why);
         let is_alone = container.file.archive().is_none();
-        match self.is_part_of_another().is_some() && is_alone && container.format == Format::Vmdk {
+        match self.why_incomplete().is_some() && is_alone && container.format == Format::Vmdk {
             true => error.hint_to(format!(
                 "With all its files beside it: qemu-img convert -f vmdk -O qcow2 {name} NEW.qcow2; on the host: vmkfstools -i {name} NEW.vmdk",
                 name = quote(&container.name().to_string())
@@ -388,7 +388,7 @@ mod tests {
                     RW x FLAT \"x\"\nNOACCESS 1 FLAT x\n\nddb.x = \"y\"\n";
         let description = Description::of(text);
         assert_eq!(description.kind, "twoGbMaxExtentSparse");
-        assert_eq!(description.is_part_of_another(), None);
+        assert_eq!(description.why_incomplete(), None);
         let lines = description.extents.iter().map(|line| {
             let Line {
                 is_readable,
@@ -424,15 +424,9 @@ mod tests {
             "parentCID=ffffffff\nparentFileNameHint=\"base.vmdk\"",
             "createType=\"fullDevice\"",
         ] {
-            assert!(
-                Description::of(text).is_part_of_another().is_some(),
-                "{text}"
-            );
+            assert!(Description::of(text).why_incomplete().is_some(), "{text}");
         }
-        assert_eq!(
-            Description::of("parentCID=00000000").is_part_of_another(),
-            None
-        );
+        assert_eq!(Description::of("parentCID=00000000").why_incomplete(), None);
     }
 
     #[test]
