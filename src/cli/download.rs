@@ -10,8 +10,8 @@ use clap::{CommandFactory, Parser, ValueEnum};
 
 use super::again::Changes;
 use super::display::{Display, Way};
+use super::drive_reference::DriveReference;
 use super::drive_state::LocalUploads;
-use super::named::Named;
 use super::other_journals::others;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::unfinished::Continuation;
@@ -118,7 +118,7 @@ pub(super) struct DownloadArguments {
     ///
     /// NAME~1 is the published drive before the newest one of this name.
     #[arg(value_name = "DRIVE", add = complete::drives())]
-    drive: Named,
+    drive: DriveReference,
 
     /// File or block device to write to, or - for stdout
     #[arg(value_name = "FILE")]

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
 use super::access::Access;
+use super::drive_reference::DriveReference;
 use super::drive_state::{self, DriveState, LocalUploads};
 use super::drive_table::{self, Row, time};
 use super::drives::{drives_that, each_drive, look_at_drive, remove_drive};
 use super::json_list::JsonList;
-use super::named::Named;
 use super::output::{CommandOutput, OutputForm, error_object};
 use super::signals::{self, Heard};
 use super::wait_lines::{self, WaitLines};
@@ -83,7 +83,7 @@ pub(super) struct ShowArguments {
     ///
     /// NAME~1 is the published drive before the newest one of this name.
     #[arg(value_name = "DRIVE", add = complete::drives())]
-    drive: Named,
+    drive: DriveReference,
 }
 
 /// Destroys drives and all that is on them
@@ -108,7 +108,7 @@ pub(super) struct RmArguments {
     ///
     /// NAME~0 is the newest published drive of this name, and NAME~1 the one before it.
     #[arg(value_name = "DRIVE", required = true, add = complete::drives())]
-    drives: Vec<Named>,
+    drives: Vec<DriveReference>,
 }
 
 fn client_config() -> ClientConfig {
@@ -376,12 +376,16 @@ async fn remove(
 }
 
 /// The drives that the words refer to, each once.
-async fn found(client: &Client, named: &[Named], patience: &Patience) -> Result<Vec<DriveInfo>> {
+async fn found(
+    client: &Client,
+    named: &[DriveReference],
+    patience: &Patience,
+) -> Result<Vec<DriveInfo>> {
     let words: Vec<&str> = named
         .iter()
         .filter_map(|named| match named {
-            Named::Word(word) => Some(&**word),
-            Named::Id(_) => None,
+            DriveReference::Word(word) => Some(&**word),
+            DriveReference::Id(_) => None,
         })
         .collect();
     let all = match words.is_empty() {
@@ -394,8 +398,8 @@ async fn found(client: &Client, named: &[Named], patience: &Patience) -> Result<
     let mut found: Vec<DriveInfo> = Vec::new();
     for named in named {
         let drive = match named {
-            Named::Id(id) => look_at_drive(client, *id, patience).await?,
-            Named::Word(word) => select(&all, word, Several::Refuse)?.clone(),
+            DriveReference::Id(id) => look_at_drive(client, *id, patience).await?,
+            DriveReference::Word(word) => select(&all, word, Several::Refuse)?.clone(),
         };
         if found.iter().all(|other| other.id != drive.id) {
             found.push(drive);

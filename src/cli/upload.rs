@@ -11,9 +11,9 @@ use clap::{CommandFactory, Parser};
 use super::again::Changes;
 use super::arguments::ImageArguments;
 use super::display::{Display, Way, short};
+use super::drive_reference::DriveReference;
 use super::drive_state::forget_uploads;
 use super::local::{LOCAL, Local, endpoint_name};
-use super::named::Named;
 use super::other_journals::others;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::trace::TraceMonitor;
@@ -63,7 +63,7 @@ pub(super) struct UploadArguments {
     ///
     /// Without it a new drive is created. The beginning of a UUID is enough.
     #[arg(short, long, value_name = "DRIVE", add = complete::drives())]
-    drive: Option<Named>,
+    drive: Option<DriveReference>,
 
     /// Name the new drive [default: file name of IMAGE]
     #[arg(short, long, value_name = "NAME")]
@@ -140,7 +140,7 @@ pub(super) struct UploadArguments {
     ///
     /// It needs no journal: use it where the drive holds part of the image already.
     #[arg(long, value_name = "DRIVE", conflicts_with = "drive", add = complete::drives(), hide_short_help = true, help_heading = help::RESUMING)]
-    resume_from_drive: Option<Named>,
+    resume_from_drive: Option<DriveReference>,
 
     /// Print the SHA-256 of the whole disk as the last line
     ///
@@ -190,7 +190,7 @@ pub(super) fn main_of(words: &[OsString]) -> ExitCode {
 
 impl UploadArguments {
     /// The existing drive to write to, if the user gave one.
-    fn existing(&self) -> Option<&Named> {
+    fn existing(&self) -> Option<&DriveReference> {
         self.drive.as_ref().or(self.resume_from_drive.as_ref())
     }
 
@@ -873,7 +873,10 @@ mod tests {
         );
         assert_eq!(short, parse(&long).unwrap());
         assert_eq!(short.chunk.get(), 1000);
-        assert_eq!(short.existing(), Some(&Named::Id(ID.parse().unwrap())));
+        assert_eq!(
+            short.existing(),
+            Some(&DriveReference::Id(ID.parse().unwrap()))
+        );
     }
 
     #[test]

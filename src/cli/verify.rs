@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use super::access::Access;
 use super::display::{Display, DisplayArguments, Way};
+use super::drive_reference::DriveReference;
 use super::drives::look_at_drive;
 use super::github::Report;
-use super::named::Named;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
 use super::{arguments, complete, help, screen, signing};
@@ -64,7 +64,7 @@ pub(super) struct VerifyArguments {
 
     /// Compare this drive instead of the receipt's
     #[arg(short, long, value_name = "DRIVE", add = complete::drives())]
-    drive: Option<Named>,
+    drive: Option<DriveReference>,
 
     /// Print one JSON object instead of a line
     #[arg(short = 'J', long)]
@@ -111,7 +111,7 @@ pub(super) fn main(arguments: &VerifyArguments) -> ExitCode {
         way: Way::Verify,
         showing: &arguments.showing,
         about: &receipt,
-        drive: arguments.drive.as_ref().and_then(Named::id),
+        drive: arguments.drive.as_ref().and_then(DriveReference::id),
         deadline: None,
         is_plain: false,
     };

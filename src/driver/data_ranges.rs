@@ -54,10 +54,12 @@ pub(crate) async fn not_holes(
                 add(&mut left, range);
                 break;
             };
-            let least = range.end.min(range.start + READ_BYTES_MAX);
-            if extents.end() < least {
-                add(&mut left, range.start..least);
-                range.start = least;
+            // One read checks this much anyway. If an answer is about less, its start counts as
+            // data, so that an endpoint with tiny answers does not cause endless requests.
+            let read_end = range.end.min(range.start + READ_BYTES_MAX);
+            if extents.end() < read_end {
+                add(&mut left, range.start..read_end);
+                range.start = read_end;
                 continue;
             }
             for extent in extents.data() {
@@ -91,7 +93,7 @@ async fn ask(
     }
 }
 
-/// Appends a range that is after all others.
+/// Appends a range that is after all others, or extends the last one if they touch.
 fn add(ranges: &mut Vec<Range<u64>>, range: Range<u64>) {
     match ranges.last_mut() {
         Some(last) if last.end == range.start => last.end = range.end,

@@ -77,7 +77,7 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// Number of bytes consumed so far.
+    /// Number of bytes consumed so far. Bytes that were only looked at do not count.
     pub(super) fn consumed(&self) -> u64 {
         self.consumed
     }
@@ -87,7 +87,8 @@ impl<R: Read> Source<R> {
         self.is_past_end
     }
 
-    /// The next bytes, at least `len` unless the source ends earlier. They are not consumed.
+    /// The next bytes, which are not consumed: at least `len`, or the step of this source if that is
+    /// less, unless the source ends earlier.
     pub(super) fn peek(&mut self, len: usize) -> io::Result<&[u8]> {
         let len = len.min(self.buffer.len());
         if self.buffer.len() - self.start < len {

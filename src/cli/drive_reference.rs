@@ -11,14 +11,14 @@ use crate::transfer::Patience;
 
 /// A reference to a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Named {
+pub(super) enum DriveReference {
     /// The drive with this UUID. A word in the form of a UUID is always taken as one.
     Id(DriveId),
     /// A word that must be looked up at the endpoint: see [`select`].
     Word(String),
 }
 
-impl FromStr for Named {
+impl FromStr for DriveReference {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -41,10 +41,11 @@ impl FromStr for Named {
 }
 
 /// Whether the word looks like a UUID with a mistake: neither a complete one nor the beginning of
-/// one.
+/// one. Such a word is not looked up as a name, so that the user learns of the mistake.
 fn is_broken_uuid(text: &str) -> bool {
     let groups: Vec<_> = text.split('-').collect();
     let digits: usize = groups.iter().map(|group| group.len()).sum();
+    // Up to four digits too few or too many, and letters that look like digits.
     let is_meant = groups.len() == 5
         && (28..=36).contains(&digits)
         && groups
@@ -59,7 +60,7 @@ fn is_broken_uuid(text: &str) -> bool {
     is_meant && !(is_hex && begins && digits < 32)
 }
 
-impl Named {
+impl DriveReference {
     /// The UUID, if it is known without asking the endpoint.
     pub(super) fn id(&self) -> Option<DriveId> {
         match self {
@@ -111,7 +112,7 @@ mod tests {
             "2026-11-29-01-02",
             "a-b-c-d-e",
         ] {
-            assert_eq!(good.parse(), Ok(Named::Word(good.into())));
+            assert_eq!(good.parse(), Ok(DriveReference::Word(good.into())));
         }
         for bad in [
             "0012e24-6eae-4279-9912-3432f698cec8",
@@ -119,7 +120,7 @@ mod tests {
             "0012e24a-6eae-4279-9912-3432f698cecO",
             "0012e24a-6eae-429-9912-3432f698cec8",
         ] {
-            assert!(bad.parse::<Named>().is_err(), "{bad}");
+            assert!(bad.parse::<DriveReference>().is_err(), "{bad}");
         }
     }
 }
