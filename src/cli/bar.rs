@@ -28,9 +28,11 @@ const NAME_CELLS_MAX: usize = 40;
 const FREE_COLUMNS: usize = 3;
 /// Narrower terminals get the short form.
 const SHORT_BELOW: usize = 60;
-/// The speed is averaged over this long.
+/// The speed is averaged over this long: a choice, so that it follows a change of the link and can
+/// still be read.
 const RATE_WINDOW: Duration = Duration::from_secs(8);
-/// The time left is computed from the pace over this long.
+/// The time left is computed from the pace over this long: a choice, longer than for the speed, so
+/// that it does not jump with each pause.
 const PACE_WINDOW: Duration = Duration::from_secs(30);
 /// Time between two samples of a [`Speed`].
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);

@@ -34,7 +34,8 @@ use crate::locks::lock;
 use crate::plan::Span;
 use crate::system::FileId;
 
-/// How long a record waits for others before it is synced.
+/// How long a record waits for others before it is synced. A sync of many records costs as much as
+/// of one. A power loss costs the repetition of the chunks whose records wait (docs/dev/design.md).
 const WAIT: Duration = Duration::from_secs(1);
 /// How long a record of a download waits for others, because its file has to be synced too. In this
 /// time, 1 GiB is complete at 2 Gbit/s, and then needs no digests. Waiting records are lost only in
@@ -45,7 +46,8 @@ const WAITING_BYTES_MAX: u64 = 1 << 30;
 /// Shorter chunks count as small: the cost of transferring one again is the round trip rather than
 /// the bytes.
 const SMALL_BYTES: u64 = 1 << 20;
-/// Maximum number of small chunks with waiting records.
+/// Maximum number of small chunks with waiting records. It is the default maximum of requests in
+/// flight, so repeating them takes about one round trip.
 const WAITING_SMALL_MAX: usize = 64;
 /// If more bytes than this are noted and not recorded yet, chunks arrive faster than they are
 /// hashed here.

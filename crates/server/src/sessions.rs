@@ -17,7 +17,8 @@ const COOKIE_NAME: &str = "openhosting_session";
 /// A session ends after this long without a request, and in any case after a working day.
 const IDLE: Duration = Duration::from_secs(30 * 60);
 const LIFE: Duration = Duration::from_secs(12 * 3600);
-/// Maximum sessions of one user; another one ends the oldest.
+/// Maximum sessions of one user; another one ends the oldest. The number is a choice: a user has a
+/// few browsers, and a program that logs in again and again cannot fill the memory.
 const SESSIONS_MAX: usize = 16;
 
 /// The sessions of the page.

@@ -26,7 +26,8 @@ const STEP_BYTES: u64 = 1024 * 1024;
 /// Bytes that the kernel copies in one call: some milliseconds, in which the progress is not
 /// updated and a stop request is not noticed.
 const KERNEL_STEP_BYTES: u64 = 16 * 1024 * 1024;
-/// After this many bytes, a copy is synced and its progress is stored.
+/// After this many bytes, a copy is synced and its progress is stored. After a crash, at most this
+/// much is copied again: a second or a few of work.
 const KEPT_EVERY_BYTES: u64 = 1024 * 1024 * 1024;
 /// Maximum sleep of an imaging that is slowed down on purpose, because it has to notice a stop
 /// request.
