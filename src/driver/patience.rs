@@ -188,7 +188,7 @@ impl Patience {
     /// Reports that a request succeeded.
     pub(crate) fn answered(&self) {
         if let Some(time) = self.lock().succeeded(self.now()) {
-            self.report(Event::WaitOver {
+            self.queue(Event::WaitOver {
                 who: self.who.to_string(),
                 time,
             });
@@ -207,7 +207,7 @@ impl Patience {
             is_outage: outlook.is_outage,
         };
         if self.lock().failed(reported, ours) {
-            self.report(Event::Waiting(Waiting::after(
+            self.queue(Event::Waiting(Waiting::after(
                 failure,
                 &self.who,
                 wait,
@@ -227,11 +227,12 @@ impl Patience {
         };
         if self.lock().failed(reported, ours) {
             let waiting = Waiting::silent(&self.who, silence);
-            self.report(Event::Waiting(waiting));
+            self.queue(Event::Waiting(waiting));
         }
     }
 
-    fn report(&self, event: Event) {
+    /// Queues an event until it is reported to a monitor.
+    fn queue(&self, event: Event) {
         // Without a receiver, events are dropped.
         let _ = self.events.0.try_send(event);
     }
