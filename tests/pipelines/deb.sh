@@ -40,6 +40,8 @@ mkdir -p "$root"/var/lib/dpkg/{info,updates} "$root"/{tmp,etc,proc}
 # A journal gets its name through /proc, which every system that runs has.
 mount -t proc proc "$root/proc"
 touch "$root/var/lib/dpkg/status"
+# dpkg runs the scripts of the package with a shell, which every Debian has.
+install -D /bin/sh "$root/bin/sh"
 # The libraries were laid there without dpkg.
 dpkg --root="$root" --force-depends --install "$package" 2>&1 | grep -v 'problems\|depends on' || true
 dpkg --root="$root" --status openhosting | grep -qx 'Status: install ok installed'
@@ -73,11 +75,12 @@ server=''
 # The units are found, and what they start is there.
 if command -v systemd-analyze >/dev/null; then
     cp -a /usr/lib/systemd/system/. "$root/usr/lib/systemd/system/"
-    for unit in service timer; do
-        told=$(systemd-analyze verify --man=no --root="$root" "openhosting-backup@web.$unit" 2>&1)
+    for unit in openhosting-backup@web.service openhosting-backup@web.timer openhosting-server.service; do
+        told=$(systemd-analyze verify --man=no --root="$root" "$unit" 2>&1)
         if grep openhosting <<<"$told"; then exit 1; fi
     done
 fi
+[[ -z $(find "$root/etc/systemd" -name 'openhosting*' 2>/dev/null) ]] || { echo "deb: a unit is enabled" >&2; exit 1; }
 for file in changelog.gz copyright user/pipelines.md README.md examples/backup.conf.example; do
     [[ -s $root/usr/share/doc/openhosting/$file ]] || { echo "deb: there is no $file" >&2; exit 1; }
 done

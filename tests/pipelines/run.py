@@ -942,6 +942,39 @@ def systemd():
     sh("systemd-analyze", "calendar", re.search(r"OnCalendar=(.*)", (CI / "systemd/openhosting-backup@.timer").read_text())[1])
 
 
+def systemd_server():
+    unit = CI / "systemd/openhosting-server.service"
+    with tempfile.TemporaryDirectory() as root:
+        units = Path(root, "usr/lib/systemd/system")
+        shutil.copytree("/usr/lib/systemd/system", units, symlinks=True)
+        shutil.copy(unit, units)
+        users = Path(root, "usr/lib/sysusers.d/openhosting.conf")
+        users.parent.mkdir()
+        Path(root, "etc").mkdir()
+        shutil.copy(CI / "systemd/openhosting-server.sysusers", users)
+        program = Path(root, "usr/bin/openhosting-server")
+        program.parent.mkdir()
+        shutil.copy(BIN / "openhosting-server", program)
+        # The user of the unit is the one that the package makes.
+        sh("systemd-sysusers", f"--root={root}", "openhosting.conf")
+        accounts = [line.split(":") for line in Path(root, "etc/passwd").read_text().splitlines()]
+        (user,) = re.findall(r"^User=(.*)$", unit.read_text(), re.MULTILINE)
+        assert [(a[0], a[5]) for a in accounts if a[0] == user] == [(user, "/var/lib/openhosting-server")], accounts
+        assert re.search(rf"^kvm:.*:{user}$", Path(root, "etc/group").read_text(), re.MULTILINE)
+        done = sh("systemd-analyze", "verify", "--man=no", f"--root={root}", unit.name)
+        ours = [line for line in done.stderr.splitlines() if "openhosting" in line]
+        assert not ours, ours
+    done = sh("systemd-analyze", "security", "--offline=yes", "--threshold=20", "--no-pager", unit)
+    print("   ", done.stdout.strip().splitlines()[-1])
+    # What would end guests with the server, or keep the next run from finding them or from starting them.
+    settings = re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.MULTILINE)
+    assert ("KillMode", "process") in settings
+    assert not {"DynamicUser", "PrivateTmp", "MemoryDenyWriteExecute", "PrivateDevices"} & {key for key, _ in settings}
+    assert ("SystemCallFilter", "@system-service seccomp") in settings
+    for script in (CI / "systemd/debian").iterdir():
+        sh("sh", "-n", script)
+
+
 def docker():
     path = CI / "docker/Dockerfile"
     sh(VENV / "hadolint", "--failure-threshold", "style", path)
@@ -969,7 +1002,7 @@ def lint_yaml():
     sh(VENV / "yamllint", "--strict", "-c", Path(__file__).with_name("yamllint.yml"), *files)
 
 
-CASES = [lint_yaml, lint_github, github_action, install_script, install_ps1, github_examples, gitlab, jenkins, packer, kubernetes, slurm, systemd, docker]
+CASES = [lint_yaml, lint_github, github_action, install_script, install_ps1, github_examples, gitlab, jenkins, packer, kubernetes, slurm, systemd, systemd_server, docker]
 
 
 def main():
