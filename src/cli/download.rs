@@ -201,7 +201,7 @@ impl Tool for DownloadArguments {
             }),
             Err(interrupted) => Err(UnfinishedTransfer {
                 original: original(self, &interrupted),
-                advice: Vec::new(),
+                left_behind: None,
                 continuation: continuation(self, &interrupted),
                 resume: drive.zip(interrupted.resume_at),
                 error: interrupted.error,

@@ -18,7 +18,7 @@ use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
 use super::signing::{Signer, signature_of};
 use super::tool::CommonArguments;
-use super::unfinished::Continuation;
+use super::unfinished::{Continuation, LeftBehind};
 use super::upload::{check_gzip, jobs_for};
 use super::{arguments, complete, environment, findings_file, help, image_notices, quote};
 use crate::amounts::{duration, size};
@@ -345,7 +345,7 @@ fn unfinished(
 ) -> RunOutcome<'static> {
     report.drive = unfinished;
     let is_permanent = error.is_permanent();
-    let advice = unfinished.map(|drive| left_behind(arguments, drive, is_permanent));
+    let left_behind = unfinished.map(|drive| left_behind(arguments, drive));
     let continuation = unfinished
         .filter(|_| !is_permanent)
         .map(|drive| Continuation {
@@ -354,7 +354,7 @@ fn unfinished(
         });
     let drive = unfinished.map(|drive| drive.to_string());
     RunOutcome {
-        advice: advice.into_iter().collect(),
+        left_behind,
         continuation,
         ..RunOutcome::failed(error, Some(json!({ "unfinished": drive })), report)
     }
@@ -364,9 +364,8 @@ fn texts(drives: &[DriveId]) -> Vec<String> {
     drives.iter().map(ToString::to_string).collect()
 }
 
-/// Explains how to remove an unfinished drive, and how to finish it, unless the same command would
-/// fail again.
-fn left_behind(arguments: &PublishArguments, drive: DriveId, is_permanent: bool) -> String {
+/// The unfinished drive, and how to remove it.
+fn left_behind(arguments: &PublishArguments, drive: DriveId) -> LeftBehind {
     let mut cleanup = format!(
         "openhosting publish --name {}{}",
         quote(&arguments.name),
@@ -383,11 +382,10 @@ fn left_behind(arguments: &PublishArguments, drive: DriveId, is_permanent: bool)
             cleanup.push_str(&format!(" {flag} {}", quote(&value)));
         }
     }
-    let again = match is_permanent {
-        true => "",
-        false => "run the same command again, or ",
-    };
-    format!("Drive {drive} is unfinished: {again}remove it with: {cleanup} --cleanup")
+    LeftBehind {
+        what: format!("Drive {drive} is unfinished"),
+        removal: Some(format!("{cleanup} --cleanup")),
+    }
 }
 
 async fn publish_or_clean_up(

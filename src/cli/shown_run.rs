@@ -11,7 +11,7 @@ use super::display::{Display, DisplayArguments, RunEnd, Way};
 use super::github::Report;
 use super::output::{CommandOutput, OutputForm};
 use super::signals::{self, Heard};
-use super::unfinished::{Continuation, Unfinished};
+use super::unfinished::{Continuation, LeftBehind, Unfinished};
 use super::{exit, screen};
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,8 +42,8 @@ pub(super) struct RunOutcome<'a> {
     pub(super) resume: Option<(DriveId, u64)>,
     /// The lines of the original scripts about how to continue, which logs still contain.
     pub(super) original: Vec<String>,
-    /// Further advice, in lines.
-    pub(super) advice: Vec<String>,
+    /// What the run leaves on the endpoint.
+    pub(super) left_behind: Option<LeftBehind>,
     /// How another run continues this one, if it can.
     pub(super) continuation: Option<Continuation>,
     /// The lines that say what was done, if they are better than those of the display.
@@ -124,7 +124,7 @@ impl ShownRun<'_> {
             exit_code: end.exit_code,
             position: shown.position,
         });
-        let said = (outcome.original, outcome.advice);
+        let said = (outcome.original, outcome.left_behind);
         let lines = last_lines(form.program, said, outcome.continuation, unfinished);
         let go_on = lines.iter().map(|line| ("To go on", line.clone()));
         report.rows.extend(go_on);
@@ -143,11 +143,12 @@ impl ShownRun<'_> {
     }
 }
 
-/// The last lines of a run: those of the original script or ours, which say the same, the advice,
-/// and the command that continues.
+/// The last lines of a run: those of the original script or ours, which say the same, what the run
+/// leaves behind, and the command that continues. A last line that is a command always continues
+/// the run: users and their programs run it without reading it.
 fn last_lines(
     program: &str,
-    (original, advice): (Vec<String>, Vec<String>),
+    (original, left_behind): (Vec<String>, Option<LeftBehind>),
     continuation: Option<Continuation>,
     unfinished: Option<Unfinished>,
 ) -> Vec<String> {
@@ -157,7 +158,7 @@ fn last_lines(
         true => original,
         false => Vec::new(),
     };
-    lines.extend(advice);
+    lines.extend(left_behind.map(LeftBehind::line));
     let Some(unfinished) = unfinished else {
         return lines;
     };

@@ -16,7 +16,7 @@ use super::exit::Notice;
 use super::github::Report;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
-use super::unfinished::Continuation;
+use super::unfinished::{Continuation, LeftBehind};
 use super::{access, again, arguments, checksum_line, exit, findings_file, help};
 use crate::api::{Client, ClientConfig, Web};
 use crate::digest::Digest;
@@ -203,8 +203,8 @@ pub(super) struct UnfinishedTransfer {
     pub(super) resume: Option<(DriveId, u64)>,
     /// The lines of the original scripts about how to continue.
     pub(super) original: Vec<String>,
-    /// Lines with further advice.
-    pub(super) advice: Vec<String>,
+    /// What the transfer leaves on the endpoint.
+    pub(super) left_behind: Option<LeftBehind>,
     /// How another run continues this one, if it can.
     pub(super) continuation: Option<Continuation>,
 }
@@ -268,7 +268,7 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
             Err(unfinished) => RunOutcome {
                 resume: unfinished.resume,
                 original: unfinished.original,
-                advice: unfinished.advice,
+                left_behind: unfinished.left_behind,
                 continuation: unfinished.continuation,
                 ..RunOutcome::failed(unfinished.error, None, report)
             },

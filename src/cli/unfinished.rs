@@ -29,6 +29,26 @@ impl Continuation {
     }
 }
 
+/// What a run that did not finish leaves on the endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LeftBehind {
+    /// A sentence about it, such as `Drive 31a9bd80 is unfinished`.
+    pub(super) what: String,
+    /// The command that removes it, if it may be removed.
+    pub(super) removal: Option<String>,
+}
+
+impl LeftBehind {
+    /// One line. It never ends with the command, so that nobody takes the removal for the command
+    /// that continues.
+    pub(super) fn line(self) -> String {
+        match self.removal {
+            Some(removal) => format!("{} (to remove it: {removal})", self.what),
+            None => self.what,
+        }
+    }
+}
+
 /// The end of a run that did not finish.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unfinished {

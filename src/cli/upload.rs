@@ -17,7 +17,7 @@ use super::local::{LOCAL, Local, endpoint_name};
 use super::other_journals::others;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::trace::TraceMonitor;
-use super::unfinished::Continuation;
+use super::unfinished::{Continuation, LeftBehind};
 use super::{again, arguments, complete, environment, exit, help, image_notices, quote};
 use crate::amounts::{age, size};
 use crate::api::Client;
@@ -249,10 +249,10 @@ impl Tool for UploadArguments {
             }
             Err(interrupted) => {
                 let resume = interrupted.resume;
-                let resume = resume.filter(|_| !interrupted.error.is_permanent());
+                let resume = resume.filter(|_| can_continue(&interrupted.error));
                 Err(UnfinishedTransfer {
                     original: original(&interrupted),
-                    advice: advice(self, &interrupted),
+                    left_behind: left_behind(self, &interrupted),
                     continuation: continuation(self, &interrupted),
                     resume: resume.map(|resume| (resume.drive, resume.offset)),
                     error: interrupted.error,
@@ -767,36 +767,38 @@ fn name(arguments: &UploadArguments) -> String {
     }
 }
 
-/// The advice if the same command would fail again: what the upload left behind.
-fn advice(arguments: &UploadArguments, interrupted: &Interrupted) -> Vec<String> {
+/// Whether the same command can continue after this error, at once or with an undamaged image.
+fn can_continue(error: &Error) -> bool {
+    !error.is_permanent() || error.is_damage()
+}
+
+/// What the upload leaves behind, if the same command would fail again with the same image.
+fn left_behind(arguments: &UploadArguments, interrupted: &Interrupted) -> Option<LeftBehind> {
     let resume = interrupted.resume;
-    let Some(resume) = resume.filter(|_| interrupted.error.is_permanent()) else {
-        return Vec::new();
-    };
+    let resume = resume.filter(|_| interrupted.error.is_permanent())?;
     let drive = resume.drive;
-    vec![if resume.is_ours {
-        let removal = arguments.commands().removal(drive);
-        let remove = match interrupted.error.kind() {
-            ErrorKind::Integrity => "Remove",
-            // The run can still be continued, once its cause is gone.
-            _ => "To give up, remove",
-        };
-        format!(
-            "Drive {drive}, created for this upload, does not hold the image. {remove} it with: {removal}"
-        )
-    } else {
-        format!("Drive {drive} holds part of this upload, and not the image")
-    }]
+    Some(match resume.is_ours {
+        true => LeftBehind {
+            what: format!("Drive {drive}, created for this upload, does not hold the image"),
+            removal: Some(arguments.commands().removal(drive)),
+        },
+        false => LeftBehind {
+            what: format!("Drive {drive} holds part of this upload, and not the image"),
+            removal: None,
+        },
+    })
 }
 
 /// The command that continues.
 fn continuation(arguments: &UploadArguments, interrupted: &Interrupted) -> Option<Continuation> {
-    let needs = arguments
-        .image
-        .is_stdin()
-        .then_some("with the same image on stdin");
+    let needs = match (interrupted.error.is_damage(), arguments.image.is_stdin()) {
+        (true, true) => Some("with an undamaged image on stdin"),
+        (true, false) => Some("with an undamaged image"),
+        (false, true) => Some("with the same image on stdin"),
+        (false, false) => None,
+    };
     let resume = interrupted.resume;
-    let resume = resume.filter(|_| !interrupted.error.is_permanent());
+    let resume = resume.filter(|_| can_continue(&interrupted.error));
     let resume = resume.filter(|_| interrupted.error.kind() != ErrorKind::Integrity)?;
     let flags = match (resume.is_journaled, arguments.shard) {
         (true, _) | (false, Some(_)) => String::new(),

@@ -40,7 +40,7 @@ pub struct Probed {
     pub findings: Findings,
     /// The drive that was used.
     pub drive: DriveId,
-    /// Whether the drive was removed. The hint of the error is the command that removes it.
+    /// Whether the drive was removed. The hint of the error contains the command that removes it.
     pub removal: Result<()>,
     /// Whether the probe was asked to stop before all questions were asked.
     pub is_stopped: bool,
@@ -114,12 +114,15 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
         Err(cause) => {
             findings.destroy_status = Finding::Unknown("the drive could not be destroyed".into());
             let what = format!("The probe's drive {drive} is left");
-            Err(Error::new(cause.kind(), what)
+            // Another probe would create another drive, so this is no reason to repeat the command.
+            let kind = match cause.kind() {
+                ErrorKind::Unavailable => ErrorKind::Rejected,
+                kind => kind,
+            };
+            let destroy = client.commands().call(&format!("drives {drive} destroy"));
+            Err(Error::new(kind, what)
                 .because(cause)
-                .hint_to(format!(
-                    "Remove it with: {}",
-                    client.commands().call(&format!("drives {drive} destroy"))
-                )))
+                .hint_to(format!("Run {destroy} to remove it")))
         }
     };
     Ok(Probed {

@@ -541,7 +541,7 @@ fn a_stream_with_a_foreign_footer_is_not_complete() {
         ] {
             let outcome = outcome.code(1).says(what).says("--format raw");
             let drive = outcome.created();
-            let removal = format!("To give up, remove it with: openhosting rm {drive}");
+            let removal = format!("(to remove it: openhosting rm {drive})");
             let outcome = outcome.says(&removal);
             assert!(!outcome.text().contains("completed"), "{outcome:?}");
         }

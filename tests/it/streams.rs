@@ -463,9 +463,7 @@ fn a_zip_with_one_file_is_read_and_an_invalid_zip_is_refused() {
     // In a pipe the missing end is noticed only after everything was sent.
     let outcome = scene.pipe("-n cut -", &packed[..packed.len() - 1]).code(1);
     let drive = outcome.created();
-    outcome.says(&format!(
-        "To give up, remove it with: openhosting rm {drive}"
-    ));
+    outcome.says(&format!("(to remove it: openhosting rm {drive})"));
     let damaged = {
         let mut packed = packed.clone();
         packed[100] ^= 0xff;
@@ -487,6 +485,47 @@ fn command<'a>(outcome: &'a Outcome, before: &str) -> &'a str {
         .1
 }
 
+/// The command that removes the drive, which is in parentheses.
+#[track_caller]
+fn removal(outcome: &Outcome) -> &str {
+    let rest = command(outcome, "(to remove it: ");
+    rest.strip_suffix(')').expect("a parenthesis")
+}
+
+#[test]
+fn after_a_truncated_image_the_last_line_continues_with_an_undamaged_one() {
+    let content = content();
+    let packed = gzip(&content);
+    let cut = &packed[..packed.len() - 9];
+    for is_piped in [false, true] {
+        let scene = Scene::new();
+        let args = if is_piped { "-n cut -" } else { "cut.gz" };
+        let run = |packed: &[u8], args: &str| {
+            scene.desk.file("cut.gz", packed);
+            match is_piped {
+                true => scene.pipe(args, packed),
+                false => scene.upload(args),
+            }
+        };
+        let outcome = run(cut, args).code(1);
+        let drive = outcome.created();
+        assert_eq!(removal(&outcome), format!("openhosting rm {drive}"));
+        let lines: Vec<_> = outcome.stderr.lines().collect();
+        let [.., before, last] = &lines[..] else {
+            panic!("{outcome:?}");
+        };
+        assert!(
+            before.contains("hen continue with an undamaged image"),
+            "{outcome:?}"
+        );
+        let jobs = if is_piped { "-j 4 " } else { "" };
+        assert_eq!(*last, format!("openhosting-upload -c 16384 {jobs}{args}"));
+        let _ = run(&packed, args).code(0).says("Resuming: ");
+        assert_eq!(drives(&scene.server), std::slice::from_ref(&drive));
+        scene.check(&drive, &content);
+    }
+}
+
 #[test]
 fn a_drive_too_small_for_the_image_is_named_with_its_removal_command() {
     let scene = Scene::new();
@@ -494,15 +533,14 @@ fn a_drive_too_small_for_the_image_is_named_with_its_removal_command() {
     scene.desk.file("cut.gz", &packed[..packed.len() - 9]);
     let outcome = scene.upload("cut.gz").code(1);
     let drive = outcome.created();
-    let removal = command(&outcome, "To give up, remove it with: ");
-    assert_eq!(removal, format!("openhosting rm {drive}"));
+    assert_eq!(removal(&outcome), format!("openhosting rm {drive}"));
     let remove = |words: &str| {
         let words = words.strip_prefix("openhosting ").unwrap();
         // No terminal is available for a question.
         let tool = scene.desk.simple(&scene.proxy.uri()).args(words);
         tool.args("--yes").run().code(0)
     };
-    remove(removal);
+    remove(removal(&outcome));
     assert_eq!(drives(&scene.server), Vec::<String>::new());
     // If flags selected the cloud, the commands contain these flags.
     let tool = scene.desk.tool(UPLOAD).env("OHAUTH", scene.desk.auth());
@@ -510,10 +548,10 @@ fn a_drive_too_small_for_the_image_is_named_with_its_removal_command() {
         .args("--restart cut.gz --endpoint")
         .arg(scene.proxy.uri());
     let outcome = tool.run().code(1);
-    let removal = command(&outcome, "To give up, remove it with: ");
+    let command = removal(&outcome);
     let endpoint = format!("openhosting rm --endpoint {} ", scene.proxy.uri());
-    assert!(removal.starts_with(&endpoint), "{removal}");
-    remove(removal);
+    assert!(command.starts_with(&endpoint), "{command}");
+    remove(command);
     assert_eq!(drives(&scene.server), Vec::<String>::new());
     // A drive that existed before belongs to the user, so no command that removes it is shown.
     let drive = crate::support::http::create(&scene.server, 1 << 20);
@@ -529,11 +567,10 @@ fn a_drive_too_small_for_the_image_is_named_with_its_removal_command() {
     ] {
         let outcome = scene.upload(args).code(code);
         let drive = outcome.created();
-        let removal = match code {
-            4 => "Remove it with: ",
-            _ => "To give up, remove it with: ",
-        };
-        assert!(command(&outcome, removal).ends_with(&drive));
+        assert!(removal(&outcome).ends_with(&drive));
+        // No last line is a command, because the same one would fail again.
+        let last = outcome.stderr.lines().last().unwrap_or_default();
+        assert!(last.ends_with(')'), "{last}");
     }
     // A directory on this machine has no endpoint.
     let tool = scene.desk.tool(UPLOAD);
@@ -543,7 +580,7 @@ fn a_drive_too_small_for_the_image_is_named_with_its_removal_command() {
         .args("cut.gz")
         .run()
         .code(1);
-    let removal = command(&outcome, "To give up, remove it with: ").to_owned();
+    let removal = removal(&outcome).to_owned();
     let files = || {
         std::fs::read_dir(scene.desk.path("my cloud/drives"))
             .unwrap()

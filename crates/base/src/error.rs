@@ -72,6 +72,7 @@ pub struct Error {
     hint: Option<Advice>,
     source: Option<Cause>,
     is_permanent: bool,
+    is_damage: bool,
 }
 
 impl Error {
@@ -83,6 +84,7 @@ impl Error {
             hint: None,
             source: None,
             is_permanent: false,
+            is_damage: false,
         }
     }
 
@@ -130,6 +132,20 @@ impl Error {
         self.is_permanent
     }
 
+    /// The same error, marked as [permanent](Self::permanent) for this copy of the image, which is
+    /// truncated or corrupt: the same call with an undamaged copy continues.
+    #[must_use]
+    pub fn damaged(mut self) -> Self {
+        self.is_permanent = true;
+        self.is_damage = true;
+        self
+    }
+
+    /// Whether the same call continues with an undamaged copy of the image.
+    pub fn is_damage(&self) -> bool {
+        self.is_damage
+    }
+
     /// A copy of the error for another caller, with its causes in the message.
     pub fn repeated(&self) -> Self {
         Self {
@@ -138,6 +154,7 @@ impl Error {
             hint: self.hint.clone(),
             source: None,
             is_permanent: self.is_permanent,
+            is_damage: self.is_damage,
         }
     }
 

@@ -689,6 +689,7 @@ fn unreadable(name: &str, cause: io::Error) -> Error {
     }
 }
 
+/// The error for a stream that cannot be decompressed, at this byte of its content.
 fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) -> Error {
     let cause = match unwrap_error(cause) {
         Ok(error) => return error,
@@ -729,10 +730,14 @@ fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) ->
             },
         ),
     };
-    Error::new(ErrorKind::Image, what)
+    let error = Error::new(ErrorKind::Image, what)
         .because(cause)
-        .permanent()
-        .hint_to(hint)
+        .hint_to(hint);
+    // Content that is damaged from its first byte may be of another format.
+    match offset {
+        0 => error.permanent(),
+        _ => error.damaged(),
+    }
 }
 
 /// The error for an image that needs more memory than allowed.
