@@ -59,7 +59,8 @@ pub struct WebConfig {
 /// Opens an image on a web server, as [`Image::open`] does for a file.
 ///
 /// # Errors
-/// As [`Image::open`]; [`ErrorKind::Unavailable`] if the server does not recover.
+/// As [`Image::open`], and [`ErrorKind::Image`] if the first request finds no server or the server
+/// refuses it; [`ErrorKind::Unavailable`] if the server does not recover.
 pub async fn open_web(url: &WebUrl, options: &ImageOptions, config: &WebConfig) -> Result<Image> {
     let file = WebFile::new(url, config);
     let answer = file.patiently(Some(0..FIRST_BYTES)).await?;
@@ -79,6 +80,16 @@ pub async fn open_web(url: &WebUrl, options: &ImageOptions, config: &WebConfig) 
     };
     let opened = blocking(move || Image::in_order(input, &options));
     check_encoding(opened.await?, encoding.as_deref(), url)
+}
+
+/// Whether a server that answers with this status may answer otherwise later.
+fn is_for_now(status: u16) -> bool {
+    match status {
+        408 | 425 | 429 => true,
+        // The server cannot do what was requested, or has no room for it.
+        501 | 505 | 507 => false,
+        status => status >= 500,
+    }
 }
 
 /// Checks an encoding that was not accepted. Usually it is the compression of the file itself,
@@ -104,8 +115,8 @@ fn check_encoding(image: Image, encoding: Option<&str>, url: &WebUrl) -> Result<
 /// Downloads a short text.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if it does not exist or is too long, [`ErrorKind::Unavailable`] if the
-/// server does not recover.
+/// [`ErrorKind::Usage`] if it is too long, [`ErrorKind::Image`] if the first request finds no server
+/// or the server refuses it, [`ErrorKind::Unavailable`] if the server does not recover.
 pub async fn fetch_text(url: &WebUrl, config: &WebConfig) -> Result<Vec<u8>> {
     let file = WebFile::new(url, config);
     let mut answer = file.patiently(None).await?;
@@ -188,12 +199,11 @@ impl WebFile {
         };
         let what = format!("Cannot fetch {}: {why}", self.url);
         match failure {
-            Failure::NoServer(_) => {
-                Error::new(ErrorKind::Unavailable, what).hint_to("Check the URL")
-            }
+            // The first connection failed in a way that does not go away by itself.
+            Failure::NoServer(_) => Error::new(ErrorKind::Image, what).hint_to("Check the URL"),
             Failure::Connect(_) => Error::new(ErrorKind::Unavailable, what).hint_to(CANNOT_CONNECT),
             Failure::Broken(_) | Failure::Stalled(_) => Error::new(ErrorKind::Unavailable, what),
-            Failure::Refused(refusal) if refusal.status >= 500 || refusal.status == 429 => {
+            Failure::Refused(refusal) if is_for_now(refusal.status) => {
                 Error::new(ErrorKind::Unavailable, what)
             }
             _ => Error::new(ErrorKind::Image, what),

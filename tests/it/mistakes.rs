@@ -287,7 +287,7 @@ const UPLOADS: &[Mistake] = &[
     ("upload --tier", 2, "--tier", "Write --tier TIER"),
     (
         "upload http://127.0.0.1:1/x.img",
-        75,
+        1,
         "127.0.0.1:1",
         "Check the URL",
     ),

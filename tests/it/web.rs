@@ -122,10 +122,40 @@ fn an_image_host_that_is_not_there_is_reported_at_once() {
     ];
     // No flag limits the time: if it were an outage, the watchdog would end the test.
     for (url, why) in urls {
-        let outcome = scene.upload(&url).code(75);
+        // Repeating the command does not help, so the code is not 75.
+        let outcome = scene.upload(&url).code(1);
         let outcome = outcome.says(&format!("Cannot fetch {url}: cannot connect to "));
         let outcome = outcome.says(why).says("Check the URL");
         assert!(!outcome.stderr.contains("waiting"), "{outcome:?}");
+    }
+    assert_eq!(drives(&scene.server), Vec::<String>::new());
+}
+
+#[test]
+fn a_refusal_of_the_image_exits_with_75_only_if_it_may_go_away() {
+    let scene = Scene::new();
+    for (status, code) in [
+        (403, 1),
+        (404, 1),
+        (410, 1),
+        (501, 1),
+        (505, 1),
+        (507, 1),
+        (429, 75),
+        (500, 75),
+        (503, 75),
+    ] {
+        let web = FaultProxy::stub(move |_| answer(status, &[], b""));
+        let url = format!("{}x.img", web.uri());
+        let outcome = scene.upload(&format!("--max-outage 1s {url}")).code(code);
+        let outcome = outcome.says(&format!("its server answered {status}"));
+        // What can succeed later ends with the command to run then.
+        let last = outcome.stderr.lines().last().unwrap_or_default();
+        assert_eq!(last.ends_with(&url), code == 75, "{outcome:?}");
+        // So does a list of digests.
+        scene.desk.file("a.img", &scene.image);
+        let outcome = scene.upload(&format!("--max-outage 1s --sha256-file {url} a.img"));
+        let _ = outcome.code(code);
     }
     assert_eq!(drives(&scene.server), Vec::<String>::new());
 }
