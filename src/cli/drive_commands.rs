@@ -153,7 +153,7 @@ pub(super) fn ls(arguments: &LsArguments) -> ExitCode {
 fn ls_json(access: &Access) -> ExitCode {
     let list = JsonList::start(LS, "drives");
     let items = list.items();
-    let done = signals::hearing(LS.program, None, async |mut stop| {
+    let done = signals::hearing(Some(LS.program), None, async |mut stop| {
         let client = access.client(client_config(), &mut stop).await?;
         let patience = wait_lines::patience();
         let uploads = blocking(|| Ok(LocalUploads::look())).await?;

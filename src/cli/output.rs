@@ -92,7 +92,7 @@ impl OutputForm {
         is_json: bool,
         work: impl AsyncFnOnce(Stop) -> Result<CommandOutput>,
     ) -> ExitCode {
-        let done = signals::hearing(self.program, None, work);
+        let done = signals::hearing(Some(self.program), None, work);
         let (result, heard) = done.unwrap_or_else(|error| (Err(error), Heard::default()));
         self.finish(is_json, &heard, result)
     }

@@ -88,7 +88,8 @@ impl ShownRun<'_> {
         if is_json {
             display.leave_stdout();
         }
-        let done = signals::hearing(form.program, self.deadline, async |stop| {
+        let announced = (!self.showing.quiet).then_some(form.program);
+        let done = signals::hearing(announced, self.deadline, async |stop| {
             work(&mut display, stop).await
         });
         let (outcome, heard) = match done {

@@ -33,14 +33,15 @@ impl Heard {
     }
 }
 
-/// Runs a command that signals and the deadline stop; returns its result, and what stopped it.
+/// Runs a command that signals and the deadline stop; returns its result, and what stopped it. The
+/// stop is announced in the name of `program`, or not at all.
 pub(super) fn hearing<T>(
-    program: &'static str,
+    program: Option<&'static str>,
     deadline: Option<Duration>,
     run: impl AsyncFnOnce(Stop) -> T,
 ) -> Result<(T, Heard)> {
     block_on(async {
-        let (stop, heard) = listen(Some(program), deadline)?;
+        let (stop, heard) = listen(program, deadline)?;
         let outcome = run(stop).await;
         Ok((outcome, heard))
     })
@@ -56,20 +57,26 @@ pub(super) fn hearing_at_once<T>(run: impl AsyncFnOnce(Stop) -> T) -> Result<(T,
     })
 }
 
-/// The line that announces a stop. In a log it is the same as in earlier versions.
+/// The line that announces a stop.
 fn announcement(program: &str, is_deadline: bool) -> String {
-    let why = match (is_deadline, std::io::stderr().is_terminal()) {
-        (true, true) => "The deadline is reached. ",
-        (true, false) => "the deadline is reached, ",
-        (false, _) => "",
-    };
+    let grace = duration(GRACE);
     if !std::io::stderr().is_terminal() {
-        let line = format!("{why}finishing what is in flight; again to stop at once");
+        let line = match is_deadline {
+            true => format!(
+                "the deadline is reached; finishing the requests in flight, for at most {grace}"
+            ),
+            false => format!(
+                "finishing the requests in flight, for at most {grace}; a second signal stops at once"
+            ),
+        };
         return format!("{program}: {}", Notice::Note.labelled(program, &line));
     }
+    let (why, again) = match is_deadline {
+        true => ("The deadline is reached. ", ""),
+        false => ("", " again"),
+    };
     format!(
-        "{why}Stopping after the current requests, in {} at the latest. Press Ctrl-C again to stop now",
-        duration(GRACE)
+        "{why}Stopping after the current requests, in {grace} at the latest. Press Ctrl-C{again} to stop now"
     )
 }
 

@@ -390,7 +390,7 @@ fn a_stop_without_a_terminal_prints_the_lines_of_the_script_or_ours() {
             requests.iter().filter(|r| r.is_write()).count() == 2
         });
         upload.signal("INT");
-        upload.wait_stderr("finishing what is in flight");
+        upload.wait_stderr("finishing the requests in flight");
         gate.open();
         let stopped = upload.wait().code(130);
         let says = |text: &str| stopped.stderr.contains(text);

@@ -111,7 +111,7 @@ impl Scene {
     fn interrupted(&self) -> Outcome {
         let outcome = self.stopped("--verify none out", |running, gate| {
             running.signal("INT");
-            running.wait_stderr("finishing what is in flight");
+            running.wait_stderr("finishing the requests in flight");
             gate.open();
             running.wait()
         });
@@ -564,7 +564,7 @@ fn after_a_signal_no_received_chunk_is_fetched_again() {
         let scene = Scene::new();
         let outcome = scene.stopped("--verify none out", |running, gate| {
             running.signal(signal);
-            running.wait_stderr("finishing what is in flight");
+            running.wait_stderr("finishing the requests in flight");
             gate.open();
             running.wait()
         });

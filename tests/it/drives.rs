@@ -393,7 +393,7 @@ fn a_drive_is_uploading_then_unfinished_then_ready() {
     });
     assert_eq!(state(&desk, uri), ("uploading".into(), "uploading".into()));
     upload.signal("INT");
-    upload.wait_stderr("finishing what is in flight");
+    upload.wait_stderr("finishing the requests in flight");
     gate.open();
     let _ = upload.wait().code(130);
     assert_eq!(

@@ -367,7 +367,7 @@ fn holes_are_remembered() {
         .proxy
         .wait_for("the middle", |requests| requests.iter().any(is_held));
     running.signal("INT");
-    running.wait_stderr("finishing what is in flight");
+    running.wait_stderr("finishing the requests in flight");
     gate.open();
     let _ = running.wait().code(130);
     let read = scene.proxy.count(Request::is_read);

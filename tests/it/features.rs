@@ -89,7 +89,7 @@ fn json_of_a_stop_says_where_to_continue() {
         requests.iter().filter(|r| r.is_write()).count() == 3
     });
     running.signal("INT");
-    running.wait_stderr("finishing what is in flight");
+    running.wait_stderr("finishing the requests in flight");
     gate.open();
     let outcome = running.wait().code(130);
     let (drive, offset) = outcome.hint();
@@ -131,6 +131,20 @@ fn a_short_transfer_has_no_plain_line() {
 }
 
 #[test]
+fn quiet_leaves_out_the_notice_that_the_run_stops() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.file("a.img", &noise(7, 1 << 20));
+    for (quiet, name) in [("", "a"), ("-q", "b")] {
+        let upload = desk.upload(&server.uri).args("-c 65536 --limit-rate 100k");
+        let upload = upload.args(quiet).args("--deadline 1s a.img -n").arg(name);
+        let outcome = upload.run().code(75);
+        let is_announced = outcome.stderr.contains("the deadline is reached");
+        assert_eq!(is_announced, quiet.is_empty(), "{outcome:?}");
+    }
+}
+
+#[test]
 fn a_transfer_stops_at_the_deadline_and_resumes() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
@@ -141,7 +155,7 @@ fn a_transfer_stops_at_the_deadline_and_resumes() {
     proxy.fault_after(2, Request::is_write, usize::MAX, Fault::Hold(gate.clone()));
     let tool = desk.upload(&proxy.uri()).args("-c 65536 -j 1 a.img");
     let running = tool.args("--deadline 2s").spawn();
-    running.wait_stderr("the deadline is reached, finishing what is in flight");
+    running.wait_stderr("the deadline is reached; finishing the requests in flight");
     gate.open();
     let outcome = running.wait().code(75);
     let (drive, offset) = outcome.hint();

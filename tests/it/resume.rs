@@ -93,7 +93,7 @@ impl Scene {
     fn signalled(&self, args: &str, signal: &str) -> Outcome {
         self.stopped(args, |running, gate| {
             running.signal(signal);
-            running.wait_stderr("finishing what is in flight");
+            running.wait_stderr("finishing the requests in flight");
             gate.open();
             running.wait()
         })
@@ -588,7 +588,7 @@ fn a_chunk_sent_twice_is_verified_in_its_latest_state() {
         requests.iter().filter(|r| r.is_write()).count() > 30
     });
     running.signal("INT");
-    running.wait_stderr("finishing what is in flight");
+    running.wait_stderr("finishing the requests in flight");
     gate.open();
     let _ = running.wait().code(130);
     scene.proxy.heal();

@@ -674,7 +674,9 @@ fn interrupted(scene: &Scene, signal: &str, gate: &Gate) -> Outcome {
         requests.iter().filter(|r| r.is_write()).count() == 5
     });
     running.signal(signal);
-    running.wait_stderr("finishing what is in flight; again to stop at once");
+    running.wait_stderr(
+        "finishing the requests in flight, for at most 10s; a second signal stops at once",
+    );
     gate.open();
     let outcome = running.wait();
     // Nothing new was sent after the signal.
@@ -713,7 +715,7 @@ fn a_second_signal_ends_an_upload_at_once() {
         requests.iter().filter(|r| r.is_write()).count() == 4
     });
     running.signal("INT");
-    running.wait_stderr("again to stop at once");
+    running.wait_stderr("a second signal stops at once");
     running.signal("INT");
     let outcome = running.wait();
     // Requests in flight do not count, because their outcome is unknown.

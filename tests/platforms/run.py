@@ -289,7 +289,7 @@ def busy_files(windows, work, drive):
     assert text("second.code") == "1" and "Another process" in text("second.txt"), text("second.code") + text("second.txt")
     # Its exit code is 130, or lost by Wine as above; that it stopped cleanly is in what it printed.
     assert text("first.code") in ["130", "0"], text("first.code") + text("first.txt")
-    assert "finishing what is in flight" in text("first.txt"), text("first.txt")
+    assert "finishing the requests in flight" in text("first.txt"), text("first.txt")
     assert Path(work, "busy.img.oh-part").exists() and not Path(work, "busy.img").exists(), os.listdir(work)
     assert text("third.code") == "1" and "Cannot replace" in text("third.txt"), text("third.code") + text("third.txt")
     assert not Path(work, "held.img.oh-part").exists(), "it was downloaded first"
