@@ -116,6 +116,14 @@ class Scene:
             image.seek(block * BLOCK)
             image.write(os.urandom(9))
 
+    def leave_unfinished(self, name):
+        """Leaves a drive that a run with another image did not finish."""
+        other = self.work / "other.img"
+        other.write_bytes(os.urandom(1 << 20))
+        words = [BIN / "openhosting", "publish", other, f"--name={name}", "--limit-rate=10k", "--deadline=4s"]
+        sh(*words, env=self.environment(), code=75)
+        assert self.server.named(f"{name} (unfinished)"), "nothing is left"
+
     def environment(self, **more):
         return {**BARE, "HOME": str(self.root / "home"), **self.server.environment(), **more}
 
@@ -127,6 +135,25 @@ class Scene:
 
     def assert_hidden(self, text):
         assert self.server.key not in text, f"the key is in: {text}"
+
+
+def gives_up(scene, script, shell, attempts=3, **environment):
+    """Demands that a script runs a program that gives up again, at most so often, and one that
+    fails otherwise once. After a success it may remove what is unfinished."""
+    tools = scene.root / "tools that give up"
+    tools.mkdir(exist_ok=True)
+    (tools / "openhosting").write_text(
+        "#!/bin/sh\n"
+        'case " $* " in *" --cleanup "*) exit 0 ;; esac\n'
+        "echo called >>calls\n"
+        'exit "$(sed -n "$(wc -l <calls)p" codes)"\n'
+    )
+    (tools / "openhosting").chmod(0o755)
+    for codes, calls, code in [([75] * (attempts - 1) + [0], attempts, 0), ([75] * attempts + [0], attempts, 75), ([4, 0], 1, 4)]:
+        (scene.work / "codes").write_text("".join(f"{code}\n" for code in codes))
+        (scene.work / "calls").write_text("")
+        scene.shell(script, shell=shell, code=code, PATH=f"{tools}:{BARE['PATH']}", **environment)
+        assert (scene.work / "calls").read_text().count("called") == calls, codes
 
 
 # --- GitHub -----------------------------------------------------------------------
@@ -338,6 +365,17 @@ def github_action():
         assert outputs["drive"] != drive and int(outputs["bytes_sent"]) < 2 * BLOCK, outputs
         assert "delta on top of" in summary, summary
         assert scene.server.named("nightly") == [outputs["drive"]], "the old one stays"
+
+        # What another run left stays, unless it is to be removed.
+        scene.leave_unfinished("nightly")
+        runner().run({**inputs, "version": version}, secrets)
+        assert scene.server.named("nightly (unfinished)")
+        runner().run({**inputs, "version": version, "cleanup": "true"}, secrets)
+        assert not scene.server.named("nightly (unfinished)") and scene.server.named("nightly") == [outputs["drive"]]
+        # One that gives up is run again, thrice at most; another failure is one.
+        publish = {"INPUT_IMAGE": "disk.img", "INPUT_NAME": "nightly"}
+        gives_up(scene, shlex.quote(str(CI / "github/publish.sh")), ("bash", "-e"), **publish)
+        gives_up(scene, shlex.quote(str(CI / "github/publish.sh")), ("bash", "-e"), attempts=2, INPUT_ATTEMPTS="2", **publish)
 
         # Without an image the tools are installed, for the steps that follow.
         only = runner()
@@ -655,6 +693,12 @@ def gitlab():
             (drive,) = scene.server.named(HOSTILE)
             assert set(scene.server.info(drive)["tags"].split()) == {"*", HOSTILE}
             run(".openhosting-publish", code=2, OPENHOSTING_NAME="n", OPENHOSTING_KEEP=f"1 {HOSTILE}")
+            # What another run left stays, unless it is to be removed.
+            scene.leave_unfinished("n")
+            run(".openhosting-publish", OPENHOSTING_NAME="n")
+            assert scene.server.named("n (unfinished)")
+            run(".openhosting-publish", OPENHOSTING_NAME="n", OPENHOSTING_CLEANUP="yes")
+            assert not scene.server.named("n (unfinished)") and len(scene.server.named("n")) == 1
             shards = job(".openhosting-shard")["parallel"]
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 runs = [
@@ -696,19 +740,11 @@ def jenkins():
         scene.shell(scripts[0], shell=("sh", "-xe"), **{**defaults, "IMAGE": scene.flag, "NAME": HOSTILE})
         assert scene.server.named(HOSTILE) == [(scene.work / "drive.txt").read_text().strip()]
         # One that gives up is run again, thrice at most; another failure is one.
-        tools = scene.root / "tools"
-        tools.mkdir()
-        for codes, calls, code in [("75 75 0", 3, 0), ("75 75 75 0", 3, 75), ("4 0", 1, 4)]:
-            (scene.work / "codes").write_text(codes.replace(" ", "\n") + "\n")
-            (scene.work / "calls").write_text("")
-            (tools / "openhosting").write_text(
-                "#!/bin/sh\n"
-                "echo called >>calls\n"
-                'exit "$(sed -n "$(wc -l <calls)p" codes)"\n'
-            )
-            (tools / "openhosting").chmod(0o755)
-            scene.shell(scripts[0], shell=("sh", "-xe"), code=code, PATH=f"{tools}:{BARE['PATH']}", **defaults)
-            assert (scene.work / "calls").read_text().count("called") == calls, codes
+        gives_up(scene, scripts[0], ("sh", "-xe"), **defaults)
+        # What another run left is removed.
+        scene.leave_unfinished(defaults["NAME"])
+        scene.shell(scripts[0], shell=("sh", "-xe"), **defaults)
+        assert not scene.server.named(f"{defaults['NAME']} (unfinished)")
 
 
 def packer():
