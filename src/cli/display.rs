@@ -96,8 +96,7 @@ enum Lines {
 pub(super) struct RunEnd {
     /// Bytes that were verified, if it is complete.
     pub(super) verified_bytes: Option<u64>,
-    /// The kind of error, if there was one.
-    pub(super) error: Option<ErrorKind>,
+    /// 0 if it is complete.
     pub(super) exit_code: u8,
     /// Where another run would continue.
     pub(super) resume: Option<(DriveId, u64)>,
@@ -117,13 +116,14 @@ pub(super) struct ShownEnd {
 }
 
 impl RunEnd {
+    /// Follows from the exit code alone: docs/user/json.md.
     fn outcome(&self) -> &'static str {
-        match self.error {
-            None => "complete",
-            Some(_) if self.exit_code == exit::DEADLINE => "gave_up",
-            Some(ErrorKind::Cancelled) => "stopped",
-            Some(ErrorKind::Integrity) => "integrity",
-            Some(_) => "failed",
+        match self.exit_code {
+            0 => "complete",
+            exit::DEADLINE => "gave_up",
+            exit::SIGINT | exit::SIGTERM => "stopped",
+            code if code == exit::code_of(ErrorKind::Integrity) => "integrity",
+            _ => "failed",
         }
     }
 }
@@ -1042,7 +1042,6 @@ mod tests {
         let display = display(arguments::ProgressMode::Json);
         let end = RunEnd {
             verified_bytes: None,
-            error: Some(ErrorKind::Cancelled),
             exit_code: exit::SIGINT,
             resume: None,
             summary: None,

@@ -163,7 +163,7 @@ impl OutputForm {
 /// An error for programs.
 pub(super) fn error_object(error: &Error, exit_code: u8) -> Value {
     json!({
-        "kind": kind_name(error.kind()),
+        "kind": kind_name(error.kind(), exit_code),
         "message": error.chain(),
         "hint": exit::hint_of(error),
         "exit_code": exit_code,
@@ -171,9 +171,11 @@ pub(super) fn error_object(error: &Error, exit_code: u8) -> Value {
 }
 
 /// The name of a kind. It must not change, because programs compare it (docs/user/json.md). A new
-/// kind needs a line there and in docs/schema/error.schema.json.
-fn kind_name(kind: ErrorKind) -> &'static str {
+/// kind needs a line there and in docs/schema/error.schema.json. The deadline stops a run as a signal
+/// does, but another run may continue by itself, so its name is different.
+fn kind_name(kind: ErrorKind, exit_code: u8) -> &'static str {
     match kind {
+        ErrorKind::Cancelled if exit_code == exit::DEADLINE => "deadline",
         ErrorKind::Usage => "usage",
         ErrorKind::Image => "image",
         ErrorKind::Unauthenticated => "unauthenticated",

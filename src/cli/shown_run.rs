@@ -100,7 +100,6 @@ impl ShownRun<'_> {
         let kind = error.as_ref().map(Error::kind);
         let end = RunEnd {
             verified_bytes: outcome.verified_bytes,
-            error: kind,
             exit_code: match &error {
                 Some(error) if exit::is_reader_gone(error) => exit::READER_ENDED,
                 Some(error) => heard.exit_code(error.kind()),

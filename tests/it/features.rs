@@ -137,10 +137,19 @@ fn quiet_leaves_out_the_notice_that_the_run_stops() {
     desk.file("a.img", &noise(7, 1 << 20));
     for (quiet, name) in [("", "a"), ("-q", "b")] {
         let upload = desk.upload(&server.uri).args("-c 65536 --limit-rate 100k");
-        let upload = upload.args(quiet).args("--deadline 1s a.img -n").arg(name);
+        let upload = upload
+            .args(quiet)
+            .args("--json --deadline 1s a.img -n")
+            .arg(name);
         let outcome = upload.run().code(75);
         let is_announced = outcome.stderr.contains("the deadline is reached");
         assert_eq!(is_announced, quiet.is_empty(), "{outcome:?}");
+        // Kind, outcome and exit code agree (docs/user/json.md).
+        let object: serde_json::Value = serde_json::from_str(outcome.text()).unwrap();
+        assert_eq!(object["error"]["kind"], "deadline");
+        assert_eq!(object["error"]["exit_code"], 75);
+        assert_eq!(object["outcome"], "gave_up");
+        assert_eq!(object["exit_code"], 75);
     }
 }
 
