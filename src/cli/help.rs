@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::screen;
+use super::{again, screen};
 
 /// The headings above flags.
 pub(super) const DRIVE: &str = "Drive";
@@ -538,7 +538,21 @@ pub(super) fn after(command: &str) -> String {
     }
     list(&mut text, "Environment", environment);
     list(&mut text, "Exit codes", exit_status);
+    if matches!(command, "upload" | "download") && !again::is_one_program() {
+        let _ = writeln!(text, "\nIn place of the provider's script:");
+        let lines = screen::wrap(&of_the_script(command), COLUMNS - 2);
+        lines.iter().for_each(|line| _ = writeln!(text, "  {line}"));
+    }
     text.trim_end().to_owned()
+}
+
+/// How the program in the place of the provider's script differs from the command of `openhosting`.
+fn of_the_script(command: &str) -> String {
+    format!(
+        "If stdout is not a terminal, this program prints what the script of the same name prints, \
+         with a dot for each chunk. It also accepts some values that only the script accepts, such \
+         as chunks below 4 KiB. \"openhosting {command}\" does neither."
+    )
 }
 
 /// A part of the help with a term and its explanation on each line.

@@ -1,6 +1,6 @@
 //! The commands of `openhosting`, and words that are not commands.
 
-use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, UPLOAD, has_terminals};
+use crate::support::cli::{DOWNLOAD, Desk, Outcome, SIMPLE, UPLOAD, has_terminals};
 use crate::support::http::{assert_drive, create, drives};
 use crate::support::noise;
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer};
@@ -415,4 +415,20 @@ fn a_renamed_program_keeps_its_commands() {
     );
     let last = outcome.stderr.lines().last().unwrap();
     assert_eq!(last, "openhosting-0.1 upload a.img");
+}
+
+#[test]
+fn a_program_in_place_of_a_script_says_how_it_differs() {
+    let desk = Desk::new();
+    let says = |outcome: Outcome| {
+        let outcome = outcome.code(0);
+        outcome
+            .text()
+            .contains("In place of the provider's script:")
+    };
+    for (program, word) in [(UPLOAD, "upload"), (DOWNLOAD, "download")] {
+        assert!(says(desk.tool(program).arg("--help").run()), "{word}");
+        let own = desk.tool(SIMPLE).args(word).arg("--help").run();
+        assert!(!says(own), "{word}");
+    }
 }
