@@ -737,15 +737,15 @@ impl<'a> Publisher<'a> {
         &mut self,
         drives: &[DriveInfo],
     ) -> Result<Option<(DriveId, Coverage)>> {
-        let named = named(drives, &self.options.name);
-        let marked = named.filter_map(|drive| Some((Mark::of(drive)?, drive)));
-        let mut same: Vec<_> = marked
-            .filter(|(mark, drive)| {
-                mark.digest == Some(self.root) && drive.size >= self.content.size()
-            })
-            .map(|(mark, drive)| (mark, drive.id))
-            .collect();
-        same.sort_by_key(|(mark, id)| (std::cmp::Reverse(mark.published), *id));
+        let mut same: Vec<_> = named(drives, &self.options.name).collect();
+        same.sort_by_key(|drive| keys::newest_first(drive));
+        let marked = same
+            .into_iter()
+            .filter_map(|drive| Some((Mark::of(drive)?, drive)));
+        let same = marked.filter(|(mark, drive)| {
+            mark.digest == Some(self.root) && drive.size >= self.content.size()
+        });
+        let same: Vec<_> = same.map(|(mark, drive)| (mark, drive.id)).collect();
         for (mark, id) in same {
             let full = self.info_full(id).await?;
             if full.imaging().is_some() || is_broken(&full) {

@@ -23,7 +23,7 @@ use crate::amounts::{exact_size, size};
 use crate::api::{Client, ClientConfig};
 use crate::drive::DriveInfo;
 use crate::error::{Error, ErrorKind, Result};
-use crate::publish::keys::publication;
+use crate::publish::keys::{newest_first, publication};
 use crate::publish::selection::{Several, is_candidate, select};
 use crate::transfer::{Patience, Stop, blocking, stopped};
 
@@ -180,6 +180,7 @@ async fn listed(client: &Client, patience: &Patience, is_long: bool) -> Result<S
             size: drive.size,
             state: DriveState::of(&drive, &uploads),
             published_ms: publication(&drive).and_then(|publication| publication.published_ms),
+            place: newest_first(&drive),
             claimed: drive.claimed().map(str::to_owned),
             status: drive.properties.get("status").map(str::to_owned),
         };
@@ -187,7 +188,7 @@ async fn listed(client: &Client, patience: &Patience, is_long: bool) -> Result<S
     });
     list.await?;
     let mut rows: Vec<Row> = rows.into_values().collect();
-    rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+    rows.sort_by(|a, b| (&a.name, a.place).cmp(&(&b.name, b.place)));
     let servers = rows.iter().filter_map(|row| row.state.server());
     let servers = drive_state::server_names(client, servers).await;
     let columns = screen::stdout_columns();

@@ -1,5 +1,6 @@
 //! The tables of `openhosting ls`.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -27,6 +28,8 @@ pub(super) struct Row {
     pub(super) size: u64,
     pub(super) state: DriveState,
     pub(super) published_ms: Option<u64>,
+    /// Its place among the drives of its name.
+    pub(super) place: (Reverse<Option<u64>>, DriveId),
     pub(super) claimed: Option<String>,
     pub(super) status: Option<String>,
 }
@@ -163,6 +166,7 @@ mod tests {
             size: 10 << 30,
             state,
             published_ms: Some(0),
+            place: (Reverse(Some(0)), DriveId::from_bytes(number)),
             claimed: None,
             status: None,
         }

@@ -31,7 +31,7 @@ use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
 use crate::journal::Direction;
 use crate::publish::check_new_name;
-use crate::publish::keys::publication;
+use crate::publish::keys::{newest_first, publication};
 use crate::publish::selection::Several;
 use crate::shard::Shard;
 use crate::transfer::{
@@ -654,7 +654,7 @@ async fn same_name(client: &Client, options: &UploadOptions) -> Result<Option<St
         return Ok(None);
     };
     let published = |drive: &DriveInfo| publication(drive).and_then(|it| it.published_ms);
-    let Some(drive) = drives.iter().max_by_key(|drive| published(drive)) else {
+    let Some(drive) = drives.iter().min_by_key(|drive| newest_first(drive)) else {
         return Ok(None);
     };
     let name = &spec.name;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::keys::{Holds, Mark};
+use super::keys::{Holds, Mark, newest_first};
 use super::receipts::{read_receipt, receipt_file};
 use super::selection::{Several, select};
 use super::{Base, Copied, LOOK_EVERY_MAX, LOOK_EVERY_MIN, Publisher, Work, is_broken, pick};
@@ -286,12 +286,9 @@ fn unfit(drive: &DriveInfo, size: u64) -> Option<&'static str> {
 
 /// The newest drive that was published under a name.
 pub(super) fn newest<'d>(drives: &'d [DriveInfo], name: &str) -> Option<&'d DriveInfo> {
-    let published = named(drives, name).filter_map(|drive| {
-        let mark = Mark::of(drive).filter(|mark| mark.digest.is_some())?;
-        Some((mark.published, drive))
-    });
-    let newest = published.max_by_key(|(published, drive)| (*published, drive.id));
-    newest.map(|(_, drive)| drive)
+    let has_digest = |drive: &&DriveInfo| Mark::of(drive).is_some_and(|mark| mark.digest.is_some());
+    let published = named(drives, name).filter(has_digest);
+    published.min_by_key(|drive| newest_first(drive))
 }
 
 /// The newest drive that was published under a name, or the only one with that name.

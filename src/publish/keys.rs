@@ -10,6 +10,8 @@
 //! publication. `user:oh-token` (`TOKEN_KEY` of the engine) is not a key of publications: each drive
 //! has it, so that it is found again if the answer to its creation is lost.
 
+use std::cmp::Reverse;
+
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo, PUBLISHED, named};
 use crate::error::{Error, ErrorKind, Result};
@@ -175,6 +177,16 @@ pub(crate) fn publication(drive: &DriveInfo) -> Option<Publication> {
     })
 }
 
+/// The place of a drive among those of its name: the newest published one is the first, drives that
+/// were not published follow. Where the times are the same, the UUID decides.
+///
+/// Everything that selects or lists drives of one name uses this order, so that `NAME~1` is the
+/// second line of the list.
+pub(crate) fn newest_first(drive: &DriveInfo) -> (Reverse<Option<u64>>, DriveId) {
+    let mark = Mark::of(drive).filter(|mark| !mark.is_unfinished());
+    (Reverse(mark.map(|mark| mark.published)), drive.id)
+}
+
 /// Keys and values to set.
 pub(super) fn properties<'k>(
     pairs: impl IntoIterator<Item = (&'k str, String)>,
@@ -209,13 +221,13 @@ pub(super) fn superseded<'a>(
     keep: u32,
 ) -> Vec<&'a DriveInfo> {
     let others = named(drives, name).filter(|drive| drive.id != new);
-    let mut ours: Vec<(u64, &DriveInfo)> = of_token(others, token)
+    let mut ours: Vec<&DriveInfo> = of_token(others, token)
         .filter(|(mark, _)| !mark.is_unfinished())
-        .map(|(mark, drive)| (mark.published, drive))
+        .map(|(_, drive)| drive)
         .collect();
-    ours.sort_by_key(|(published, drive)| (std::cmp::Reverse(*published), drive.id));
+    ours.sort_by_key(|drive| newest_first(drive));
     let others = usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX);
-    let old = ours.into_iter().skip(others).map(|(_, drive)| drive);
+    let old = ours.into_iter().skip(others);
     old.filter(|drive| is_idle(drive)).collect()
 }
 

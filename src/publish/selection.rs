@@ -1,8 +1,6 @@
 //! Finds the drive for a word: a UUID, the beginning of one, a name, or `NAME~N`.
 
-use std::cmp::Reverse;
-
-use super::keys::publication;
+use super::keys::{self, publication};
 use super::now_ms;
 use crate::amounts::{age, size};
 use crate::drive::{Condition, DriveInfo, named};
@@ -161,7 +159,7 @@ fn published_of<'d>(drives: &'d [DriveInfo], name: &str) -> Vec<&'d DriveInfo> {
 
 fn newest_first<'d>(drives: &[&'d DriveInfo]) -> Vec<&'d DriveInfo> {
     let mut drives = drives.to_vec();
-    drives.sort_by_key(|drive| (Reverse(published_ms(drive)), Reverse(drive.id)));
+    drives.sort_by_key(|drive| keys::newest_first(drive));
     drives
 }
 

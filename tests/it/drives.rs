@@ -121,6 +121,37 @@ fn ls_and_show_describe_drives_and_publications() {
 }
 
 #[test]
+fn drives_of_one_name_are_listed_newest_first_as_name_n_counts_them() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let plain = make(&server, "name n\nsize 4096\n");
+    let publish = |at: u32| {
+        let keys = "user:oh-publish t\nuser:oh-state published\nuser:oh-published";
+        make(&server, &format!("name n\nsize 4096\n{keys} {at}000\n"))
+    };
+    let times = [30, 10, 50, 20, 40, 20, 60];
+    let mut made: Vec<_> = times.map(|at| (at, publish(at))).into();
+    // Equal times are sorted by UUID.
+    made.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+    let expected: Vec<_> = made.into_iter().map(|(_, drive)| drive).collect();
+    let listed = own(&desk, &server.uri, "ls -l").run().code(0);
+    let lines = listed.text().lines().skip(1);
+    let mut listed: Vec<_> = lines
+        .map(|line| line.split(' ').next_back().unwrap().to_owned())
+        .collect();
+    assert_eq!(listed.pop(), Some(plain));
+    assert_eq!(listed, expected);
+    for (n, drive) in expected.iter().enumerate() {
+        let shown = own(&desk, &server.uri, &format!("show n~{n}")).run();
+        assert!(shown.code(0).text().contains(drive), "n~{n}");
+    }
+    // The error about an ambiguous name has the same order.
+    let refused = own(&desk, &server.uri, "rm --yes n").run().code(2);
+    let at: Vec<_> = expected.iter().map(|id| refused.stderr.find(id)).collect();
+    assert!(at.is_sorted() && at[0].is_some(), "{refused:?}");
+}
+
+#[test]
 fn a_name_of_several_drives_is_an_error_that_lists_them() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
