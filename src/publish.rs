@@ -200,6 +200,8 @@ pub struct Published {
     pub size: u64,
     /// Whether it has its name; `false` after a shard.
     pub is_published: bool,
+    /// Whether it was published earlier, and another drive was the newest of the name since then.
+    pub is_newest_again: bool,
     /// How its content came there.
     pub how: How,
     /// Bytes of chunk bodies that this run sent.
@@ -479,14 +481,16 @@ impl<'a> Publisher<'a> {
                 let _ = blocking(move || Ok(std::fs::remove_file(journal))).await;
             }
             // The name means its newest drive, and the user wants it to mean this image.
-            if base::newest(&drives, &self.options.name).is_some_and(|newest| newest.id != drive) {
+            let newest = base::newest(&drives, &self.options.name);
+            let is_newest_again = newest.is_some_and(|newest| newest.id != drive);
+            if is_newest_again {
                 self.name(drive).await?;
-                self.monitor.notice(format!(
-                    "Drive {drive}, published earlier, holds this image: it is the newest of {:?} again",
-                    self.options.name
-                ));
             }
-            return self.complete(drive, How::Nothing, 0, verified).await;
+            let done = self.complete(drive, How::Nothing, 0, verified).await?;
+            return Ok(Published {
+                is_newest_again,
+                ..done
+            });
         }
         match self.options.role {
             Role::Join => {
@@ -642,6 +646,7 @@ impl<'a> Publisher<'a> {
             root: self.root,
             size: self.content.size(),
             is_published: false,
+            is_newest_again: false,
             how: how(work.holds),
             sent_bytes,
             verified,
@@ -1077,6 +1082,7 @@ impl<'a> Publisher<'a> {
             root: self.root,
             size: self.content.size(),
             is_published: true,
+            is_newest_again: false,
             how,
             sent_bytes,
             verified,

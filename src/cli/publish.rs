@@ -217,6 +217,15 @@ pub(super) fn main(arguments: &PublishArguments) -> ExitCode {
         let done = publish_or_clean_up(arguments, display, stop).await;
         let report = Report {
             drive: None,
+        if let Ok(PublishOutcome::Published(Published {
+            is_newest_again: true,
+            ..
+        })) = &done
+        {
+            // Other readers of the name get another drive than before this run, so the summary is
+            // printed even if the run was too short for progress.
+            display.without_dots();
+        }
             ..display.report(rows(arguments))
         };
         match done {
@@ -253,7 +262,12 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
     let removed = (!removed.is_empty())
         .then(|| format!("Removed older drives of {name}: {}", removed.join(" ")));
     if done.how == How::Nothing {
-        let same = format!("{name} is up to date: nothing to send (drive {drive})");
+        let same = match done.is_newest_again {
+            true => format!(
+                "{name} means the earlier drive {drive} again, which holds this image: nothing to send"
+            ),
+            false => format!("{name} is up to date: nothing to send (drive {drive})"),
+        };
         return std::iter::once(same).chain(removed).collect();
     }
     let image = arguments.image.as_deref().and_then(Path::file_name);

@@ -91,6 +91,29 @@ fn plain_server(desk: &Desk) -> TestServer {
 }
 
 #[test]
+fn a_name_that_means_an_earlier_drive_again_is_reported() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let run = |seed| {
+        desk.file("a.img", &noise(seed, BLOCK));
+        let done = publish(&desk, &server.uri, "a.img --name n").run().code(0);
+        (done.text().trim().to_owned(), done)
+    };
+    let [(first, _), (second, _)] = [run(1), run(2)];
+    let (again, done) = run(1);
+    assert_eq!(again, first);
+    let _ = done.says(&format!(
+        "n means the earlier drive {} again, which holds this image: nothing to send",
+        &first[..8]
+    ));
+    // The name means that drive, and a further run changes nothing.
+    let shown = desk.simple(&server.uri).args("show n").run().code(0);
+    assert!(shown.text().contains(&first) && !shown.text().contains(&second));
+    let (_, done) = run(1);
+    assert!(!done.stderr.contains("again"), "{done:?}");
+}
+
+#[test]
 fn an_image_is_published_and_the_second_time_nothing_is_sent() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
