@@ -5,8 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+#[cfg(feature = "cli")]
+use std::time::SystemTime;
 
 use bytes::Bytes;
+#[cfg(feature = "cli")]
+use reqwest::header::DATE;
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName,
     HeaderValue,
@@ -380,6 +384,30 @@ impl Client {
             each(drive(object)?).await;
         }
         self.noted(Ok(()))
+    }
+
+    /// Requests the list of drives to find out whether an endpoint is this API and accepts the
+    /// credentials. Returns the time at the endpoint, if it reports one, with the outcome.
+    ///
+    /// # Errors
+    /// A [`Failure`] without any answer.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn first_contact(
+        &self,
+    ) -> Result<(Option<SystemTime>, Result<(), Failure>), Failure> {
+        let url = self.url(["drives", "info"])?;
+        let response = self.send(Method::GET, url, &[], Upload::empty()).await?;
+        let date = response.headers().get(DATE);
+        let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let read = async {
+            let response = answer::check(response, self.stall).await?;
+            let mut objects = answer::Objects::of(response, LIST_BYTES_MAX, self.stall)?;
+            while let Some(object) = objects.next().await? {
+                drive(object)?;
+            }
+            Ok(())
+        };
+        Ok((date, read.await))
     }
 
     /// `drives/create`.

@@ -43,6 +43,15 @@ impl Endpoint {
         Ok(url)
     }
 
+    /// The same URL without its path; `None` if it has none.
+    #[cfg(feature = "cli")]
+    pub(crate) fn without_path(&self) -> Option<Self> {
+        let mut url = self.url.clone();
+        url.set_path("/");
+        let has_path = !self.url.path().trim_matches('/').is_empty();
+        has_path.then_some(Self { url })
+    }
+
     /// Whether the endpoint is on this machine.
     pub fn is_loopback(&self) -> bool {
         is_loopback(&self.url)

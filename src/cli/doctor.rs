@@ -18,8 +18,9 @@ use super::config::ConfigFile;
 use super::output::{CommandOutput, OutputForm};
 use super::{environment, help, remedies, screen, wait_lines};
 use crate::amounts::{duration, size};
-use crate::api::{Client, ClientConfig, RawCall, Upload};
+use crate::api::{Client, ClientConfig, Endpoint};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failure::{Failure, HTML_PAGE};
 use crate::filesystem::private_directory;
 use crate::system::{allocated_bytes, free_bytes};
 use crate::transfer::{Stop, blocking};
@@ -83,19 +84,27 @@ async fn checks(arguments: &DoctorArguments, mut stop: Stop) -> Result<Vec<Check
         Err(error) => checks.push(Check("endpoint", Found::Broken(error))),
         Ok(resolved) => {
             let (endpoint, from) = resolved.endpoint();
-            let endpoint = format!("{endpoint} (from {from})");
-            checks.push(Check("endpoint", Found::Fine(endpoint)));
-            checks.extend(proxy(&resolved)?);
+            let address = Address {
+                endpoint: endpoint.clone(),
+                from: from.to_owned(),
+            };
+            let proxy = proxy(&resolved)?;
             let config = ClientConfig {
                 outage: wait_lines::MAX_OUTAGE,
                 ..ClientConfig::default()
             };
-            match arguments.access.connect(resolved, config, &mut stop).await {
-                Err(error) => checks.push(Check("credentials", Found::Broken(error))),
+            let client = arguments.access.connect(resolved, config, &mut stop).await;
+            let (wrong_endpoint, called) = match client {
+                Err(error) => (None, vec![Check("credentials", Found::Broken(error))]),
                 Ok(client) => {
-                    checks.extend(stop.unless_asked(call(&client)).await?);
+                    let called = async { Ok(call(&client, &address).await) };
+                    stop.unless_asked(called).await?
                 }
-            }
+            };
+            let endpoint = wrong_endpoint.unwrap_or_else(|| Found::Fine(address.named()));
+            checks.push(Check("endpoint", endpoint));
+            checks.extend(proxy);
+            checks.extend(called);
         }
     }
     checks.extend(blocking(|| Ok(places())).await?);
@@ -119,45 +128,115 @@ fn proxy(resolved: &access::ResolvedAccess) -> Result<Option<Check>> {
     Ok(proxy.map(|proxy| Check("proxy", Found::Fine(proxy))))
 }
 
-/// Makes a call, which shows whether connection, credentials and clock are correct.
-async fn call(client: &Client) -> Result<Vec<Check>> {
+/// An endpoint, and where it is defined.
+struct Address {
+    endpoint: Endpoint,
+    from: String,
+}
+
+/// Makes a call, which shows whether endpoint, connection, credentials and clock are correct.
+async fn call(client: &Client, address: &Address) -> (Option<Found>, Vec<Check>) {
     let began = Instant::now();
-    let call = RawCall {
-        url: client.endpoint().url(["drives", "list"])?,
-        body: Upload::empty(),
-        content_type: "application/octet-stream",
-        accept: Some("application/json"),
-    };
-    let response = match client.raw(call).await {
-        Ok(response) => response,
+    let (date, answer) = match client.first_contact().await {
+        Ok(contact) => contact,
         Err(failure) => {
             let error = failure.into_error("Cannot make a call");
-            return Ok(vec![Check("connection", Found::Broken(error))]);
+            return (None, vec![Check("connection", Found::Broken(error))]);
         }
     };
     let took = began.elapsed();
     let connection = format!("the first call took {} ms", took.as_millis());
     let mut checks = vec![Check("connection", Found::Fine(connection))];
-    let status = response.status();
-    let found = match status.as_u16() {
-        200..300 => Found::Fine(format!("accepted, of the user {}", client.user())),
-        401 | 403 => Found::Broken(
-            Error::new(
-                ErrorKind::Unauthenticated,
-                format!("The endpoint refuses them ({status})"),
-            )
-            .hint_to("Check the user UUID and the key, or run: openhosting login"),
-        ),
-        _ => Found::Broken(Error::new(
-            ErrorKind::Rejected,
-            format!("The endpoint answers {status} to a list of drives: is it an OpenHosting API?"),
-        )),
-    };
-    checks.push(Check("credentials", found));
-    let date = response.headers().get("date");
-    let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+    let mut wrong_endpoint = None;
+    match answer.map_err(|failure| Answer::of(failure, address)) {
+        Ok(()) => {
+            let accepted = format!("accepted, of the user {}", client.user());
+            checks.push(Check("credentials", Found::Fine(accepted)));
+        }
+        Err(Answer::Endpoint(error)) => wrong_endpoint = Some(Found::Broken(error)),
+        Err(Answer::Credentials(error)) => {
+            checks.push(Check("credentials", Found::Broken(error)));
+        }
+        Err(Answer::Connection(error)) => {
+            checks = vec![Check("connection", Found::Broken(error))];
+        }
+    }
     checks.extend(date.map(|date| Check("clock", clock(date, SystemTime::now()))));
-    Ok(checks)
+    (wrong_endpoint, checks)
+}
+
+/// What is wrong according to an answer.
+enum Answer {
+    /// What answers there is not this API, or does not work.
+    Endpoint(Error),
+    Credentials(Error),
+    Connection(Error),
+}
+
+impl Answer {
+    fn of(failure: Failure, address: &Address) -> Self {
+        let status = match &failure {
+            Failure::Refused(refusal) => Some(refusal.status),
+            _ => None,
+        };
+        match status {
+            // A page that asks for a password is of a web server, not of the API.
+            Some(401 | 403) if !has_page(&failure) => Self::Credentials(
+                Error::new(
+                    ErrorKind::Unauthenticated,
+                    format!("The endpoint refuses them: {failure}"),
+                )
+                .hint_to("Check the user UUID and the key, or run: openhosting login"),
+            ),
+            Some(402) => Self::Credentials(failure.into_error("The endpoint refuses the account")),
+            Some(408 | 425 | 429 | 500..) => Self::Endpoint(
+                Error::new(
+                    ErrorKind::Unavailable,
+                    format!("{} does not work now: {failure}", address.named()),
+                )
+                .hint_to("Try again later. If it stays so, ask who runs the endpoint"),
+            ),
+            None if failure.is_break() => {
+                Self::Connection(failure.into_error("Cannot read the answer"))
+            }
+            _ => Self::Endpoint(address.is_wrong(&failure)),
+        }
+    }
+}
+
+/// Whether the body of an error answer is a web page.
+fn has_page(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(refusal) if refusal.message.starts_with(HTML_PAGE))
+}
+
+impl Address {
+    fn named(&self) -> String {
+        format!("{} (from {})", self.endpoint, self.from)
+    }
+
+    /// The error for an endpoint that answered in a way in which this API does not answer a request
+    /// for the list of drives.
+    fn is_wrong(&self, failure: &Failure) -> Error {
+        let is_api = matches!(failure, Failure::Refused(refusal) if refusal.error.is_some());
+        let what = match is_api {
+            true => format!("{} has no drives at this path: {failure}", self.named()),
+            false => format!("{} is no OpenHosting API: {failure}", self.named()),
+        };
+        let hint = match self.endpoint.without_path() {
+            Some(root) => format!("The API has no path at most providers: try {root}"),
+            None => {
+                "Use the URI that your provider names, such as https://api-east1.openhosting.com/"
+                    .to_owned()
+            }
+        };
+        let hint = match is_api {
+            true => hint,
+            false => format!(
+                "{hint}\nIf the URI is right, something else answers in its place: a proxy, or the login page of a network"
+            ),
+        };
+        Error::new(ErrorKind::Protocol, what).hint_to(hint)
+    }
 }
 
 fn clock(theirs: SystemTime, ours: SystemTime) -> Found {

@@ -171,10 +171,61 @@ fn doctor_reports_each_problem() {
     });
     let outcome = doctor(&late.uri()).run().code(0);
     assert!(outcome.text().contains("warning  clock"), "{outcome:?}");
-    let foreign = FaultProxy::stub(|_| answer(404, &[], b"<html>"));
-    let outcome = doctor(&foreign.uri()).run().code(1);
+}
+
+#[test]
+fn doctor_reports_what_answers_at_a_wrong_endpoint() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let doctor = |endpoint: &str| desk.simple(endpoint).arg("doctor").run();
+    let check = |outcome: Outcome, says: &str| {
+        let text = outcome.text().split_whitespace().collect::<Vec<_>>();
+        let text = text.join(" ");
+        let start = text.find("failed endpoint ").expect(&text);
+        assert!(text[start..].contains(says), "{says}: {text}");
+        // Nothing is said about credentials, which were not checked.
+        assert!(!text.contains(" credentials "), "{text}");
+    };
+    let page: &[_] = &["Content-Type: text/html"];
+    let html = b"<html><title>Welcome</title></html>";
+    for (status, headers, body, says) in [
+        (404, page, &html[..], "404 (an HTML page, \"Welcome\")"),
+        (200, page, html, "an HTML page"),
+        (401, page, html, "401 (an HTML page, \"Welcome\")"),
+        (404, &[], b"no such page", "404 (no such page)"),
+        (
+            200,
+            &["Content-Type: application/json"],
+            b"{}",
+            "application/json",
+        ),
+        (
+            302,
+            &["Location: https://a.test/x"],
+            b"",
+            "redirect to a.test",
+        ),
+    ] {
+        let foreign = FaultProxy::stub(move |_| answer(status, headers, body));
+        let outcome = doctor(&foreign.uri()).code(1);
+        assert!(
+            outcome.text().contains("is no OpenHosting API"),
+            "{outcome:?}"
+        );
+        assert!(outcome.text().contains("(from OHURI)"), "{outcome:?}");
+        check(outcome, says);
+    }
+    // The right server, with a path that it does not have.
+    let outcome = doctor(&format!("{}api/v1/", server.uri)).code(1);
+    check(outcome, &format!("try {}", server.uri));
+    // An endpoint that is down for a while is not a wrong one.
+    let down = FaultProxy::stub(|_| answer(503, &[], b"maintenance"));
+    check(doctor(&down.uri()).code(75), "503 (maintenance)");
+    // A refusal by the API is one of the credentials.
+    let refused = FaultProxy::stub(|_| answer(403, &["X-Elastic-Error: auth"], b"no"));
+    let outcome = doctor(&refused.uri()).code(1);
     assert!(
-        outcome.text().contains("is it an OpenHosting API"),
+        outcome.text().contains("failed   credentials"),
         "{outcome:?}"
     );
 }
