@@ -23,6 +23,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
 use self::banner::Banner;
+use self::self_signed::SelfSigned;
 use super::arguments;
 use super::output::OutputForm;
 use super::signals::Heard;
@@ -91,7 +92,8 @@ pub(super) struct ServerArguments {
 
     /// Make a certificate for TLS, and store it beside the drives
     ///
-    /// It is for localhost and the address of --listen. Clients need it: --cacert FILE.
+    /// It is for localhost and the address of --listen; with 0.0.0.0 or [::] for the name and all
+    /// addresses of this machine. Clients need it: --cacert FILE.
     #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"])]
     tls_self_signed: bool,
 
@@ -430,17 +432,22 @@ fn start(args: ServerArguments, is_announced: &AtomicBool) -> Result<()> {
     let files = allow_many_files();
     // Whatever is made, by programs that run servers too, is for this user only.
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    let config = config(args, files)?;
+    let mut config = config(args, files)?;
+    let self_signed = match is_self_signed {
+        true => {
+            let listen = addresses.listen.unwrap_or(LISTEN);
+            let files = self_signed::files(&config.directory, listen)?;
+            config.tls = Some((files.certificate.clone(), files.key.clone()));
+            Some(files)
+        }
+        false => None,
+    };
     let greeting = Greeting {
         is_json,
         shows_key,
         data: config.directory.clone(),
         has_page: config.has_page,
-        certificate: config
-            .tls
-            .as_ref()
-            .filter(|_| is_self_signed)
-            .map(|tls| tls.0.clone()),
+        self_signed,
     };
     let server = Server::open(config)?;
     server.check_address(addresses.listen.unwrap_or(LISTEN))?;
@@ -506,13 +513,6 @@ fn config(args: ServerArguments, files: u64) -> Result<Config> {
         users.extend(users::read_file(path)?);
     }
     let faults = args.fault_plan.as_deref().map(fault_plan).transpose()?;
-    let tls = match args.tls_self_signed {
-        true => Some(self_signed::files(
-            &directory,
-            args.listen.unwrap_or(LISTEN),
-        )?),
-        false => args.tls_cert.zip(args.tls_key),
-    };
     let usual = Config::new(directory);
     let drives_max = usual.drives_max.map(|most| most.min(files / 4));
     let wrong_keys = args.wrong_key_limit.map(|RateOrNone(rate)| rate);
@@ -520,7 +520,7 @@ fn config(args: ServerArguments, files: u64) -> Result<Config> {
         wrong_keys_max: wrong_keys.unwrap_or(usual.wrong_keys_max),
         faults: faults.unwrap_or_default(),
         users,
-        tls,
+        tls: args.tls_cert.zip(args.tls_key),
         insecure_listen: args.insecure_listen,
         one_writer: args.one_writer,
         round_size: args.round_size,
@@ -590,7 +590,7 @@ struct Greeting {
     data: PathBuf,
     has_page: bool,
     /// The certificate that it made for itself.
-    certificate: Option<PathBuf>,
+    self_signed: Option<SelfSigned>,
 }
 
 impl Greeting {
@@ -641,9 +641,17 @@ async fn listen_on(
             "Did not print the key of the first user, which is in a file"
         );
     }
-    if let Some(certificate) = &greeting.certificate {
-        let certificate = certificate.display();
+    if let Some(files) = &greeting.self_signed {
+        let certificate = files.certificate.display();
         tracing::info!(%certificate, "Clients need this certificate: --cacert FILE");
+        let missing = files.missing.join(" ");
+        if !missing.is_empty() {
+            tracing::warn!(
+                %certificate,
+                missing,
+                "The certificate is older than these names of this machine: remove it to get a new one"
+            );
+        }
     }
     if !greeting.has_banner() {
         tracing::info!(%address, "Serving");
@@ -726,7 +734,8 @@ fn announce(server: &Server, address: SocketAddr, greeting: &Greeting) -> Result
         data: &greeting.data,
         uri: &uri,
         has_page: greeting.has_page,
-        certificate: greeting.certificate.as_deref(),
+        self_signed: greeting.self_signed.as_ref(),
+        port: address.port(),
     };
     banner.above().lines().for_each(exit::say);
     exit::print(&lines)?;

@@ -1,7 +1,10 @@
 //! The commands of `openhosting`, and words that are not commands.
 
+use std::net::{IpAddr, UdpSocket};
+
 use crate::support::cli::{DOWNLOAD, Desk, Outcome, SIMPLE, UPLOAD, has_terminals};
 use crate::support::http::{assert_drive, create, drives};
+use crate::support::needs::{Need, needs};
 use crate::support::noise;
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer};
 
@@ -240,6 +243,52 @@ fn a_self_signed_server_serves_clients_that_have_its_certificate() {
     let _ = ls().arg("--cacert").arg(&certificate).run().code(0);
     let outcome = ls().run();
     assert_ne!(outcome.status.code(), Some(0));
+}
+
+/// The addresses that this machine uses towards others, if it has a route to them.
+fn own_address(any: &str, other: &str) -> Option<IpAddr> {
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    // Nothing is sent.
+    socket.connect((other, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[test]
+fn a_self_signed_certificate_for_all_addresses_names_the_machine_and_each_address() {
+    let desk = Desk::new();
+    let is_v6 = UdpSocket::bind("[::1]:0").is_ok();
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        if listen.starts_with('[') && !is_v6 {
+            continue;
+        }
+        let server = desk.server_with(&["--tls-self-signed", "--listen", listen]);
+        let address = listen.trim_end_matches(":0").trim_matches(['[', ']']);
+        let file = format!("self-signed-{}.pem", address.replace(':', "-"));
+        let certificate = server.data.join(file);
+        let port = server.uri.trim_end_matches('/').rsplit(':').next().unwrap();
+        let v4 = own_address("0.0.0.0", "192.0.2.1").map(|ip| ip.to_string());
+        let v6 = own_address("::", "2001:db8::1").filter(|_| listen.starts_with('['));
+        let v6 = v6.map(|ip| format!("[{ip}]"));
+        let hosts = ["localhost", "127.0.0.1"].map(str::to_owned);
+        let hosts = hosts.into_iter().chain(v4).chain(v6);
+        let uris = hosts.map(|host| format!("https://{host}:{port}/"));
+        // The printed address works on this machine.
+        for uri in uris.chain([server.uri.clone()]) {
+            let ls = desk.simple(&uri).arg("ls").arg("--cacert");
+            let _ = ls.arg(&certificate).run().code(0);
+        }
+        if !needs(&[Need::Command("curl")]) {
+            return;
+        }
+        // The host name, whether or not it can be resolved here.
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        let name = name.trim();
+        let curl = desk.tool("curl").args("-sS -o /dev/null --cacert");
+        let curl = curl.arg(&certificate).arg("--resolve");
+        let curl = curl.arg(format!("{name}:{port}:127.0.0.1"));
+        let curl = curl.arg(format!("https://{name}:{port}/health"));
+        let _ = curl.run().code(0);
+    }
 }
 
 #[test]

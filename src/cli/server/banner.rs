@@ -6,7 +6,10 @@
 //! without a terminal there is no banner.
 
 use std::fmt::Write as _;
+use std::net::Ipv6Addr;
 use std::path::Path;
+
+use super::self_signed::SelfSigned;
 
 /// The facts that a banner prints.
 pub(super) struct Banner<'a> {
@@ -14,7 +17,9 @@ pub(super) struct Banner<'a> {
     pub(super) uri: &'a str,
     pub(super) has_page: bool,
     /// The certificate that clients have to be given.
-    pub(super) certificate: Option<&'a Path>,
+    pub(super) self_signed: Option<&'a SelfSigned>,
+    /// The port at which it listens.
+    pub(super) port: u16,
 }
 
 impl Banner<'_> {
@@ -24,12 +29,21 @@ impl Banner<'_> {
         if self.has_page {
             let _ = writeln!(text, "Web page:     {}ui/", self.uri);
         }
-        if let Some(certificate) = self.certificate {
-            let certificate = certificate.display();
+        if let Some(files) = self.self_signed {
+            let certificate = files.certificate.display();
             let _ = writeln!(
                 text,
                 "Certificate:  {certificate} (clients need --cacert with it)"
             );
+            let mut key = "From others:";
+            for name in &files.names {
+                let host = match name.parse::<Ipv6Addr>() {
+                    Ok(address) => format!("[{address}]"),
+                    Err(_) => name.clone(),
+                };
+                let _ = writeln!(text, "{key:<13} https://{host}:{}/", self.port);
+                key = "";
+            }
         }
         text +=
             "\nIn another terminal, run these two lines, then for example \"openhosting ls\":\n\n";
@@ -52,13 +66,22 @@ mod tests {
             data: Path::new("/d"),
             uri: "http://127.0.0.1:8463/",
             has_page: true,
-            certificate: None,
+            self_signed: None,
+            port: 8463,
         };
         let text = banner.above();
         assert!(text.starts_with("Drives:       /d\nWeb page:     http://127.0.0.1:8463/ui/\n\n"));
         banner.has_page = false;
-        banner.certificate = Some(Path::new("/c.pem"));
+        let files = SelfSigned {
+            certificate: "/c.pem".into(),
+            key: "/c.key".into(),
+            names: vec!["vm".into(), "2001:db8::2".into()],
+            missing: Vec::new(),
+        };
+        banner.self_signed = Some(&files);
         let text = banner.above();
+        let others = "From others:  https://vm:8463/\n              https://[2001:db8::2]:8463/\n";
+        assert!(text.contains(others), "{text}");
         assert!(
             !text.contains("Web page") && text.contains("/c.pem (clients"),
             "{text}"
