@@ -12,6 +12,10 @@ use openhosting_tenancy::{
 /// Everyone, in the `readers` key (docs/dev/reference.md, 1.4).
 pub(super) const EVERYONE: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
 
+/// The key that says how the cloud encrypts a drive, and what this server says: it does not encrypt.
+const CIPHER_KEY: &str = "encryption:cipher";
+const CIPHER: &str = "none";
+
 /// The counters of a new drive, as recorded from real systems, which access it themselves.
 const NEW_COUNTERS: Counters = Counters {
     read_bytes: 4096,
@@ -36,7 +40,8 @@ impl Metadata {
     /// The metadata of a new drive from the body of `drives/create`.
     ///
     /// `round` is applied to `size`. Unknown keys are refused by name, so that a mistyped key is
-    /// not silently dropped.
+    /// not silently dropped. A request for the clouds' usual cipher is accepted, because their clients
+    /// make it, but the answer states that the drive is not encrypted.
     pub(super) fn create(
         user: &str,
         body: &Properties,
@@ -48,12 +53,17 @@ impl Metadata {
             settings: Properties::new(),
             counters: NEW_COUNTERS,
         };
-        let cipher = body.get("encryption:cipher").filter(|v| !v.is_empty());
-        let cipher = cipher.unwrap_or("aes-xts-plain");
-        one_of("encryption:cipher", cipher, &["none", "aes-xts-plain"])?;
-        put(&mut metadata.settings, "encryption:cipher", cipher)?;
+        let wanted = body.get(CIPHER_KEY).filter(|v| !v.is_empty());
+        one_of(
+            CIPHER_KEY,
+            wanted.unwrap_or(CIPHER),
+            &[CIPHER, "aes-xts-plain"],
+        )?;
+        put(&mut metadata.settings, CIPHER_KEY, CIPHER)?;
         put(&mut metadata.settings, "tier", "disk")?;
-        metadata.merge(body, round)?;
+        let mut others = body.clone();
+        others.remove(CIPHER_KEY);
+        metadata.merge(&others, round)?;
         if metadata.size == 0 {
             return Err(Refusal::usage("Key \"size\" is missing"));
         }
@@ -72,8 +82,8 @@ impl Metadata {
                 "size" => self.size = round(size(value)?)?,
                 // Accepted and not shown: there is only one place.
                 "avoid" => {}
-                "encryption:cipher" => {
-                    if self.settings.get(key) != Some(value) && !value.is_empty() {
+                CIPHER_KEY => {
+                    if value != CIPHER && !value.is_empty() {
                         let sentence = "Key \"encryption:cipher\" can be set at creation only";
                         return Err(Refusal::usage(sentence));
                     }
@@ -129,6 +139,8 @@ impl Metadata {
         set(&mut info, "size", self.size.to_string());
         set(&mut info, "status", "active");
         set(&mut info, "user", &self.user);
+        // Earlier versions stored the name of a cipher.
+        set(&mut info, CIPHER_KEY, CIPHER);
         for (key, value) in { self.counters }.fields() {
             set(&mut info, key, value.to_string());
         }
