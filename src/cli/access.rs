@@ -172,7 +172,7 @@ impl Access {
     /// The certificates of the flag.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if they cannot be read.
+    /// [`ErrorKind::Local`] if they cannot be read, [`ErrorKind::Usage`] if they cannot be used.
     pub(super) fn certificates(&self) -> Result<Option<Certificates>> {
         self.cacert.as_deref().map(certificates).transpose()
     }
@@ -330,7 +330,8 @@ fn without_key(path: &Path) -> Option<Error> {
 /// The client certificate from a file, and its key from another file or the same one.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if they cannot be read, or others can read the key.
+/// [`ErrorKind::Local`] if they cannot be read, [`ErrorKind::Usage`] if others can read the key, or
+/// they cannot be used.
 fn identity(cert: &Path, key: Option<&Path>) -> Result<Identity> {
     let certificates = secret_files::read_public_bytes("client certificate", cert)?;
     let key_file = key.unwrap_or(cert);
@@ -361,7 +362,7 @@ pub(super) fn route() -> Result<Route> {
 /// The certificates in a file.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if they cannot be read.
+/// [`ErrorKind::Local`] if they cannot be read, [`ErrorKind::Usage`] if they cannot be used.
 pub(super) fn certificates(path: &Path) -> Result<Certificates> {
     let text = secret_files::read_public_bytes("certificates", path)?;
     Certificates::from_pem(&text).map_err(|cause| {

@@ -175,7 +175,7 @@ impl CallArguments {
 
 /// A body from a file of any size. It is streamed, and its length is known beforehand.
 fn file_body(path: &Path) -> Result<Upload> {
-    let cannot = |what: &str| Error::new(ErrorKind::Usage, format!("{} {what}", path.display()));
+    let cannot = |what: &str| Error::new(ErrorKind::Local, format!("{} {what}", path.display()));
     let file = File::open(path).map_err(|cause| match cause.kind() {
         kind @ std::io::ErrorKind::NotFound => {
             cannot("not found").hint_to(exit::advice_on(kind).unwrap_or_default())

@@ -268,7 +268,8 @@ impl Reference {
     /// Fetches the credentials: `UUID:KEY`, or `UUID` alone.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if they cannot be read. No message quotes them.
+    /// [`ErrorKind::Local`] if their file cannot be read, [`ErrorKind::Usage`] if they cannot be used.
+    /// No message quotes them.
     pub(super) async fn fetch(&self, profile: &str) -> Result<Zeroizing<String>> {
         let text = match self {
             Self::File(path) => secret_files::read_secret("credentials", path)?,

@@ -24,7 +24,7 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 /// is accepted; one that this process could restrict is not.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if anybody else may use it, or it cannot be read.
+/// [`ErrorKind::Usage`] if anybody else may use it, [`ErrorKind::Local`] if it cannot be read.
 pub(super) fn read_secret(what: &str, path: &Path) -> Result<Zeroizing<String>> {
     read(what, path, |file| {
         let hint = match (Exposure::of(file.mode), file.can_change) {
@@ -42,8 +42,8 @@ pub(super) fn read_secret(what: &str, path: &Path) -> Result<Zeroizing<String>> 
 /// Reads a file that controls this program, such as a config, which may contain commands.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if anybody but its owner may write to it, the owner is neither
-/// this user nor root, or it cannot be read.
+/// [`ErrorKind::Usage`] if anybody but its owner may write to it, or the owner is neither this user
+/// nor root; [`ErrorKind::Local`] if it cannot be read.
 pub(super) fn read_trusted(what: &str, path: &Path) -> Result<Zeroizing<String>> {
     let us = user();
     let name = quote(&path.to_string_lossy());
@@ -57,7 +57,7 @@ pub(super) fn read_trusted(what: &str, path: &Path) -> Result<Zeroizing<String>>
 /// Reads a file that anybody may read, such as certificates.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if it cannot be read.
+/// [`ErrorKind::Local`] if it cannot be read.
 #[cfg(feature = "signing")]
 pub(super) fn read_public(what: &str, path: &Path) -> Result<Zeroizing<String>> {
     read(what, path, |_| None)
@@ -116,7 +116,7 @@ fn read_bytes(
 ) -> Result<Zeroizing<Vec<u8>>> {
     let cannot = || {
         let what = format!("Cannot read the {what} {}", path.display());
-        Error::new(ErrorKind::Usage, what)
+        Error::new(ErrorKind::Local, what)
     };
     let file = open_named(path).map_err(|cause| cannot().because(cause))?;
     // Of the opened file, because its name may refer to another one by now.

@@ -559,7 +559,7 @@ const FAULT_PLAN_BYTES_MAX: u64 = 16 << 20;
 fn fault_plan(path: &Path) -> Result<FaultPlan> {
     let text = read_named(path, FAULT_PLAN_BYTES_MAX).map_err(|error| {
         let what = format!("Cannot read the fault plan {}", path.display());
-        Error::new(ErrorKind::Usage, what).because(error)
+        Error::new(ErrorKind::Local, what).because(error)
     })?;
     let plan = String::from_utf8_lossy(&text).parse::<FaultPlan>();
     plan.map_err(|cause| {

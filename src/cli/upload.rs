@@ -458,7 +458,7 @@ async fn sha256(arguments: &UploadArguments, patience: &Patience) -> Result<Opti
         None => {
             let text = read_named(path, SUMS_BYTES_MAX).map_err(|cause| {
                 let what = format!("Cannot read the digests in {}", path.display());
-                Error::new(ErrorKind::Usage, what).because(cause)
+                Error::new(ErrorKind::Local, what).because(cause)
             })?;
             (path.display().to_string(), text)
         }

@@ -16,7 +16,7 @@ const RECEIPT_BYTES_MAX: u64 = 1 << 30;
 /// Reads a receipt.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if it cannot be read or is not a receipt.
+/// [`ErrorKind::Local`] if it cannot be read, [`ErrorKind::Usage`] if it is not a receipt.
 pub(crate) fn read_receipt(path: &Path) -> Result<Receipt> {
     read_receipt_if(path, |_| Ok(()))
 }
@@ -29,13 +29,13 @@ pub(crate) fn read_receipt_if(
     path: &Path,
     check: impl FnOnce(&[u8]) -> Result<()>,
 ) -> Result<Receipt> {
-    let cannot = || {
+    let cannot = |kind| {
         let what = format!("Cannot use the receipt {}", path.display());
-        Error::new(ErrorKind::Usage, what)
+        Error::new(kind, what)
     };
     let bytes = read_named(path, RECEIPT_BYTES_MAX).map_err(|cause| {
         let is_missing = cause.kind() == std::io::ErrorKind::NotFound;
-        let error = cannot().because(cause);
+        let error = cannot(ErrorKind::Local).because(cause);
         match is_missing {
             true => error.hint_to(advice![
                 "Check the path: a receipt is a file that ",
@@ -46,7 +46,7 @@ pub(crate) fn read_receipt_if(
         }
     })?;
     check(&bytes)?;
-    Receipt::parse(&bytes).map_err(|cause| cannot().because_of(cause))
+    Receipt::parse(&bytes).map_err(|cause| cannot(ErrorKind::Usage).because_of(cause))
 }
 
 /// Writes a receipt, replacing an earlier one.

@@ -124,7 +124,6 @@ fn a_wrong_command_line_is_reported_as_an_object() {
         ("publish/1", "publish --json a.img"),
         ("publish/1", "publish --json --name n"),
         ("verify/1", "verify -J"),
-        ("verify/1", "verify --json nosuch.json"),
         ("probe/1", "probe --json x"),
         ("image-info/1", "image info --json"),
         ("image-info/1", "image info --json http://"),
@@ -133,6 +132,7 @@ fn a_wrong_command_line_is_reported_as_an_object() {
     ] {
         let _ = failed(schema, simple(words), 2, "usage");
     }
+    let _ = failed("verify/1", simple("verify --json nosuch.json"), 1, "local");
     let upload = || desk.upload("http://127.0.0.1:1/").arg("--json");
     let _ = failed("upload/1", upload(), 2, "usage");
     let _ = failed("upload/1", upload().args("-c 4X a"), 2, "usage");
@@ -270,7 +270,7 @@ fn a_server_prints_its_address_or_an_error_as_an_object() {
             .arg("--json")
     };
     let none = "--tls-cert nosuch --tls-key nosuch --data d";
-    let _ = failed("server/1", server().args(none), 2, "usage");
+    let _ = failed("server/1", server().args(none), 1, "local");
     let _ = failed("server/1", server().arg("--listen"), 2, "usage");
     let running = server().args("--data d").spawn();
     running.wait_stderr("Serving");

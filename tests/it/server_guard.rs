@@ -181,7 +181,7 @@ fn the_server_refuses_to_start_with_bad_settings() {
         "{message}"
     );
     let (code, _) = refused(&["--tls-cert", "/nosuch", "--tls-key", "/nosuch"]);
-    assert_eq!(code, 2);
+    assert_eq!(code, 1);
 }
 
 #[test]

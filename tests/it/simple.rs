@@ -182,18 +182,18 @@ fn data_comes_from_a_pipe_a_file_or_the_rest_of_a_file() {
 }
 
 #[test]
-fn an_unreadable_input_file_is_a_usage_error() {
+fn an_unreadable_input_file_is_an_error_and_nothing_is_sent() {
     let desk = Desk::new();
     let proxy = ok();
     std::fs::create_dir(desk.path("dir")).unwrap();
-    for (args, says) in [
-        ("-f nope drives list", "openhosting: nope not found\n"),
-        ("-f dir drives list", "openhosting: dir is a directory\n"),
-        ("-c -f dir drives list", "cannot be used with"),
-        ("-f", "-f needs a value"),
+    for (args, code, says) in [
+        ("-f nope drives list", 1, "openhosting: nope not found\n"),
+        ("-f dir drives list", 1, "openhosting: dir is a directory\n"),
+        ("-c -f dir drives list", 2, "cannot be used with"),
+        ("-f", 2, "-f needs a value"),
     ] {
         let tool = desk.simple(&proxy.uri()).args(args);
-        let outcome = tool.run().code(2).says(says);
+        let outcome = tool.run().code(code).says(says);
         assert!(outcome.stdout.is_empty());
     }
     assert_eq!(proxy.connections(), 0);

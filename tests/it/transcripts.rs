@@ -60,7 +60,6 @@ const DIFFERENCES: &[Difference] = &[
         USAGE,
     ),
     ("simple: EHURI unset", code_2, USAGE),
-    ("simple: -f missing file", code_2, USAGE),
     (
         "simple: connection refused",
         |r| r.code = 75,

@@ -23,7 +23,7 @@ pub(super) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
         Error::new(ErrorKind::Usage, what).because(cause)
     };
     let pem = read_named(certificate, PEM_BYTES_MAX);
-    let pem = pem.map_err(|error| failed(certificate, error.into()))?;
+    let pem = pem.map_err(|error| cannot_read(certificate, error))?;
     let chain: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let chain = chain.map_err(|error| failed(certificate, error.into()))?;
     let private = private_key(key)?;
@@ -38,13 +38,18 @@ pub(super) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+fn cannot_read(path: &Path, cause: std::io::Error) -> Error {
+    let what = format!("Cannot read {} for TLS", path.display());
+    Error::new(ErrorKind::Local, what).because(cause)
+}
+
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
         let what = format!("Cannot use {} for TLS", path.display());
         Error::new(ErrorKind::Usage, what).because(cause)
     };
-    let file = open_named(path).map_err(|error| failed(error.into()))?;
-    let metadata = file.metadata().map_err(|error| failed(error.into()))?;
+    let file = open_named(path).map_err(|error| cannot_read(path, error))?;
+    let metadata = file.metadata().map_err(|error| cannot_read(path, error))?;
     let mode = metadata.permissions().mode();
     if metadata.is_file() && Exposure::of(mode) == Exposure::Open {
         let (file, mode) = (path.display(), mode & 0o7777);
@@ -53,7 +58,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
             "Run: chmod 600 {file}; in a volume of Kubernetes, set defaultMode: 0440"
         )));
     }
-    let pem = read_all(file, PEM_BYTES_MAX).map_err(|error| failed(error.into()))?;
+    let pem = read_all(file, PEM_BYTES_MAX).map_err(|error| cannot_read(path, error))?;
     let pem = Zeroizing::new(pem);
     PrivateKeyDer::from_pem_slice(&pem).map_err(|error| failed(error.into()))
 }
