@@ -44,15 +44,15 @@ pub(super) struct Access {
     ///
     /// For an image or a list of digests on a web server, the program trusts those that this
     /// machine trusts as well.
-    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = help::ENDPOINT)]
+    #[arg(long, value_name = "FILE", add = candidates::files(), hide_short_help = true, help_heading = help::ENDPOINT)]
     cacert: Option<PathBuf>,
 
     /// Present this client certificate (PEM)
-    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = help::ENDPOINT)]
+    #[arg(long, value_name = "FILE", add = candidates::files(), hide_short_help = true, help_heading = help::ENDPOINT)]
     cert: Option<PathBuf>,
 
     /// Use the private key in FILE (PEM) [default: the FILE of --cert]
-    #[arg(long, value_name = "FILE", requires = "cert", hide_short_help = true, help_heading = help::ENDPOINT)]
+    #[arg(long, value_name = "FILE", add = candidates::files(), requires = "cert", hide_short_help = true, help_heading = help::ENDPOINT)]
     key: Option<PathBuf>,
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::{again, help};
+use super::{again, candidates, help};
 use crate::amounts::exact_size;
 use crate::api::WebUrl;
 use crate::codec::Compression;
@@ -248,7 +248,7 @@ pub(super) struct ImageArguments {
     /// Disk image, block device or URL of an image; - is stdin
     ///
     /// It may be compressed with gzip, xz, zstd, bzip2, lz4, lzma, lzip or zip.
-    #[arg(value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE", add = candidates::files_or_stdio())]
     pub(super) path: PathBuf,
 }
 

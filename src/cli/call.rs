@@ -17,7 +17,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use super::access::Access;
 use super::exit::Notice;
 use super::tool::as_program;
-use super::{exit, help, signals};
+use super::{candidates, exit, help, signals};
 use crate::api::{Client, ClientConfig, Flow, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nonblocking::{self, Waiting};
@@ -49,7 +49,7 @@ pub(super) struct CallArguments {
     stdin: bool,
 
     /// Send input data from FILENAME
-    #[arg(short, value_name = "FILENAME")]
+    #[arg(short, value_name = "FILENAME", add = candidates::files())]
     file: Option<PathBuf>,
 
     /// Send and receive JSON

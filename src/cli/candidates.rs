@@ -2,10 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter};
 
 use super::config::ConfigFile;
-use super::{environment, printable};
+use super::{environment, manual, own, printable};
 
 /// Completes profiles of the config file.
 pub(super) fn profiles() -> ArgValueCompleter {
@@ -13,6 +13,39 @@ pub(super) fn profiles() -> ArgValueCompleter {
         let config = environment::config_file().and_then(|path| ConfigFile::open(&path).ok()?);
         let names = config.map(ConfigFile::into_names).unwrap_or_default();
         candidates(names.into_iter().map(|name| (name, None)), current)
+    })
+}
+
+/// The storage tiers that providers have.
+pub(super) const TIERS: &[&str] = &["disk", "ssd"];
+
+/// Completes files of any kind, such as block devices too, and directories on the way to them.
+pub(super) fn files() -> ArgValueCompleter {
+    ArgValueCompleter::new(any_file())
+}
+
+/// The same, where `-` means stdin or stdout.
+pub(super) fn files_or_stdio() -> ArgValueCompleter {
+    ArgValueCompleter::new(any_file().stdio())
+}
+
+fn any_file() -> PathCompleter {
+    PathCompleter::any().filter(|path| !path.is_dir())
+}
+
+/// Completes these words. Others may be valid too.
+pub(super) fn words(words: &'static [&'static str]) -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        let words = words.iter().map(|word| ((*word).to_owned(), None));
+        candidates(words, current)
+    })
+}
+
+/// Completes the names of pages of the manual.
+pub(super) fn pages() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        let names = manual::page_names(own::root()).into_iter();
+        candidates(names.map(|name| (name, None)), current)
     })
 }
 

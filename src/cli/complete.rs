@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use clap::Command;
 use clap_complete::CompleteEnv;
-use clap_complete::engine::ArgValueCompleter;
-use clap_complete::env::{Bash, EnvCompleter, Fish, Powershell, Zsh};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::env::{EnvCompleter, Fish, Powershell};
 
 use super::access::Access;
 use super::candidates::{candidates, is_plain};
@@ -23,6 +23,10 @@ use crate::publish::selection::{Several, select};
 
 /// A shell sets this variable to its name when it asks for completions.
 const VARIABLE: &str = "OPENHOSTING_COMPLETE";
+
+/// Registers a program with bash, and with zsh.
+const BASH: &str = include_str!("complete/bash.sh");
+const ZSH: &str = include_str!("complete/zsh.sh");
 
 /// The user is waiting for the list of drives in the middle of typing.
 const DRIVES_MAX_TIME: Duration = Duration::from_secs(2);
@@ -42,24 +46,17 @@ impl Shell {
     /// # Errors
     /// None, as it is written to memory.
     pub(super) fn registration(self, program: &str) -> io::Result<String> {
-        let mut script = Vec::new();
         let completer: &dyn EnvCompleter = match self {
-            Self::Bash => &Bash,
-            Self::Zsh => &Zsh,
+            // The scripts of clap for these two insert some names of files in a form that the
+            // shell reads as something else.
+            Self::Bash => return Ok(of_program(BASH, program)),
+            Self::Zsh => return Ok(of_program(ZSH, program)),
             Self::Fish => &Fish,
             Self::Powershell => &Powershell,
         };
+        let mut script = Vec::new();
         completer.write_registration(VARIABLE, program, program, program, &mut script)?;
-        let mut script = String::from_utf8_lossy(&script).into_owned();
-        if self == Self::Zsh {
-            // A file in fpath is run as a function at the first completion, so it must also answer
-            // that one.
-            let name = program.replace('-', "_");
-            script.push_str(&format!(
-                "if [ \"$funcstack[1]\" = \"_{program}\" ]; then\n    _clap_dynamic_completer_{name} \"$@\"\nfi\n"
-            ));
-        }
-        Ok(script)
+        Ok(String::from_utf8_lossy(&script).into_owned())
     }
 
     /// The name under which the shell looks for the script of a program.
@@ -71,6 +68,13 @@ impl Shell {
             Self::Powershell => format!("_{program}.ps1"),
         }
     }
+}
+
+/// A script for a program.
+fn of_program(script: &str, program: &str) -> String {
+    let script = script.replace("VARIABLE", VARIABLE);
+    let script = script.replace("FUNCTION", &program.replace('-', "_"));
+    script.replace("PROGRAM", program)
 }
 
 /// Answers a shell if it asks for completions, and returns whether it did: then the program has to
@@ -88,13 +92,25 @@ pub(super) fn answered(program: impl Fn() -> Command) -> bool {
 
 /// Completes drives of the user at the endpoint that the command line and the environment name.
 pub(super) fn drives() -> ArgValueCompleter {
+    ArgValueCompleter::new(drives_that_begin)
+}
+
+fn drives_that_begin(current: &OsStr) -> Vec<CompletionCandidate> {
+    let access = Access::of_words(&env::args_os().collect::<Vec<_>>());
+    let drives = list(&access).unwrap_or_default();
+    let words = drives
+        .iter()
+        .flat_map(|drive| words(drive, &drives, current));
+    candidates(words, current)
+}
+
+/// Completes what a delta can be based on.
+pub(super) fn bases() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
-        let access = Access::of_words(&env::args_os().collect::<Vec<_>>());
-        let drives = list(&access).unwrap_or_default();
-        let words = drives
-            .iter()
-            .flat_map(|drive| words(drive, &drives, current));
-        candidates(words, current)
+        let words = ["auto", "none"].map(|word| (word.to_owned(), None));
+        let mut all = candidates(words, current);
+        all.extend(drives_that_begin(current));
+        all
     })
 }
 

@@ -15,7 +15,7 @@ use super::drive_state::LocalUploads;
 use super::other_journals::others;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::unfinished::Continuation;
-use super::{again, arguments, checksum_line, complete, help, quote};
+use super::{again, arguments, candidates, checksum_line, complete, help, quote};
 use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
@@ -62,7 +62,7 @@ pub(super) struct DownloadArguments {
     allow_live: bool,
 
     /// Store the journal of this download at PATH [default: FILE.ohj]
-    #[arg(long, value_name = "PATH", hide_short_help = true, help_heading = help::RESUMING)]
+    #[arg(long, value_name = "PATH", add = candidates::files(), hide_short_help = true, help_heading = help::RESUMING)]
     journal: Option<PathBuf>,
 
     /// Write FILE as raw or qcow2
@@ -121,7 +121,7 @@ pub(super) struct DownloadArguments {
     drive: DriveReference,
 
     /// File or block device to write to, or - for stdout
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", add = candidates::files_or_stdio())]
     file: PathBuf,
 }
 

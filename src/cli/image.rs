@@ -15,7 +15,7 @@ use super::arguments::{self, ImageArguments};
 use super::output::{CommandOutput, OutputForm};
 use super::screen::{stdout_columns, stdout_lines};
 use super::wait_lines::{self, WaitLines};
-use super::{environment, help};
+use super::{candidates, environment, help};
 use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
@@ -67,7 +67,7 @@ struct InfoArguments {
     json: bool,
 
     /// Write a map of the data to FILE, as an SVG picture
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", add = candidates::files())]
     map: Option<PathBuf>,
 
     /// Set the size of a chunk
@@ -77,7 +77,7 @@ struct InfoArguments {
     /// Trust the certificates in FILE (PEM) as well
     ///
     /// They are for an image on a web server.
-    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = help::ENDPOINT)]
+    #[arg(long, value_name = "FILE", add = candidates::files(), hide_short_help = true, help_heading = help::ENDPOINT)]
     cacert: Option<PathBuf>,
 
     #[command(flatten)]

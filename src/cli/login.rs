@@ -17,7 +17,7 @@ use super::config::{ConfigFile, Reference};
 use super::drives::each_drive;
 use super::output::{CommandOutput, OutputForm};
 use super::wait_lines::{self, WaitLines};
-use super::{environment, exit, help, prompt, screen};
+use super::{candidates, environment, exit, help, prompt, screen};
 use crate::api::{Client, ClientConfig, Endpoint};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,7 +42,7 @@ const ANSWER_BYTES_MAX: u64 = 4096;
 #[command(name = "openhosting-login", bin_name = "openhosting login", version, after_long_help = help::after("login"))]
 pub(super) struct LoginArguments {
     /// Name of the profile; without it, the name is "default"
-    #[arg(value_name = "NAME", default_value = "default", hide_default_value = true, value_parser = profile_name)]
+    #[arg(value_name = "NAME", add = candidates::profiles(), default_value = "default", hide_default_value = true, value_parser = profile_name)]
     name: String,
 
     /// Endpoint URI
@@ -54,7 +54,7 @@ pub(super) struct LoginArguments {
     user: Option<String>,
 
     /// Trust only the certificates in FILE (PEM)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", add = candidates::files())]
     cacert: Option<PathBuf>,
 
     /// Make this profile the default in place of another one

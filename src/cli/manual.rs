@@ -12,7 +12,7 @@ use clap_mangen::Man;
 
 use super::complete::Shell;
 use super::help::{self, Entry, Sections};
-use super::{download, exit, server, upload};
+use super::{candidates, download, exit, server, upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, replace};
 
@@ -34,7 +34,7 @@ pub(super) struct Completions {
     /// Write a file for each program into DIR instead
     ///
     /// The files have the names that the shell looks for.
-    #[arg(value_name = "DIR")]
+    #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     directory: Option<PathBuf>,
 }
 
@@ -43,13 +43,13 @@ pub(super) struct Completions {
 #[command(name = "openhosting-man", bin_name = "openhosting man", version, after_long_help = help::after("man"))]
 pub(super) struct Manual {
     /// Print this page, for example openhosting-publish
-    #[arg(long, value_name = "NAME", conflicts_with = "directory")]
+    #[arg(long, value_name = "NAME", add = candidates::pages(), conflicts_with = "directory")]
     page: Option<String>,
 
     /// Write all pages into DIR, for example ~/.local/share/man/man1
     ///
     /// Without it the page of openhosting is printed.
-    #[arg(value_name = "DIR")]
+    #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     directory: Option<PathBuf>,
 }
 
@@ -138,6 +138,12 @@ fn page_named<'p>(pages: &'p [(String, String)], name: &str) -> Option<&'p str> 
 fn cannot(path: &Path) -> Error {
     let what = format!("Cannot write {}", path.display());
     Error::new(ErrorKind::Local, what)
+}
+
+/// The names of all pages.
+pub(super) fn page_names(root: Command) -> Vec<String> {
+    let pages = pages(root).unwrap_or_default();
+    pages.into_iter().map(|(name, _)| name).collect()
 }
 
 /// All pages, by their names. `openhosting upload` and `openhosting-upload` are the same, and so

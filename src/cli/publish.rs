@@ -11,6 +11,7 @@ use clap::Parser;
 use serde_json::json;
 
 use super::arguments::web_url;
+use super::candidates::{self, TIERS};
 use super::display::{Display, Way, short};
 use super::github::Report;
 use super::local::{Local, endpoint_name};
@@ -63,7 +64,7 @@ pub(super) struct PublishArguments {
     ///
     /// The cloud makes the copy. auto is the newest drive that was published under the name. With
     /// none, the whole image is sent. DRIVE is a UUID or a name.
-    #[arg(long, value_name = "BASE", default_value = "auto", add = complete::drives(), hide_short_help = true, help_heading = help::DRIVE)]
+    #[arg(long, value_name = "BASE", add = complete::bases(), default_value = "auto", hide_short_help = true, help_heading = help::DRIVE)]
     base: String,
 
     /// Give the drive this tag; may be given more than once
@@ -71,7 +72,7 @@ pub(super) struct PublishArguments {
     tags: Vec<String>,
 
     /// Let others read it: all, or user UUIDs separated by commas
-    #[arg(long, value_name = "USERS", hide_short_help = true, help_heading = help::DRIVE)]
+    #[arg(long, value_name = "USERS", add = candidates::words(&["all"]), hide_short_help = true, help_heading = help::DRIVE)]
     readers: Option<String>,
 
     /// Keep the newest N of this name, destroy older ones
@@ -90,7 +91,7 @@ pub(super) struct PublishArguments {
     ///
     /// If FILE exists and is the receipt of the drive that the cloud copies, it lists what the
     /// copy holds, so the copy need not be read. The new receipt then replaces it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", add = candidates::files())]
     receipt: Option<PathBuf>,
 
     /// Sign the receipt with this minisign key, in FILE.minisig
@@ -99,6 +100,7 @@ pub(super) struct PublishArguments {
     #[arg(
         long,
         value_name = "KEY",
+        add = candidates::files(),
         requires = "receipt",
         conflicts_with = "shard",
         hide_short_help = true,
@@ -124,7 +126,7 @@ pub(super) struct PublishArguments {
     join: bool,
 
     /// Create the drive on this storage tier
-    #[arg(short, long, value_name = "TIER", default_value = "disk", hide_short_help = true, help_heading = help::DRIVE)]
+    #[arg(short, long, value_name = "TIER", add = candidates::words(TIERS), default_value = "disk", hide_short_help = true, help_heading = help::DRIVE)]
     tier: String,
 
     /// Set the compression: auto, 0 (none), 1 (fastest) to 12 (smallest)
@@ -137,7 +139,7 @@ pub(super) struct PublishArguments {
     /// Publish into directory DIR instead; needs no account
     ///
     /// A server inside this program stores the drive there.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["endpoint", "profile"])]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, conflicts_with_all = ["endpoint", "profile"])]
     local: Option<PathBuf>,
 
     #[command(flatten)]
@@ -173,7 +175,7 @@ pub(super) struct PublishArguments {
     /// Disk image, block device or URL of an image
     ///
     /// The web server must support range requests.
-    #[arg(value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE", add = candidates::files())]
     image: Option<PathBuf>,
 }
 
@@ -215,8 +217,6 @@ pub(super) fn main(arguments: &PublishArguments) -> ExitCode {
     };
     run.run(async |display, stop| {
         let done = publish_or_clean_up(arguments, display, stop).await;
-        let report = Report {
-            drive: None,
         if let Ok(PublishOutcome::Published(Published {
             is_newest_again: true,
             ..
@@ -226,6 +226,8 @@ pub(super) fn main(arguments: &PublishArguments) -> ExitCode {
             // printed even if the run was too short for progress.
             display.without_dots();
         }
+        let report = Report {
+            drive: None,
             ..display.report(rows(arguments))
         };
         match done {

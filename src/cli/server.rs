@@ -27,7 +27,7 @@ use self::self_signed::SelfSigned;
 use super::arguments;
 use super::output::OutputForm;
 use super::signals::Heard;
-use super::{complete, environment, exit, help, limits, printable, quote, tool};
+use super::{candidates, complete, environment, exit, help, limits, printable, quote, tool};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
@@ -66,7 +66,7 @@ pub(super) struct ServerArguments {
     /// Store the drives in DIR
     ///
     /// By default it is openhosting-server in $XDG_DATA_HOME or ~/.local/share.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     data: Option<PathBuf>,
 
     /// Serve this user; may be given several times
@@ -79,15 +79,15 @@ pub(super) struct ServerArguments {
     /// Read users from FILE, with one UUID:KEY a line
     ///
     /// Nobody but its owner may have access to it: use mode 0600.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", add = candidates::files())]
     users_file: Option<PathBuf>,
 
     /// Use this certificate chain for TLS (PEM)
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    #[arg(long, value_name = "FILE", add = candidates::files(), requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
     /// Use this private key for TLS (PEM)
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE", add = candidates::files(), requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
     /// Make a certificate for TLS, and store it beside the drives
@@ -183,11 +183,11 @@ pub(super) struct ServerArguments {
     /// Cause the faults that FILE lists, or behave as other clouds do
     ///
     /// FILE is TOML or JSON.
-    #[arg(long = "faults", alias = "fault-plan", value_name = "FILE", hide_short_help = true, help_heading = TESTING)]
+    #[arg(long = "faults", alias = "fault-plan", value_name = "FILE", add = candidates::files(), hide_short_help = true, help_heading = TESTING)]
     fault_plan: Option<PathBuf>,
 
     /// Run servers with this program
-    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64", hide_short_help = true, help_heading = SERVERS)]
+    #[arg(long, value_name = "PROGRAM", add = candidates::files(), default_value = "qemu-system-x86_64", hide_short_help = true, help_heading = SERVERS)]
     qemu: PathBuf,
 
     /// Forward this TCP port of a server's address to its guest
@@ -213,7 +213,7 @@ pub(super) struct ServerArguments {
     ///
     /// DIR is a directory of cgroup version 2 with the controller cpu. By default all servers get
     /// equal shares of the processors.
-    #[arg(long, value_name = "DIR", hide_short_help = true, help_heading = SERVERS)]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, hide_short_help = true, help_heading = SERVERS)]
     cgroup: Option<PathBuf>,
 
     /// Log every request

@@ -10,6 +10,7 @@ use clap::{CommandFactory, Parser};
 
 use super::again::Changes;
 use super::arguments::ImageArguments;
+use super::candidates::{self, TIERS};
 use super::display::{Display, Way, short};
 use super::drive_reference::DriveReference;
 use super::drive_state::forget_uploads;
@@ -82,7 +83,7 @@ pub(super) struct UploadArguments {
     /// Create the drive on this storage tier
     ///
     /// The default is disk.
-    #[arg(short, long, value_name = "TIER", hide_short_help = true, help_heading = help::DRIVE)]
+    #[arg(short, long, value_name = "TIER", add = candidates::words(TIERS), hide_short_help = true, help_heading = help::DRIVE)]
     tier: Option<String>,
 
     /// Let several servers use the new drive at the same time
@@ -106,7 +107,7 @@ pub(super) struct UploadArguments {
     /// Upload into directory DIR instead; needs no account
     ///
     /// A server inside this program stores the drive there.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["endpoint", "profile"])]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, conflicts_with_all = ["endpoint", "profile"])]
     local: Option<PathBuf>,
 
     /// Set the compression: auto, 0 (none), 1 (fastest) to 12 (smallest)
@@ -116,14 +117,14 @@ pub(super) struct UploadArguments {
     level: Compression,
 
     /// Write how each chunk was compressed to FILE, as JSON lines
-    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = help::OUTPUT)]
+    #[arg(long, value_name = "FILE", add = candidates::files(), hide_short_help = true, help_heading = help::OUTPUT)]
     trace: Option<PathBuf>,
 
     /// Store the journal of this upload at PATH
     ///
     /// By default it is a file in openhosting/journals below $XDG_STATE_HOME, systemd's
     /// $STATE_DIRECTORY, or ~/.local/state.
-    #[arg(long, value_name = "PATH", conflicts_with = "no_journal", hide_short_help = true, help_heading = help::RESUMING)]
+    #[arg(long, value_name = "PATH", add = candidates::files(), conflicts_with = "no_journal", hide_short_help = true, help_heading = help::RESUMING)]
     journal: Option<PathBuf>,
 
     /// Keep no journal of this upload
@@ -158,7 +159,7 @@ pub(super) struct UploadArguments {
     /// Demand the SHA-256 that FILE or URL lists for IMAGE
     ///
     /// FILE has lines as sha256sum or BSD print them, or a digest alone.
-    #[arg(long, value_name = "FILE|URL", conflicts_with = "sha256", hide_short_help = true, help_heading = help::CHECKS)]
+    #[arg(long, value_name = "FILE|URL", add = candidates::files(), conflicts_with = "sha256", hide_short_help = true, help_heading = help::CHECKS)]
     sha256_file: Option<PathBuf>,
 
     /// Send part I of N, while other machines send the others

@@ -17,7 +17,7 @@ use super::drives::look_at_drive;
 use super::github::Report;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
-use super::{arguments, complete, help, screen, signing};
+use super::{arguments, candidates, complete, help, screen, signing};
 use crate::amounts::exact_size;
 use crate::api::ClientConfig;
 use crate::content::{Content, blocks_in, count, set_of};
@@ -59,7 +59,7 @@ pub(super) struct VerifyArguments {
     ///
     /// The signature is in RECEIPT.minisig. KEY is a public key of minisign: a file, or the line
     /// in it.
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", add = candidates::files())]
     pubkey: Option<String>,
 
     /// Compare this drive instead of the receipt's
@@ -87,7 +87,7 @@ pub(super) struct VerifyArguments {
     showing: DisplayArguments,
 
     /// Receipt that "openhosting publish --receipt" wrote
-    #[arg(value_name = "RECEIPT")]
+    #[arg(value_name = "RECEIPT", add = candidates::files())]
     receipt: PathBuf,
 }
 

@@ -64,6 +64,7 @@ fn shell<'a>(desk: &'a Desk, shell: &str) -> Tool<'a> {
 /// A profile `work` and the drives `nightly` and `night-2` at an endpoint.
 fn things_to_complete(desk: &Desk) -> TestServer {
     let server = desk.server();
+    std::fs::create_dir(desk.path("onlydir")).unwrap();
     for name in ["nightly", "night-2", "two words"] {
         let keys = format!("name {name}\nsize 1000\n");
         let _ = Ask::of(&server).post("/drives/create", keys).expect(200);
@@ -107,7 +108,85 @@ const UNIQUE: &[(&str, &str)] = &[
         "openhosting image info lone",
         "openhosting image info lonely.img",
     ),
+    (
+        "openhosting verify --pubkey lone",
+        "openhosting verify --pubkey lonely.img",
+    ),
+    (
+        "openhosting server --data only",
+        "openhosting server --data onlydir/",
+    ),
+    (
+        "openhosting publish --base au",
+        "openhosting publish --base auto",
+    ),
+    (
+        "openhosting-upload --tier ss",
+        "openhosting-upload --tier ssd",
+    ),
+    (
+        "openhosting man --page openhosting-sh",
+        "openhosting man --page openhosting-show",
+    ),
+    ("openhosting login wo", "openhosting login work"),
 ];
+
+/// What is typed, and the line that a shell makes of it: names of files are quoted where they need
+/// to be, and no files are offered where none is expected.
+const ON_THE_LINE: &[(&str, &str)] = &[
+    (
+        "openhosting upload two",
+        r"openhosting upload two\ words.img",
+    ),
+    (
+        r"openhosting upload two\ w",
+        r"openhosting upload two\ words.img",
+    ),
+    (
+        "openhosting upload ~/at",
+        r"openhosting upload ~/at\ home.img",
+    ),
+    (
+        "openhosting-upload --format=vmd",
+        "openhosting-upload --format=vmdk",
+    ),
+    (
+        "openhosting upload --local=only",
+        "openhosting upload --local=onlydir/",
+    ),
+    (
+        "openhosting upload $HOME/at",
+        r"openhosting upload $HOME/at\ home.img",
+    ),
+    (
+        "openhosting upload --jobs lone",
+        "openhosting upload --jobs lone",
+    ),
+    (
+        "openhosting server --data lone",
+        "openhosting server --data lone",
+    ),
+];
+
+/// The lines in `lines` as a shell completes them.
+const BASH: &str = r#"
+import os, pty, sys
+pid, fd = pty.fork()
+if pid == 0:
+    os.execvp("bash", ["bash", "--norc", "-i"])
+def until(mark):
+    seen = b""
+    while mark not in seen:
+        seen += os.read(fd, 65536)
+    return seen
+show = r"""bind -x '"\C-t": printf "\nGOT:%s:TOG\n" "$READLINE_LINE"; READLINE_LINE='"""
+os.write(fd, f"PS1=; bind 'set enable-bracketed-paste off'; source all.bash; {show}; echo REA''DY\n".encode())
+until(b"READY")
+for line in open("lines", "rb"):
+    os.write(fd, line.rstrip(b"\n") + b"\t\x14")
+    shown = until(b":TOG").split(b"GOT:")[-1].split(b":TOG")[0]
+    print(shown.decode().rstrip())
+"#;
 
 #[test]
 fn bash_completes_commands_flags_and_values_of_all_tools() {
@@ -303,6 +382,30 @@ fn zsh_and_fish_complete_what_bash_does() {
         script.text().matches("Register-ArgumentCompleter").count(),
         4
     );
+}
+
+#[test]
+fn names_of_files_are_quoted_and_offered_only_where_a_file_is_expected() {
+    let desk = Desk::new();
+    let server = things_to_complete(&desk);
+    desk.file("lonely.img", b"");
+    desk.file("two words.img", b"");
+    desk.file("../home/at home.img", b"");
+    let lines = ON_THE_LINE.iter().map(|(line, _)| format!("{line}\n"));
+    desk.file("lines", lines.collect::<String>().as_bytes());
+    let expected: Vec<_> = ON_THE_LINE.iter().map(|(_, expected)| *expected).collect();
+    for (name, program, flags) in [("bash", "python3", "-c"), ("zsh", "zsh", "-f -c")] {
+        if !needs(&[Need::Command(name), Need::Command(program)]) {
+            continue;
+        }
+        let script = desk.tool(SIMPLE).args("completions").arg(name).run();
+        desk.file(format!("all.{name}"), &script.code(0).stdout);
+        let tool = shell(&desk, program).args(flags);
+        let tool = tool.arg(if name == "bash" { BASH } else { ZSH });
+        let done = tool.env("OHURI", &server.uri).run().code(0);
+        let done: Vec<_> = done.text().lines().collect();
+        assert_eq!(done, expected, "{name}");
+    }
 }
 
 #[test]
