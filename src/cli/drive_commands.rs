@@ -1,6 +1,7 @@
 //! `openhosting ls`, `show` and `rm`: drives for people. `openhosting drives ...` is the unchanged
 //! call of the API.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
+use uuid::Uuid;
 
 use super::access::Access;
 use super::drive_reference::DriveReference;
@@ -171,7 +173,7 @@ fn ls_json(access: &Access) -> ExitCode {
 
 /// `openhosting ls`, for people.
 async fn listed(client: &Client, patience: &Patience, is_long: bool) -> Result<String> {
-    let mut rows = std::collections::BTreeMap::new();
+    let mut rows = BTreeMap::new();
     let uploads = blocking(|| Ok(LocalUploads::look())).await?;
     let list = each_drive(client, patience, async |drive| {
         let row = Row {
@@ -268,9 +270,13 @@ fn described(drive: &DriveInfo, state: &str, is_long: bool) -> String {
     };
     let others = drive.properties.iter().filter(|(key, _)| is_other(key));
     lines.extend(others.map(|(key, value)| pair(key, value)));
-    // The keys of the API may be longer than ours, which have a digest beside them.
+    // Two tables with an empty line between: a digest would not fit beside the long keys of the API.
     let (ours, theirs) = lines.split_at(own_lines);
-    aligned(ours) + &aligned(theirs)
+    let tables = [ours, theirs].map(aligned);
+    match theirs.is_empty() {
+        true => tables.concat(),
+        false => tables.join("\n"),
+    }
 }
 
 /// Keys and values in two columns.
@@ -329,7 +335,9 @@ async fn remove(
                 .hint_to("Stop the upload with Ctrl-C, or wait until it ends"));
         }
         if !arguments.yes {
-            ask(&drives).await?;
+            let servers = drives.iter().filter_map(DriveInfo::claiming_server);
+            let servers = drive_state::server_names(client, servers).await;
+            ask(&drives, &servers).await?;
         }
         Ok(drives)
     });
@@ -409,8 +417,8 @@ async fn found(
     Ok(found)
 }
 
-/// Asks for confirmation to destroy these drives.
-async fn ask(drives: &[DriveInfo]) -> Result<()> {
+/// Asks for confirmation to destroy these drives, of which these servers use some.
+async fn ask(drives: &[DriveInfo], servers: &BTreeMap<Uuid, String>) -> Result<()> {
     let refuse = |what: &str| Error::new(ErrorKind::Usage, format!("Nothing is removed: {what}"));
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Err(refuse("there is no terminal to ask on")
@@ -418,10 +426,10 @@ async fn ask(drives: &[DriveInfo]) -> Result<()> {
     }
     for drive in drives {
         let size = size(drive.size);
-        let used = match drive.claimed() {
-            Some(by) => format!(", in use by {}", printable::line(by)),
-            None => String::new(),
-        };
+        let used = drive.claimed().map_or(String::new(), |_| {
+            let state = DriveState::InUse(drive.claiming_server());
+            format!(", {}", printable::line(&state.words(servers)))
+        });
         exit::say(&format!(
             "{}  {}, {size}{used}",
             drive.id,

@@ -230,13 +230,13 @@ fn check_new(path: &Path) -> Result<()> {
 }
 
 fn cannot_write(path: &Path, cause: std::io::Error) -> Error {
-    let what = format!("Cannot write the map {}", path.display());
-    let is_there = cause.kind() == std::io::ErrorKind::AlreadyExists;
-    let error = Error::new(ErrorKind::Local, what).because(cause);
-    match is_there {
-        true => error.hint_to("Nothing is overwritten: choose another name"),
-        false => error,
+    if cause.kind() == std::io::ErrorKind::AlreadyExists {
+        let what = format!("{} is there already", path.display());
+        return Error::new(ErrorKind::Local, what)
+            .hint_to("Nothing is overwritten: choose another name");
     }
+    let what = format!("Cannot write the map {}", path.display());
+    Error::new(ErrorKind::Local, what).because(cause)
 }
 
 /// The ratio `much / of`, in percent with one decimal.

@@ -119,10 +119,10 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
                 ErrorKind::Unavailable => ErrorKind::Rejected,
                 kind => kind,
             };
-            let destroy = client.commands().call(&format!("drives {drive} destroy"));
+            let removal = client.commands().removal(drive);
             Err(Error::new(kind, what)
                 .because(cause)
-                .hint_to(format!("Run {destroy} to remove it")))
+                .hint_to(format!("Run {removal} to remove it")))
         }
     };
     Ok(Probed {

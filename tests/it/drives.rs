@@ -88,6 +88,14 @@ fn ls_and_show_describe_drives_and_publications() {
 
     for drive in [&*published, "nightly", "nightly~0", &published[..13]] {
         let shown = own(&desk, uri, "show").arg(drive).run().code(0);
+        // Two tables: ours, and the keys of the API.
+        let tables: Vec<_> = shown.text().split("\n\n").collect();
+        assert_eq!(tables.len(), 2, "{shown:?}");
+        for table in tables {
+            let value_at = |line: &str| line.rfind("  ").map(|at| at + 2);
+            let columns: Vec<_> = table.lines().map(value_at).collect();
+            assert!(columns.windows(2).all(|two| two[0] == two[1]), "{table}");
+        }
         let line = |key: &str| {
             let mut lines = shown.text().lines();
             lines
@@ -381,6 +389,20 @@ fn a_drive_in_use_is_refused_with_the_command_that_shuts_its_server_down() {
         let done = done.says(&format!("Drive {drive} is in use by server Linux2\n"));
         let shutdown = format!("Shut it down first: openhosting servers {machine} shutdown");
         let _ = done.says(&shutdown);
+    }
+    // The question names the server too.
+    if has_terminals() {
+        let full = format!("/drives/{drive}/info/full");
+        proxy.fault(move |r| r.path == full, 99, claimed_by(&claim));
+        let ask = desk
+            .on_a_terminal("n\n", SIMPLE)
+            .args(&format!("rm {drive}"));
+        let asked = ask.env("OHURI", proxy.uri()).run().code(2);
+        assert!(
+            asked.text().contains("a, 1000 B, in use by Linux2"),
+            "{asked:?}"
+        );
+        assert!(!asked.text().contains(":guest:"), "{asked:?}");
     }
     // Without its name it is its UUID.
     proxy.heal();

@@ -46,6 +46,12 @@ const COMMANDS: &[Mistake] = &[
     ),
     ("image info --map dir a.img", 1, "dir", "another name"),
     (
+        "image info --map a.img a.img",
+        1,
+        "a.img is there already",
+        "another name",
+    ),
+    (
         "image info --format raww a.img",
         2,
         "\"raww\"",
@@ -816,7 +822,13 @@ fn a_missing_permission_is_reported_with_the_file() {
         ("upload closed.img", 1, "closed.img", "permissions"),
         ("image info closed.img", 1, "closed.img", "permissions"),
         ("publish -n x closed.img", 1, "closed.img", "permissions"),
-        ("download DRIVE dir/out", 1, "dir/out", "permissions"),
+        ("download DRIVE dir/out", 1, "dir/out:", "permissions"),
+        (
+            "download --compress gz DRIVE dir/out",
+            1,
+            "dir/out:",
+            "permissions",
+        ),
         ("verify closed.img", 1, "closed.img", "permissions"),
         (
             "api -f closed.img drives list",

@@ -246,15 +246,14 @@ impl ImageTarget {
         check_end(path)?;
         let part = part_of(path);
         let file = create_new(&part, Access::Private).map_err(|cause| {
-            let is_there = cause.kind() == std::io::ErrorKind::AlreadyExists;
-            let error = cannot("make", &part, cause);
-            if is_there {
-                return error.hint_to(advice![
+            if cause.kind() == std::io::ErrorKind::AlreadyExists {
+                return cannot("make", &part, cause).hint_to(advice![
                     "An earlier run left it without its journal: start over with ",
                     Remedy::Restart,
                 ]);
             }
-            error
+            // The user knows the name that the file gets in the end.
+            cannot("make", path, cause)
         })?;
         let unlocked = lock(&file, &part, Lock::Exclusive)?;
         let made = match format {
