@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(kind(b"A receipt", &public), ErrorKind::Integrity);
         let (_, other) = key(directory.path(), None);
         assert_eq!(kind(b"a receipt", &other), ErrorKind::Integrity);
-        assert_eq!(kind(b"a receipt", "/nosuch"), ErrorKind::Usage);
+        assert_eq!(kind(b"a receipt", "/nosuch"), ErrorKind::Local);
         let beside = signature_of(&file);
         let text = std::fs::read_to_string(&beside).unwrap();
         std::fs::write(&beside, text.replace("drive x", "drive y")).unwrap();
