@@ -13,6 +13,7 @@ pub(crate) mod claim;
 pub(crate) mod create_drive;
 pub(crate) mod data_ranges;
 pub(crate) mod differing;
+mod in_flight;
 pub(crate) mod jobs;
 pub(crate) mod patience;
 pub(crate) mod phases;

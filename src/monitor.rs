@@ -263,6 +263,10 @@ pub struct Progress {
     pub done_chunks: u64,
     /// Bytes of the image that are settled: confirmed, or left out as zeros.
     pub done_bytes: u64,
+    /// Bytes of the image, beyond [`done_bytes`](Self::done_bytes), to show as progress: an estimate
+    /// of what requests in flight have moved. They are not confirmed, and may have to move again.
+    /// The sum never decreases, and is complete only when everything is settled.
+    pub in_flight_bytes: u64,
     /// Bytes of bodies sent or received, including those of failed attempts.
     pub wire_bytes: u64,
     /// Bytes of zeros that were left out.

@@ -537,6 +537,9 @@ impl Display {
             "retries": progress.retries,
             "elapsed_s": (elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
         });
+        if end.is_none() {
+            line["bytes_in_flight"] = progress.in_flight_bytes.into();
+        }
         if let Some(end) = end {
             let resume = end.resume.map(
                 |(drive, offset)| serde_json::json!({"drive": drive.to_string(), "offset": offset}),
@@ -635,6 +638,8 @@ impl Display {
 
     fn draw_progress(&self) {
         let (progress, (done, total)) = (self.progress, self.position());
+        // Only the bar moves before a chunk is confirmed.
+        let done = done + progress.in_flight_bytes;
         let moved = match self.way {
             // If the endpoint computes digests, nothing else is counted.
             Way::Verify => progress.done_bytes,

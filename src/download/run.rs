@@ -591,6 +591,11 @@ impl Job for Download {
         }
     }
 
+    fn bytes_to_move(&self, span: Span, chunk: &ToRead) -> (u64, u64) {
+        let parts = chunk.parts.iter().map(|part| part.end - part.start);
+        (span.len, parts.sum())
+    }
+
     fn settled(&mut self, span: Span, put: Put) -> Result<()> {
         let Put { blocks, digest } = put;
         self.survey.settled();

@@ -47,7 +47,7 @@ impl Monitor for AsPhase<'_> {
 }
 
 /// The part of `bytes` that `done` of `all` is.
-fn share(bytes: u64, done: u64, all: u64) -> u64 {
+pub(crate) fn share(bytes: u64, done: u64, all: u64) -> u64 {
     let part = u128::from(bytes) * u128::from(done.min(all));
     let part = part.checked_div(u128::from(all)).unwrap_or(0);
     u64::try_from(part).unwrap_or(bytes)

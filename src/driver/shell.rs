@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::claim::{claim, claimed};
+use super::in_flight::InFlight;
 use super::patience::{Patience, gave_up};
 use super::read_range::DriveReader;
 use super::spare_requests::Spare;
@@ -127,6 +128,10 @@ pub(crate) trait Job: 'static {
         limits: Limits,
         spare: &Spare,
     ) -> impl Future<Output = Outcome<Self::Payload, Self::Done>> + Send + 'static;
+    /// Bytes of the image that an attempt would move, and of the bodies that would carry them.
+    fn bytes_to_move(&self, span: Span, _: &Self::Payload) -> (u64, u64) {
+        (span.len, span.len)
+    }
     /// A chunk needs no other attempt. An error ends the transfer.
     fn settled(&mut self, span: Span, done: Self::Done) -> Result<()>;
     /// Holes were left out.
@@ -151,6 +156,7 @@ pub(crate) struct Shell<J: Job> {
     /// Bytes that the client had moved before this transfer.
     moved_before: u64,
     delivery: Delivery,
+    in_flight: InFlight,
     progress: Progress,
     /// Whether the user was informed that connections break too soon.
     has_reported_breaks: bool,
@@ -182,6 +188,7 @@ impl<J: Job> Shell<J> {
         Self {
             moved_before: client.moved_bytes(),
             delivery: Delivery::new(client.clone()),
+            in_flight: InFlight::new(client.moved_bytes()),
             client,
             drive,
             engine,
@@ -252,6 +259,7 @@ impl<J: Job> Shell<J> {
             self.engine.moved(self.client.moved_bytes(), now);
             if let Some(bytes) = self.delivery.bytes() {
                 self.engine.arrived(bytes, now);
+                self.in_flight.arrived(bytes);
             }
             let wait = match self.engine.next(now) {
                 Action::End(ending) => return ending,
@@ -338,6 +346,8 @@ impl<J: Job> Shell<J> {
                     self.engine.failed_here(span.index);
                     return self.fail(lost());
                 };
+                let (image_bytes, body_bytes) = self.job.bytes_to_move(span, &payload);
+                self.in_flight.begins(span.index, image_bytes, body_bytes);
                 let attempt = self
                     .job
                     .attempt(span, payload, self.engine.limits(), &self.spare);
@@ -419,6 +429,7 @@ impl<J: Job> Shell<J> {
             Outcome::Done(done, requests) => {
                 self.progress.done_bytes += span.len;
                 self.progress.done_chunks += 1;
+                self.in_flight.confirmed(span.index);
                 if let Err(error) = self.job.settled(span, done) {
                     self.fail(error);
                 }
@@ -428,6 +439,7 @@ impl<J: Job> Shell<J> {
             }
             Outcome::Failed(failure, payload, requests) => {
                 tracing::debug!(offset = span.offset, %failure, "attempt");
+                self.in_flight.failed(span.index);
                 let same = failure.clone();
                 self.engine
                     .failed(span.index, payload, &requests, same, now);
@@ -439,6 +451,7 @@ impl<J: Job> Shell<J> {
             }
             Outcome::Local(error) => {
                 self.engine.failed_here(span.index);
+                self.in_flight.failed(span.index);
                 return self.fail(error);
             }
         };
@@ -513,6 +526,7 @@ impl<J: Job> Shell<J> {
         // The counter of the client, not a sum over attempts: how much a failed attempt moved is
         // unknown.
         self.progress.wire_bytes = self.client.moved_bytes() - self.moved_before;
+        self.progress.in_flight_bytes = self.in_flight.beyond(self.progress.done_bytes);
         self.progress.in_flight = self.engine.in_flight();
         let workers = self.engine.limit();
         if workers != self.progress.workers {

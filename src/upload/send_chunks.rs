@@ -17,6 +17,7 @@ use crate::codec::{Cutter, gzip_zeros};
 use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 use crate::driver::blocking::blocking;
+use crate::driver::phases::share;
 use crate::driver::pieces::{Made, Whole, in_pieces};
 use crate::driver::read_range::DriveReader;
 use crate::driver::session::done;
@@ -347,6 +348,15 @@ impl Job for Upload {
                 Err(error) => Outcome::Local(error),
             }
         }
+    }
+
+    fn bytes_to_move(&self, span: Span, chunk: &ToSend) -> (u64, u64) {
+        let rest = span.end().saturating_sub(chunk.confirmed.max(span.offset));
+        let body_bytes = match &chunk.body {
+            Body::Data(encoded) => encoded.body_bytes(),
+            Body::Zeros(made) => made.get().map_or(0, |body| body.len() as u64),
+        };
+        (rest, share(body_bytes, rest, span.len))
     }
 
     fn settled(&mut self, span: Span, body: Body) -> Result<()> {

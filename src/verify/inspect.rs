@@ -320,6 +320,8 @@ impl Monitor for InBytes<'_> {
         match event {
             Event::Progress(progress) => self.monitor.event(&Event::Progress(Progress {
                 done_bytes: self.compared.load(Ordering::Relaxed),
+                // In ranges, too.
+                in_flight_bytes: 0,
                 ..*progress
             })),
             other => self.monitor.event(other),

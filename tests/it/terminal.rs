@@ -420,3 +420,57 @@ fn an_image_is_not_read_from_the_keyboard() {
     );
     assert_eq!(drives(&server), Vec::<String>::new());
 }
+
+/// At a low rate a whole chunk takes long, and a bar that stands still looks as if it hung.
+#[test]
+fn the_bar_moves_before_a_chunk_is_confirmed() {
+    on_all_widths(|columns| {
+        let desk = Desk::new();
+        desk.file("disk.img", &noise(5, 16 * C));
+        let (server, proxy) = desk.pair();
+        let run = |tool: &str, stop_at: &str, words: &str| {
+            let tool = desk.on_a_screen(columns, stop_at, tool);
+            tool.env("OHURI", proxy.uri()).args(words).run()
+        };
+        // The image is one chunk, so nothing is confirmed before the end.
+        let moves = |outcome: &Outcome, phase: &str| {
+            let screen = play(outcome, columns);
+            let percents = screen.percents(phase);
+            let mut between = percents
+                .iter()
+                .filter(|percent| (1..100).contains(*percent));
+            assert!(between.next().is_some(), "{percents:?}");
+            assert!(percents.is_sorted(), "{percents:?}");
+            screen
+        };
+        // The connection breaks in the middle of the first attempt.
+        proxy.fault(Request::is_write, 1, Fault::ResetMidBody);
+        let uploaded = run(UPLOAD, "", "-c 1M --limit-rate 600K disk.img").code(0);
+        moves(&uploaded, "Upload").has_line("Uploaded disk.img (1.0 MiB) to drive");
+        let drive = drives(&server).into_iter().next().unwrap();
+        let words = format!("-c 1M --limit-rate 600K {drive} out");
+        let downloaded = run(DOWNLOAD, "", &words).code(0);
+        moves(&downloaded, "Download").has_line("Downloaded drive ");
+
+        // What is in flight is not done: the run that stops says so, and the next starts at zero.
+        let words = "-c 1M --limit-rate 40K -n other disk.img";
+        let stopped = run(UPLOAD, " [1-9][0-9]?%", words).code(130);
+        let said = stopped.text().replace("\r\n", " ");
+        assert!(
+            said.contains("before the first chunk was complete."),
+            "{said}"
+        );
+        let events = desk.upload(proxy.uri().as_str());
+        let words = "-c 1M --limit-rate 500K --progress json -n other disk.img";
+        let resumed = events.args(words).run().code(0);
+        let lines = resumed.stderr.lines().filter_map(|line| {
+            let event: serde_json::Value = serde_json::from_str(line).ok()?;
+            (event["event"] == "progress").then_some(event)
+        });
+        let lines: Vec<_> = lines.collect();
+        let is_moving = |event: &serde_json::Value| {
+            event["bytes_done"] == 0 && event["bytes_in_flight"].as_u64() > Some(0)
+        };
+        assert!(lines.iter().any(is_moving), "{lines:#?}");
+    });
+}
