@@ -59,10 +59,12 @@ pub enum Event {
     },
     /// The size of the image was unknown and is known now, while the transfer runs.
     SizeKnown {
-        /// Number of chunks to transfer.
+        /// Number of chunks to transfer, without those of earlier runs.
         chunks: u64,
         /// Their total bytes.
         bytes: u64,
+        /// As in [`Started`](Self::Started), now that the length of the last chunk is known.
+        earlier_bytes: u64,
     },
     /// The current progress.
     Progress(Progress),

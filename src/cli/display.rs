@@ -223,8 +223,6 @@ pub(super) struct Display {
     earlier_bytes: u64,
     /// Bytes of the disk, including those that need not be transferred.
     disk_bytes: Option<u64>,
-    /// Bytes before the first chunk of this transfer.
-    skipped_to: u64,
     /// When the program, the transfer of chunks or the phase began.
     since: Instant,
     began: Instant,
@@ -282,7 +280,6 @@ impl Display {
             bytes: None,
             earlier_bytes: 0,
             disk_bytes: None,
-            skipped_to: 0,
             since: Instant::now(),
             began: Instant::now(),
             progress: Progress::default(),
@@ -754,6 +751,14 @@ impl Display {
         }
     }
 
+    fn size_known(&mut self, chunks: u64, bytes: u64, earlier_bytes: u64) {
+        self.bytes = Some(bytes);
+        self.chunks = Some(chunks);
+        self.earlier_bytes = earlier_bytes;
+        self.disk_bytes = Some(bytes + earlier_bytes);
+        self.draw_progress();
+    }
+
     /// Reports that this run continues an earlier one, and where.
     fn resuming(&mut self, done: u64, total: Option<u64>, line: &str) {
         let Some(share) = total.and_then(|total| percent(done, total)) else {
@@ -915,7 +920,6 @@ impl Monitor for Display {
                 self.chunks = *chunks;
                 self.earlier_bytes = *earlier_bytes;
                 self.disk_bytes = bytes.map(|bytes| bytes + earlier_bytes);
-                self.skipped_to = offset - offset % (*chunk_bytes).max(1);
                 self.began = Instant::now();
                 self.last_line_at = Duration::ZERO;
                 self.print_start(*chunks, *chunk_bytes, *offset);
@@ -929,13 +933,11 @@ impl Monitor for Display {
                 self.draw(|bar, now| bar.begin(verb, done, total, now));
                 screen::draw_now();
             }
-            Event::SizeKnown { chunks, bytes } => {
-                self.bytes = Some(*bytes);
-                self.chunks = Some(*chunks);
-                // Counted from the first chunk on, including those of earlier runs.
-                self.disk_bytes = Some(self.skipped_to + bytes);
-                self.draw_progress();
-            }
+            Event::SizeKnown {
+                chunks,
+                bytes,
+                earlier_bytes,
+            } => self.size_known(*chunks, *bytes, *earlier_bytes),
             Event::Progress(progress) => {
                 if progress.done_bytes > self.progress.done_bytes {
                     self.notice = None;

@@ -172,7 +172,7 @@ impl Opening<'_> {
         let target = take_whole(target, &plan, session).await?;
         session.report_chunk(options.chunk, monitor);
         accept_unsynced(&target, options, session, monitor, stop).await?;
-        let there = plan.bytes_in_all(session.state.settled().iter());
+        let there = session.state.settled_bytes(&plan);
         monitor.event(&Event::Resuming {
             done_bytes: there,
             size: Some(size),
@@ -207,7 +207,7 @@ impl Opening<'_> {
         if session.is_resumed {
             check_same_drive(&session.state, options, self.info)?;
             session.report_chunk(options.chunk, monitor);
-            let there = session.plan.bytes_in_all(session.state.settled().iter());
+            let there = session.state.settled_bytes(&session.plan);
             monitor.event(&Event::Resuming {
                 done_bytes: there,
                 size: None,

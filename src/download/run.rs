@@ -257,7 +257,7 @@ impl<'a> Run<'a> {
 
     /// Reports how much there is to do.
     fn announce(&self, todo: &[Range<u64>], state: &State, monitor: &mut dyn Monitor) {
-        let there = self.plan.bytes_in_all(state.settled().iter());
+        let there = state.settled_bytes(&self.plan);
         let first = todo.first().map_or(self.plan.count(), |range| range.start);
         monitor.event(&Event::Started {
             chunks: Some(todo.iter().map(|range| range.end - range.start).sum()),

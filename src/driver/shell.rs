@@ -5,6 +5,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::time::Duration;
 
+use rangemap::RangeSet;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -12,6 +13,7 @@ use super::claim::{claim, claimed};
 use super::in_flight::InFlight;
 use super::patience::{Patience, gave_up};
 use super::read_range::DriveReader;
+use super::session::gaps;
 use super::spare_requests::Spare;
 use super::stop::{GRACE, Stop, stopped};
 use crate::api::{Client, Delivery};
@@ -109,9 +111,10 @@ pub(crate) trait Job: 'static {
     type Done: Send + 'static;
     /// Waits for the next input. Must be cancel-safe.
     fn feed(&mut self) -> impl Future<Output = Feed<Self::Payload>> + Send;
-    /// The first chunk of the transfer.
-    fn first(&self) -> u64 {
-        0
+    /// The chunks that this run does not transfer, if the size of the image may become known only
+    /// while it runs.
+    fn passed(&self) -> RangeSet<u64> {
+        RangeSet::new()
     }
     /// From now on, up to `workers` chunks may be in flight.
     fn serve(&mut self, _workers: u32) {}
@@ -496,10 +499,12 @@ impl<J: Job> Shell<J> {
             Some(Ok(Found::Hole(chunks))) => self.engine.hole(chunks),
             Some(Ok(Found::SizeKnown(size))) => {
                 let plan = self.engine.ends_at(size);
-                let chunks = self.job.first()..plan.count();
+                let passed = self.job.passed();
+                let todo = gaps(&plan, 0, &passed);
                 monitor.event(&Event::SizeKnown {
-                    chunks: chunks.end.saturating_sub(chunks.start),
-                    bytes: plan.bytes_in(&chunks),
+                    chunks: todo.iter().map(|range| range.end - range.start).sum(),
+                    bytes: plan.bytes_in_all(&todo),
+                    earlier_bytes: plan.bytes_in_all(passed.iter()),
                 });
             }
             Some(Err(error)) => self.fail(error),
@@ -574,8 +579,6 @@ fn lost() -> Error {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU64;
-
-    use rangemap::RangeSet;
 
     use super::*;
     use crate::api::ClientConfig;

@@ -12,6 +12,7 @@ use super::record::{
 };
 use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
+use crate::plan::Plan;
 
 /// The sum of a journal's records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct State {
     pub done: RangeSet<u64>,
     /// Chunks that are holes and were left out.
     pub holes: RangeSet<u64>,
+    /// Where the image ends, once a chunk is done that is shorter than the others: the last one.
+    pub end: Option<u64>,
     /// `write:bytes` and `write:requests` of the drive when the transfer began.
     pub counters: Option<(u64, u64)>,
     /// The file that contains all of a download: its inode, and the time of its last write in
@@ -42,20 +45,38 @@ impl State {
         all
     }
 
+    /// Bytes of these chunks.
+    pub fn settled_bytes(&self, plan: &Plan) -> u64 {
+        self.ending(plan).bytes_in_all(self.settled().iter())
+    }
+
+    /// The plan, with the end of the image if only the journal knows it.
+    pub fn ending(&self, plan: &Plan) -> Plan {
+        match self.end.filter(|_| plan.is_endless()) {
+            Some(end) => plan.ending_at(end),
+            None => *plan,
+        }
+    }
+
     /// The page cache to which [`written`](Self::written) refers.
     pub fn page_cache(&self) -> Option<PageCache> {
         self.run.and_then(|(_, page_cache)| page_cache)
     }
 
-    /// Adds a record with this number. Chunks beyond the `chunks` of the transfer are ignored: a
-    /// count of 2^64 would keep everything busy that iterates over it.
-    fn apply(&mut self, number: u64, record: &Record, chunks: u64) {
+    /// Adds a record with this number. Chunks beyond the end of the transfer are ignored: a count of
+    /// 2^64 would keep everything busy that iterates over it.
+    fn apply(&mut self, number: u64, record: &Record, header: &Header) {
+        let chunks = header.size.div_ceil(header.chunk.max(1));
         match *record {
             Record::Drive { id, is_ours } => self.drive = Some((id, is_ours)),
-            Record::Done { index, .. } => {
+            Record::Done { index, len, .. } => {
                 if index < chunks {
                     self.done.insert(index..index + 1);
                     self.written.remove(&index);
+                    if u64::from(len) < header.chunk {
+                        let start = index.saturating_mul(header.chunk);
+                        self.end = Some(start.saturating_add(len.into()));
+                    }
                 }
             }
             Record::Holes { first, count } => {
@@ -124,7 +145,6 @@ pub fn replay(
         return Err(HeaderError::Damaged.into());
     }
     let header = Header::decode(&bytes)?;
-    let chunks = header.size.div_ceil(header.chunk.max(1));
     let mut replay = Replay {
         version: version_of(&bytes),
         state: State::default(),
@@ -141,7 +161,8 @@ pub fn replay(
         if let Record::Done { index, len, digest } = record {
             each(index, len, digest);
         }
-        replay.state.apply(replay.records, &record, chunks);
+        let number = replay.records;
+        replay.state.apply(number, &record, &replay.header);
         replay.records += 1;
     }
     Ok(replay)

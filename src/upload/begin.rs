@@ -153,7 +153,7 @@ impl Beginning<'_> {
                 "The journal is damaged: chunks without a record are compared with the drive";
             monitor.notice(what);
         }
-        let there = plan.bytes_in_all(session.state.settled().iter());
+        let there = session.state.settled_bytes(&plan);
         let of = match plan.is_endless() {
             true => String::new(),
             false => format!(" of {}", plan.size()),

@@ -219,8 +219,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Bytes of this run's part of the image that need not be sent.
-    fn earlier_bytes(&self, plan: &Plan, passed: &RangeSet<u64>) -> u64 {
+    /// The chunks of this run's part of the image that need not be sent.
+    fn there(&self, plan: &Plan, passed: &RangeSet<u64>) -> RangeSet<u64> {
         let mut there = passed.clone();
         if self.first > 0 {
             there.insert(0..self.first);
@@ -230,7 +230,7 @@ impl<'a> Run<'a> {
                 there.remove(others);
             }
         }
-        plan.bytes_in_all(there.iter())
+        there
     }
 
     /// Reports how much there is to do. The size that the image states may be wrong, which its end
@@ -238,11 +238,12 @@ impl<'a> Run<'a> {
     fn announce(
         &self,
         plan: &Plan,
-        length: Length,
+        (length, state): (Length, &State),
         passed: &RangeSet<u64>,
         monitor: &mut dyn Monitor,
     ) {
         let expected = length.expected().map(|size| plan.ending_at(size));
+        let counted = expected.unwrap_or_else(|| state.ending(plan));
         let so_far = expected.map(|plan| gaps(&plan, self.first, passed));
         let sum =
             |of: &dyn Fn(&Range<u64>) -> u64| so_far.as_ref().map(|gaps| gaps.iter().map(of).sum());
@@ -251,7 +252,7 @@ impl<'a> Run<'a> {
             chunk_bytes: plan.chunk_bytes(),
             offset: self.options.offset,
             bytes: sum(&|range| expected.map_or(0, |plan| plan.bytes_in(range))),
-            earlier_bytes: self.earlier_bytes(&expected.unwrap_or(*plan), passed),
+            earlier_bytes: counted.bytes_in_all(self.there(&counted, passed).iter()),
         });
     }
 
@@ -260,7 +261,8 @@ impl<'a> Run<'a> {
         let (client, options, drive) = (self.client, self.options, self.drive.id);
         let (plan, session) = (begun.plan, begun.session);
         let scope = self.scope(&plan, &session.state);
-        self.announce(&plan, begun.image.length(), &scope.passed, monitor);
+        let known = (begun.image.length(), &session.state);
+        self.announce(&plan, known, &scope.passed, monitor);
         let compare = options.compare || session.is_damaged;
         let digests = match session.journal {
             _ if compare => Digests::Whole,
@@ -281,7 +283,7 @@ impl<'a> Run<'a> {
         let image = look_back(begun.image, &plan, &scope.settled, &sampler).await?;
         let earlier = earlier(&image, &session, options).await?;
         let checks = SourceChecks::begin(&image, options.sha256, late)?;
-        let engine = self.engine(plan, scope.passed, begun.zeros, begun.is_new);
+        let engine = self.engine(plan, scope.passed.clone(), begun.zeros, begun.is_new);
         let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
         let pace = self.pace(jobs);
         let wire = WireProbe {
@@ -321,7 +323,7 @@ impl<'a> Run<'a> {
             journal,
             early_checks: early_checks.clone(),
             to_verify: sampler.collects().then(Expected::default),
-            first: self.first,
+            passed: self.there(&plan, &scope.passed),
             room: plan.is_endless().then(|| self.room()),
             ..Upload::new(client.clone(), drive, plan, pipeline)
         };

@@ -49,8 +49,8 @@ pub(super) struct Upload {
     /// Chunks that were left out as holes.
     pub(super) holes: RangeSet<u64>,
     pub(super) zero_digests: ZeroDigests,
-    /// The first chunk of the transfer.
-    pub(super) first: u64,
+    /// The chunks that earlier runs settled, and those before the first one of the transfer.
+    pub(super) passed: RangeSet<u64>,
     /// The room on the drive, for an image of unknown size.
     pub(super) room: Option<Room>,
     /// What waits for room on the drive.
@@ -73,7 +73,7 @@ impl Upload {
             to_verify: None,
             holes: RangeSet::new(),
             zero_digests: ZeroDigests::default(),
-            first: 0,
+            passed: RangeSet::new(),
             room: None,
             waiting: None,
         }
@@ -278,8 +278,8 @@ impl Job for Upload {
         self.waiting.take().map(Ok)
     }
 
-    fn first(&self) -> u64 {
-        self.first
+    fn passed(&self) -> RangeSet<u64> {
+        self.passed.clone()
     }
 
     fn serve(&mut self, workers: u32) {

@@ -1293,6 +1293,33 @@ fn a_file_that_changes_on_its_server_is_reported() {
 }
 
 #[test]
+fn a_resumed_stream_counts_its_last_chunk_by_its_length() {
+    // Both are half a chunk: data that was sent, and zeros that were left out.
+    for end in [noise(4, C / 2), vec![0; C / 2]] {
+        let scene = Scene::new();
+        let image = [noise(3, 3 * C), end].concat();
+        let upload = |words: &str| {
+            let tool = scene.desk.simple(&scene.proxy.uri());
+            let tool = tool.args(&format!("upload -c {C} -j 4 {words} -"));
+            tool.input(&image).run()
+        };
+        let is_first = |request: &Request| request.is_write() && request.offset() == 0;
+        scene.proxy.fault(is_first, usize::MAX, Fault::Stall);
+        let _ = upload("--stall-timeout 1s --max-outage 3s").code(75);
+        scene.proxy.heal();
+        let done = upload("--json")
+            .code(0)
+            .says("Uploaded stdin (56 KiB) to drive");
+        let done = done.says("40 KiB done before");
+        let object: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        let keys = ["bytes_total", "bytes_done", "chunks_total", "chunks_done"];
+        let counts = keys.map(|key| object[key].as_u64());
+        assert_eq!(counts, [Some(C as u64), Some(C as u64), Some(1), Some(1)]);
+        scene.check(object["drive"].as_str().unwrap(), &image);
+    }
+}
+
+#[test]
 fn a_web_server_without_such_an_image_is_reported() {
     let scene = Scene::new();
     for (status, said) in [(404, "answered 404"), (403, "answered 403")] {
