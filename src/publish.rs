@@ -674,18 +674,49 @@ impl<'a> Publisher<'a> {
                     base,
                 });
             }
+            let other = self.of_another_image(&drives, shard.count());
             if began.elapsed() >= self.options.patience.max_outage() {
-                let what = format!("Shard 1 of {} made no drive", shard.count());
-                return Err(Error::new(ErrorKind::Unavailable, what)
-                    .hint_to("Run all shards with the same image, name and token"));
+                return Err(self.no_drive(shard, other));
             }
             if !is_reported {
+                let but = other.map_or(String::new(), |other| {
+                    format!("; drive {other} is for another image")
+                });
                 self.monitor
-                    .notice("Waiting for the drive that shard 1 makes");
+                    .notice(format!("Waiting for the drive that shard 1 makes{but}"));
                 is_reported = true;
             }
             self.pause(Duration::from_secs(1)).await?;
         }
+    }
+
+    /// A drive of this publication that as many shards fill with another image.
+    fn of_another_image(&self, drives: &[DriveInfo], shards: u32) -> Option<DriveId> {
+        keys::of_token(drives, &self.token)
+            .find(|(mark, _)| {
+                mark.is_unfinished()
+                    && mark.shards == Some(shards)
+                    && mark.goal.is_some_and(|goal| goal != self.root)
+            })
+            .map(|(_, drive)| drive.id)
+    }
+
+    /// The error after waiting for the drive of the first shard. The same command may find it later,
+    /// unless that shard has another image: then no repetition helps.
+    fn no_drive(&mut self, shard: Shard, other: Option<DriveId>) -> Error {
+        let Some(other) = other else {
+            let what = format!("Shard 1 of {} made no drive", shard.count());
+            return Error::new(ErrorKind::Unavailable, what)
+                .hint_to("Run all shards with the same image, name and token");
+        };
+        self.unfinished = Some(other);
+        let what = format!(
+            "The image of shard {shard} is not that of drive {other}, which the shards of {:?} fill",
+            self.options.name
+        );
+        Error::new(ErrorKind::Integrity, what).permanent().hint_to(
+            "Run all shards with the same image; to fill a new drive, remove that one first",
+        )
     }
 
     /// The drive on which all shards have worked.

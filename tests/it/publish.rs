@@ -649,6 +649,36 @@ fn shards_together_publish_the_same_drive() {
 }
 
 #[test]
+fn a_shard_of_another_image_is_a_final_error() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.file("a.img", &image());
+    let words = "a.img --name n --max-outage 1s --verify none";
+    let shard = |index: u32| {
+        let words = format!("{words} --shard {index}/2");
+        publish(&desk, &server.uri, &words).run()
+    };
+    // Nothing is there yet, so the same command may succeed later.
+    shard(2).code(75).says("Shard 1 of 2 made no drive");
+    let drive = shard(1).code(0).text().trim().to_owned();
+    desk.file("a.img", &changed(&image(), &[2]));
+    let other = shard(2).code(4).says("is not that of drive");
+    assert!(!other.stderr.contains("same command"), "{other:?}");
+    let advice = format!(
+        "Drive {drive} is unfinished (to remove it: openhosting publish --name n --cleanup)"
+    );
+    let other = other
+        .says("Run all shards with the same image")
+        .says(&advice);
+    assert!(other.stderr.trim_end().ends_with(&advice), "{other:?}");
+    publish(&desk, &server.uri, "--name n --cleanup")
+        .run()
+        .code(0);
+    let drives = [1, 2].map(|index| shard(index).code(0).text().trim().to_owned());
+    assert_eq!(drives[0], drives[1]);
+}
+
+#[test]
 fn a_drive_is_verified_against_its_receipt() {
     for has_digests in [true, false] {
         let desk = Desk::new();
