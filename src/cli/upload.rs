@@ -377,6 +377,9 @@ async fn send(
         display.notices(stop.unless_asked(same_name(&client, &options)).await?);
     }
     display.notices(unfinished(arguments, &options, &image, client.user()).await?);
+    if let Some(line) = growing(&options, image.length()) {
+        arguments.notice(&line);
+    }
     let Some(file) = &arguments.trace else {
         return upload(&client, image, &options, display, stop).await;
     };
@@ -387,6 +390,23 @@ async fn send(
         arguments.notice(&error.chain());
     }
     uploaded
+}
+
+/// The line about a new drive whose size is a guess: its owner sees it before the image has ended.
+fn growing(options: &UploadOptions, length: Length) -> Option<String> {
+    let (Target::New(spec), Length::Unknown { expected: None, .. }) = (&options.target, length)
+    else {
+        return None;
+    };
+    let path = options.journal.path.as_deref();
+    // An earlier run has created the drive, and said this.
+    let is_resumed = path.is_some_and(|path| path.symlink_metadata().is_ok());
+    (!is_resumed || options.journal.restart).then(|| {
+        format!(
+            "The size of the image is unknown: the drive starts at {}, and is cut to size at the end. --size SIZE avoids this",
+            size(spec.size)
+        )
+    })
 }
 
 /// The line about a compressed image if no flag says that it is compressed.

@@ -474,3 +474,36 @@ fn the_bar_moves_before_a_chunk_is_confirmed() {
         assert!(lines.iter().any(is_moving), "{lines:#?}");
     });
 }
+
+#[test]
+fn a_pipe_of_unknown_size_says_what_becomes_of_its_drive() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = desk();
+    let (_server, proxy) = desk.pair();
+    let run = |words: &str| {
+        let line = format!("cat disk.img | {SIMPLE} upload -j 1 {words} -");
+        let tool = desk.on_a_screen(80, "", "bash").arg("-c").arg(line);
+        tool.env("OHURI", proxy.uri()).run()
+    };
+    let said = |outcome: &Outcome| play(outcome, 80).lines.join(" ");
+    let growing = "The size of the image is unknown: the drive starts at 1.0 GiB";
+    let refused = Fault::Answer(refusal(507, "full"));
+    proxy.fault_after(4, Request::is_write, usize::MAX, refused);
+    let first = said(&run("-c 65536 -n a").code(1));
+    assert!(
+        first.contains(growing) && first.contains("--size SIZE avoids this"),
+        "{first}"
+    );
+    proxy.heal();
+    // The drive is known now, so only the sizes are said.
+    let second = said(&run("-c 1M -n a").code(0));
+    assert!(!second.contains(growing), "{second}");
+    let sized = said(&run("-n b --size 768K").code(0));
+    assert!(!sized.contains(growing), "{sized}");
+    // A program that reads the output gets no such line.
+    let tool = desk.simple(&proxy.uri()).args("upload -n c -");
+    let piped = tool.input(&noise(5, CHUNKS * C)).run().code(0);
+    assert!(!piped.stderr.contains(growing), "{piped:?}");
+}
