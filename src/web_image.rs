@@ -150,6 +150,27 @@ fn fingerprint(url: &WebUrl, pin: &Pin) -> Fingerprint {
     }
 }
 
+/// What an answer of a web server means, and what to do about it, if that is always the same. Its
+/// text, which is often a page, says no more.
+fn refused(status: u16) -> Option<(&'static str, &'static str)> {
+    Some(match status {
+        401 => (
+            "it needs a user and a password",
+            "Write them into the URL: https://USER:PASSWORD@HOST/PATH, or fetch the file first and upload that",
+        ),
+        403 => (
+            "access is refused",
+            "Check that the URL is complete and has not expired, or get a new one",
+        ),
+        404 => (
+            "not found",
+            "Check the path in the URL, upper and lower case too",
+        ),
+        410 => ("it was removed", "Look for the file under another URL"),
+        _ => return None,
+    })
+}
+
 /// A file on a web server that supports ranges.
 #[derive(Clone, Debug)]
 struct WebFile {
@@ -190,10 +211,13 @@ impl WebFile {
     /// The error to report.
     fn error(&self, failure: Failure) -> Error {
         let why = match &failure {
-            Failure::Refused(refusal) => match refusal.message.as_str() {
-                "" => format!("its server answered {}", refusal.status),
-                message => format!("its server answered {} ({message})", refusal.status),
-            },
+            Failure::Refused(refusal) => {
+                let meaning = refused(refusal.status).map(|(meaning, _)| meaning);
+                match meaning.unwrap_or(&refusal.message) {
+                    "" => format!("its server answered {}", refusal.status),
+                    meaning => format!("its server answered {} ({meaning})", refusal.status),
+                }
+            }
             Failure::NotApi(why) | Failure::WrongLength(why) => why.clone(),
             other => other.to_string(),
         };
@@ -205,6 +229,10 @@ impl WebFile {
             Failure::Broken(_) | Failure::Stalled(_) => Error::new(ErrorKind::Unavailable, what),
             Failure::Refused(refusal) if is_for_now(refusal.status) => {
                 Error::new(ErrorKind::Unavailable, what)
+            }
+            Failure::Refused(refusal) => {
+                let advice = refused(refusal.status).map(|(_, advice)| advice);
+                Error::new(ErrorKind::Image, what).hint_if(advice)
             }
             _ => Error::new(ErrorKind::Image, what),
         }

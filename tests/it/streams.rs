@@ -1212,7 +1212,7 @@ fn image_info_of_a_stream_reads_only_its_start() {
 }
 
 #[test]
-fn info_about_a_missing_url_is_an_error_on_one_line() {
+fn info_about_a_missing_url_is_an_error_with_one_line_of_advice() {
     let scene = Scene::new();
     let web = FaultProxy::stub(move |_| answer(404, &[], b"no"));
     let url = format!("{}a?sig=secret", web.uri()).replace("http://", "http://u:secret@");
@@ -1224,7 +1224,8 @@ fn info_about_a_missing_url_is_an_error_on_one_line() {
         .run()
         .code(1);
     let outcome = outcome.says("Cannot fetch").says("answered 404");
-    assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+    let outcome = outcome.says("Check the path in the URL");
+    assert_eq!(outcome.stderr.lines().count(), 2, "{}", outcome.stderr);
     assert!(!outcome.stderr.contains("secret"), "{}", outcome.stderr);
     let web = Site::without_ranges(b"").serve();
     let outcome = scene
@@ -1322,10 +1323,23 @@ fn a_resumed_stream_counts_its_last_chunk_by_its_length() {
 #[test]
 fn a_web_server_without_such_an_image_is_reported() {
     let scene = Scene::new();
-    for (status, said) in [(404, "answered 404"), (403, "answered 403")] {
-        let web = FaultProxy::stub(move |_| answer(status, &[], b"no"));
+    for (status, what, advice) in [
+        (
+            401,
+            "it needs a user and a password",
+            "Write them into the URL",
+        ),
+        (403, "access is refused", "has not expired"),
+        (404, "not found", "Check the path in the URL"),
+        (410, "it was removed", "under another URL"),
+    ] {
+        let page = b"<html><body>Sorry</body></html>";
+        let web = FaultProxy::stub(move |_| answer(status, &[], page));
         let url = format!("{}a.img", web.uri());
-        scene.upload(&url).code(1).says(said).says("Cannot fetch");
+        let failed = scene.upload(&url).code(1).says(advice);
+        let said = format!("Cannot fetch {url}: its server answered {status} ({what})");
+        assert_eq!(failed.stderr.lines().count(), 2, "{failed:?}");
+        let _ = failed.says(&said);
     }
     let from = Site::of(b"\0image").serve();
     let to = from.uri();
