@@ -3,20 +3,24 @@
 
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroU64;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::again::Changes;
 use super::bar::{Bar, percent};
 use super::exit::Notice;
 use super::github::{BytesOutput, Github, Report, When};
-use super::{arguments, exit, findings_file, help, remedies, screen, wait_lines};
+use super::{again, arguments, exit, findings_file, help, remedies, screen, wait_lines};
 use crate::amounts::{duration, size};
 use crate::api::Client;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind};
+use crate::image::part_of as staged_of;
 use crate::locks::lock;
 use crate::monitor::{Event, Monitor, Phase, Progress};
 use crate::nonblocking::Waiting;
+use crate::shard::Shard;
 use crate::system::Stream;
 
 /// Minimum time between two plain lines; a shorter transfer prints no progress.
@@ -204,6 +208,8 @@ pub(super) struct Display {
     is_long: bool,
     github: Github,
     drive: Option<DriveId>,
+    /// The part that this run transfers, if it is not the whole.
+    part: Option<Shard>,
     /// The smallest body in bytes that the endpoint refused for its size, and the largest that has
     /// been sent since.
     refused: Option<(u64, u64)>,
@@ -271,6 +277,7 @@ impl Display {
             is_long: false,
             github,
             drive,
+            part: None,
             chunks: None,
             dots,
             dots_printed: 0,
@@ -316,6 +323,11 @@ impl Display {
     /// The drive is known before an event reports it.
     pub(super) fn set_drive(&mut self, drive: DriveId) {
         self.drive = Some(drive);
+    }
+
+    /// The run transfers only this part.
+    pub(super) fn set_part(&mut self, part: Option<Shard>) {
+        self.part = part;
     }
 
     /// Figures about the transfer so far, for the report of this run.
@@ -556,11 +568,24 @@ impl Display {
         let (name, disk) = (&self.name, size(done));
         let took = duration(self.since.elapsed());
         let drive = self.drive.map_or("?".to_owned(), short);
-        let did = match self.way {
-            Way::Up | Way::Publish => format!("Uploaded {name} ({disk}) to drive {drive}"),
-            Way::Down => format!("Downloaded drive {drive} ({disk}) to {name}"),
-            Way::DownToStdout => format!("Downloaded drive {drive} ({disk})"),
-            Way::Verify => format!("Compared {disk} of drive {drive}"),
+        let did = match (self.way, self.part.map(part_of_many)) {
+            (Way::Up | Way::Publish, None) => {
+                format!("Uploaded {name} ({disk}) to drive {drive}")
+            }
+            (Way::Up | Way::Publish, Some(part)) => {
+                format!("Uploaded {part} of {name} ({disk}) to drive {drive}")
+            }
+            (Way::Down, None) => format!("Downloaded drive {drive} ({disk}) to {name}"),
+            (Way::Down, Some(part)) => {
+                let file = staged_of(Path::new(name));
+                format!(
+                    "Downloaded {part} of drive {drive} ({disk}) to {}",
+                    file.display()
+                )
+            }
+            (Way::DownToStdout, _) => format!("Downloaded drive {drive} ({disk})"),
+            (Way::Verify, None) => format!("Compared {disk} of drive {drive}"),
+            (Way::Verify, Some(part)) => format!("Compared {part} of drive {drive} ({disk})"),
         };
         let moved = match self.way {
             Way::Up | Way::Publish => "sent",
@@ -589,6 +614,9 @@ impl Display {
         let mut lines = vec![format!("{did} in {took}")];
         if !parts.is_empty() {
             lines.push(parts.join(", "));
+        }
+        if let (Way::Verify, Some(others)) = (self.way, self.part.and_then(other_parts)) {
+            lines.push(format!("This run did not compare {others}"));
         }
         lines
     }
@@ -835,6 +863,29 @@ fn name_of(way: Way, about: &str) -> String {
         (Way::DownToStdout, _) => "to stdout".to_owned(),
         (Way::Publish, _) | (_, None) => about.to_owned(),
         (_, Some(name)) => name.to_owned(),
+    }
+}
+
+/// A part in words: `part 1 of 4`.
+pub(super) fn part_of_many(part: Shard) -> String {
+    format!("part {} of {}", part.index(), part.count())
+}
+
+/// The other parts in words: `part 2 of 2`, or `the other 3 parts`.
+pub(super) fn other_parts(part: Shard) -> Option<String> {
+    match part.count() {
+        0 | 1 => None,
+        2 => Some(format!("part {} of 2", 3 - part.index())),
+        count => Some(format!("the other {} parts", count - 1)),
+    }
+}
+
+/// The line after a part: what else is needed, and the command that then makes it whole.
+pub(super) fn to_be_joined(what: &str, part: Shard, program: &str, join: Changes<'_>) -> String {
+    let join = again::changed(program, |_| None, join);
+    match other_parts(part) {
+        Some(others) => format!("{what} also needs {others}. Then finish it with: {join}"),
+        None => format!("Finish {what} with: {join}"),
     }
 }
 

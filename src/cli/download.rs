@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, ValueEnum};
 
 use super::again::Changes;
-use super::display::{Display, Way};
+use super::display::{Display, Way, to_be_joined};
 use super::drive_reference::DriveReference;
 use super::drive_state::LocalUploads;
 use super::other_journals::others;
@@ -197,7 +197,7 @@ impl Tool for DownloadArguments {
                 verified_bytes: downloaded.verified.bytes,
                 checksum: downloaded.checksum,
                 journal: downloaded.journal,
-                next: None,
+                next: self.shard.map(|shard| next_step(self, shard)),
             }),
             Err(interrupted) => Err(UnfinishedTransfer {
                 original: original(self, &interrupted),
@@ -266,6 +266,7 @@ async fn run(
     mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
     let (format, packing) = arguments.output()?;
+    display.set_part(arguments.shard);
     check_target(arguments)?;
     if arguments.way() == Way::DownToStdout && std::io::stdout().is_terminal() {
         let what = "The bytes of a disk would garble the terminal";
@@ -335,6 +336,17 @@ async fn run(
         checksum_line::keep(digest, &arguments.file)?;
     }
     Ok(done)
+}
+
+/// How to make the file of its parts.
+fn next_step(arguments: &DownloadArguments, shard: Shard) -> String {
+    let join = Changes {
+        without: &["--restart"],
+        without_values: &["--shard", "--journal"],
+        flags: &format!("--join {}", shard.count()),
+    };
+    let file = arguments.file.to_string_lossy();
+    to_be_joined(&file, shard, PROGRAM, join)
 }
 
 /// Refuses a directory, before any question is asked.

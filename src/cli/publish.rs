@@ -10,9 +10,10 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::json;
 
+use super::again::Changes;
 use super::arguments::web_url;
 use super::candidates::{self, TIERS};
-use super::display::{Display, Way, short};
+use super::display::{Display, Way, part_of_many, short, to_be_joined};
 use super::github::Report;
 use super::local::{Local, endpoint_name};
 use super::output::OutputForm;
@@ -277,9 +278,8 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
     let (disk, took) = (size(done.size), duration(took));
     let did = match (done.is_published, arguments.shard) {
         (false, Some(shard)) => format!(
-            "Sent part {} of {} of {image} ({disk}) to drive {drive} in {took}",
-            shard.index(),
-            shard.count()
+            "Sent {} of {image} ({disk}) to drive {drive} in {took}",
+            part_of_many(shard)
         ),
         _ => format!("Published {image} ({disk}) as {name} (drive {drive}) in {took}"),
     };
@@ -293,7 +293,16 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
         _ => "sample verified",
     };
     let sent = format!("{} sent{on_top}, {verified}", size(done.sent_bytes));
-    [did, sent].into_iter().chain(removed).collect()
+    let next = arguments.shard.filter(|_| !done.is_published);
+    let next = next.map(|shard| {
+        let join = Changes {
+            without: &["--restart"],
+            without_values: &["--shard"],
+            flags: "--join",
+        };
+        to_be_joined(name, shard, PROGRAM, join)
+    });
+    [did, sent].into_iter().chain(removed).chain(next).collect()
 }
 
 /// The line that says what was removed.

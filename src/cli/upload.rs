@@ -11,7 +11,7 @@ use clap::{CommandFactory, Parser};
 use super::again::Changes;
 use super::arguments::ImageArguments;
 use super::candidates::{self, TIERS};
-use super::display::{Display, Way, short};
+use super::display::{Display, Way, other_parts, short};
 use super::drive_reference::DriveReference;
 use super::drive_state::forget_uploads;
 use super::local::{LOCAL, Local, endpoint_name};
@@ -245,7 +245,10 @@ impl Tool for UploadArguments {
                     verified_bytes: uploaded.verified.bytes,
                     checksum: uploaded.checksum,
                     journal: uploaded.journal,
-                    next: self.local.as_deref().map(next_step),
+                    next: match self.shard.and_then(other_parts) {
+                        Some(others) => Some(format!("The drive also needs {others}")),
+                        None => self.local.as_deref().map(next_step),
+                    },
                 })
             }
             Err(interrupted) => {
@@ -269,6 +272,7 @@ async fn run(
     mut stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
     check_new_drive_flags(arguments)?;
+    display.set_part(arguments.shard);
     let rate_max = arguments.common.limit_rate;
     let Some(directory) = &arguments.local else {
         let client = arguments.common.client(&mut stop).await?;

@@ -11,7 +11,7 @@ use rangemap::RangeSet;
 use serde_json::{Value, json};
 
 use super::access::Access;
-use super::display::{Display, DisplayArguments, Way};
+use super::display::{Display, DisplayArguments, Way, part_of_many};
 use super::drive_reference::DriveReference;
 use super::drives::look_at_drive;
 use super::github::Report;
@@ -153,6 +153,7 @@ async fn compare(
         ..ClientConfig::default()
     };
     let client = arguments.access.client(config, &mut stop).await?;
+    display.set_part(arguments.shard);
     display.begin(None);
     let looked = stop.unless_asked(async {
         let drive = match &arguments.drive {
@@ -256,7 +257,7 @@ impl Compared {
             outcome.error = Some(error.hint_to("Do not use it; publish the image again"));
         } else {
             let of_what = match self.shard {
-                Some(shard) => format!("part {} of {}: ", shard.index(), shard.count()),
+                Some(shard) => format!("{}: ", part_of_many(shard)),
                 None => String::new(),
             };
             let statement = coverage.statement();

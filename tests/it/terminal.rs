@@ -507,3 +507,61 @@ fn a_pipe_of_unknown_size_says_what_becomes_of_its_drive() {
     let piped = tool.input(&noise(5, CHUNKS * C)).run().code(0);
     assert!(!piped.stderr.contains(growing), "{piped:?}");
 }
+
+#[test]
+fn a_part_says_what_else_is_needed_and_its_last_command_makes_the_whole() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = desk();
+    let server = desk.server();
+    let run = |words: &str| {
+        let tool = desk.on_a_screen(80, "", SIMPLE).env("OHURI", &server.uri);
+        tool.args(words).run().code(0)
+    };
+    // The lines, and the command in the last one.
+    let said = |outcome: &Outcome, lines: &[&str]| {
+        let all = play(outcome, 80).lines;
+        let text = all.join(" ");
+        for line in lines {
+            assert!(text.contains(line), "no {line:?} in {text}");
+        }
+        let command = all
+            .iter()
+            .rev()
+            .find(|line| line.starts_with("openhosting "));
+        command.map(|command| command.trim_start_matches("openhosting ").to_owned())
+    };
+    let _ = run("upload disk.img");
+    let drive = drives(&server).into_iter().next().unwrap();
+    let short: String = drive.chars().take(8).collect();
+    let part = |index: u32| run(&format!("download -c 65536 --shard {index}/2 disk.img out"));
+    let summary = format!("Downloaded part 1 of 2 of drive {short} (384 KiB) to out.oh-part in");
+    let needs = "out also needs part 2 of 2. Then finish it with:";
+    let join = said(&part(1), &[&summary, needs]).unwrap();
+    assert_eq!(join, "download -c 65536 disk.img out --join 2");
+    let _ = part(2);
+    let _ = run(&join);
+    assert!(std::fs::read(desk.path("out")).unwrap() == noise(5, CHUNKS * C));
+
+    let publish = "publish disk.img --name p --receipt r.json";
+    let part = |index: u32| run(&format!("{publish} --shard {index}/3"));
+    let needs = "p also needs the other 2 parts. Then finish it with:";
+    let join = said(&part(1), &["Sent part 1 of 3 of disk.img", needs]).unwrap();
+    assert_eq!(join, format!("{publish} --join"));
+    let _ = (part(2), part(3));
+    let _ = said(&run(&join), &["Published disk.img (768 KiB) as p"]);
+
+    let compared = run("verify r.json --shard 2/2");
+    let lines = [
+        "Compared part 2 of 2 of drive",
+        "This run did not compare part 1 of 2",
+    ];
+    let _ = said(&compared, &lines);
+    let uploaded = run("upload -d disk.img --shard 1/2 disk.img");
+    let lines = [
+        "Uploaded part 1 of 2 of disk.img",
+        "The drive also needs part 2 of 2",
+    ];
+    let _ = said(&uploaded, &lines);
+}
