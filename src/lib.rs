@@ -97,7 +97,7 @@ pub use error::{Error, ErrorKind, Result};
 
 /// Advice on an error, with the options that would help as data.
 pub mod advice {
-    pub use openhosting_base::advice::{Advice, Remedy};
+    pub use openhosting_base::advice::{Advice, Amount, Remedy};
 }
 
 /// Parts of a drive, as requests write them.

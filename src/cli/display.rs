@@ -12,6 +12,7 @@ use super::bar::{Bar, percent};
 use super::exit::Notice;
 use super::github::{BytesOutput, Github, Report, When};
 use super::{again, arguments, exit, findings_file, help, remedies, screen, wait_lines};
+use crate::advice::Advice;
 use crate::amounts::{duration, size};
 use crate::api::Client;
 use crate::drive::DriveId;
@@ -787,18 +788,31 @@ impl Display {
         self.draw_progress();
     }
 
+    /// Whether a person reads the notices. Programs get exact numbers.
+    fn is_for_people(&self) -> bool {
+        self.lines != Some(Lines::Json) && std::io::stderr().is_terminal()
+    }
+
+    fn worded(&self, line: &Advice) -> String {
+        match self.is_for_people() {
+            true => remedies::worded(&line.rounded()),
+            false => remedies::worded(line),
+        }
+    }
+
     /// Reports that this run continues an earlier one, and where.
     fn resuming(&mut self, done: u64, total: Option<u64>, line: &str) {
-        let Some(share) = total.and_then(|total| percent(done, total)) else {
-            return self.notice(line, Notice::Note);
-        };
-        if self.bar.is_none() {
+        if !self.is_for_people() {
             return self.notice(line, Notice::Note);
         }
+        let share = total.and_then(|total| percent(done, total));
+        let share = share.map_or(String::new(), |share| format!(" at {share} %"));
         let of = total.map_or(String::new(), |total| format!(" of {}", size(total)));
+        let part = self.part.map(part_of_many);
+        let part = part.map_or(String::new(), |part| format!(", {part}"));
         let (name, done) = (self.name.clone(), size(done));
         self.notice(
-            &format!("Resuming {name} at {share} % ({done}{of} already done)"),
+            &format!("Resuming {name}{part}{share} ({done}{of} already done)"),
             Notice::Note,
         );
     }
@@ -1016,8 +1030,8 @@ impl Monitor for Display {
                 accepted_bytes,
             } => self.refused = Some((*refused_bytes, *accepted_bytes)),
             Event::Waiting(_) | Event::WaitOver { .. } => self.wait(event),
-            Event::Notice(line) => self.notice(&remedies::worded(line), Notice::Note),
-            Event::Warning(line) => self.notice(&remedies::worded(line), Notice::Warning),
+            Event::Notice(line) => self.notice(&self.worded(line), Notice::Note),
+            Event::Warning(line) => self.notice(&self.worded(line), Notice::Warning),
         }
     }
 }

@@ -8,7 +8,7 @@ use rangemap::RangeSet;
 use uuid::Uuid;
 
 use super::blocking::blocking;
-use crate::advice::Remedy;
+use crate::advice::{Amount, Remedy};
 use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
@@ -163,10 +163,14 @@ impl Session {
     pub(crate) fn report_chunk(&self, chunk: NonZeroU64, monitor: &mut dyn Monitor) {
         let kept = self.plan.chunk_bytes();
         if kept < chunk.get() {
-            let what = format!(
-                "Chunks stay at {kept} bytes, as the earlier run began; to use {chunk}, start over with "
-            );
-            monitor.notice(advice![what, Remedy::Restart]);
+            monitor.notice(advice![
+                "Chunks stay at ",
+                Amount::Bytes(kept),
+                ", as the earlier run began; to use ",
+                Amount::Number(chunk.get()),
+                ", start over with ",
+                Remedy::Restart
+            ]);
         }
     }
 

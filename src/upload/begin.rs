@@ -5,7 +5,7 @@ use rangemap::RangeSet;
 use super::growing_drive::too_small;
 use super::options::{Target, UploadOptions};
 use super::wire_speed::WORTH_BYTES_MIN;
-use crate::advice::{Advice, Remedy};
+use crate::advice::{Advice, Amount, Remedy};
 use crate::amounts::{self, exact_size};
 use crate::api::Client;
 use crate::drive::{DriveInfo, PUBLICATION_KEY, PUBLISHED};
@@ -426,14 +426,14 @@ fn unlike(drive: &DriveInfo, target: &Target, is_growing: bool) -> Option<Advice
         return None;
     };
     let key = |key| drive.properties.get(key);
-    let mut differences = Vec::new();
+    let mut differences: Vec<Advice> = Vec::new();
     // Some endpoints do not report every key.
     for (what, is, asked) in [
         ("name", key("name"), &spec.name),
         ("tier", key("tier"), &spec.tier),
     ] {
         if let Some(is) = is.filter(|is| *is != asked) {
-            differences.push(format!("its {what} is {is:?} and not {asked:?}"));
+            differences.push(format!("its {what} is {is:?} and not {asked:?}").into());
         }
     }
     match (key("claim:type") == Some("shared"), spec.shared) {
@@ -443,15 +443,27 @@ fn unlike(drive: &DriveInfo, target: &Target, is_growing: bool) -> Option<Advice
     }
     if !is_growing && drive.size > spec.size.saturating_add(SIZE_ROUNDING) {
         let (is, asked) = (drive.size, spec.size);
-        differences.push(format!("it has {is} bytes and not {asked}"));
+        differences.push(match amounts::size(is) == amounts::size(asked) {
+            // Rounded, there would be no difference.
+            true => format!("it has {is} bytes and not {asked}").into(),
+            false => advice![
+                "it has ",
+                Amount::Bytes(is),
+                " and not ",
+                Amount::Number(asked)
+            ],
+        });
     }
-    (!differences.is_empty()).then(|| {
-        let differences = differences.join(", ");
-        advice![
-            format!("This upload continues on the drive of an earlier run, as it is: {differences}. To create another drive, start over with "),
-            Remedy::Restart
-        ]
-    })
+    let mut line = advice!["This upload continues on the drive of an earlier run, as it is: "];
+    for (index, difference) in differences.iter().enumerate() {
+        if index > 0 {
+            line.push(", ");
+        }
+        line.push(difference);
+    }
+    line.push(". To create another drive, start over with ");
+    line.push(Remedy::Restart);
+    (!differences.is_empty()).then_some(line)
 }
 
 /// Checks that all shards refer to the same drive and the same parts of it.

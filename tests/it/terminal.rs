@@ -476,7 +476,7 @@ fn the_bar_moves_before_a_chunk_is_confirmed() {
 }
 
 #[test]
-fn a_pipe_of_unknown_size_says_what_becomes_of_its_drive() {
+fn a_pipe_of_unknown_size_says_what_becomes_of_its_drive_and_resumes_in_readable_sizes() {
     if !has_terminals() {
         return;
     }
@@ -500,6 +500,13 @@ fn a_pipe_of_unknown_size_says_what_becomes_of_its_drive() {
     // The drive is known now, so only the sizes are said.
     let second = said(&run("-c 1M -n a").code(0));
     assert!(!second.contains(growing), "{second}");
+    for line in [
+        "note: Resuming stdin (256 KiB already done)",
+        "note: Chunks stay at 64 KiB, as the earlier run began; to use 1.0 MiB, start over",
+        "Uploaded stdin (768 KiB) to drive",
+    ] {
+        assert!(second.contains(line), "{second}");
+    }
     let sized = said(&run("-n b --size 768K").code(0));
     assert!(!sized.contains(growing), "{sized}");
     // A program that reads the output gets no such line.

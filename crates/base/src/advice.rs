@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::amounts::size;
+
 /// What helps against an error, with what a program needs to do it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remedy {
@@ -121,11 +123,21 @@ impl fmt::Display for Remedy {
     }
 }
 
+/// A size in a text: exact for programs, and rounded for people ([`Advice::rounded`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// `5242880 bytes`, or `5.0 MiB`.
+    Bytes(u64),
+    /// `5242880`, or `5.0 MiB`.
+    Number(u64),
+}
+
 /// A piece of advice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Text(String),
     Remedy(Remedy),
+    Amount(Amount),
 }
 
 /// What to do about an error, in a sentence or several.
@@ -146,8 +158,8 @@ impl Advice {
     /// The remedies in it, in their order.
     pub fn remedies(&self) -> impl Iterator<Item = &Remedy> {
         self.0.iter().filter_map(|part| match part {
-            Part::Text(_) => None,
             Part::Remedy(remedy) => Some(remedy),
+            Part::Text(_) | Part::Amount(_) => None,
         })
     }
 
@@ -156,8 +168,25 @@ impl Advice {
         let words = self.0.iter().map(|part| match part {
             Part::Text(text) => text.clone(),
             Part::Remedy(remedy) => word(remedy),
+            Part::Amount(Amount::Bytes(bytes)) => format!("{bytes} bytes"),
+            Part::Amount(Amount::Number(bytes)) => bytes.to_string(),
         });
         words.collect()
+    }
+
+    /// The same for people, who read `5.0 MiB` and not the number of bytes.
+    #[must_use]
+    pub fn rounded(&self) -> Self {
+        let mut rounded = Self::default();
+        for part in &self.0 {
+            match part {
+                Part::Amount(Amount::Bytes(bytes) | Amount::Number(bytes)) => {
+                    rounded.push(size(*bytes));
+                }
+                part => rounded.push(Self(vec![part.clone()])),
+            }
+        }
+        rounded
     }
 
     /// Whether it says nothing.
@@ -193,13 +222,19 @@ impl From<Remedy> for Advice {
     }
 }
 
+impl From<Amount> for Advice {
+    fn from(amount: Amount) -> Self {
+        Self(vec![Part::Amount(amount)])
+    }
+}
+
 impl From<&Self> for Advice {
     fn from(advice: &Self) -> Self {
         advice.clone()
     }
 }
 
-/// Advice of parts in a row: text, remedies, other advice.
+/// Advice of parts in a row: text, remedies, sizes, other advice.
 #[macro_export]
 macro_rules! advice {
     ($($part:expr),+ $(,)?) => {{
@@ -226,5 +261,15 @@ mod tests {
         let remedies: Vec<_> = advice.remedies().collect();
         assert_eq!(remedies, [&Remedy::GiveSize, &Remedy::Restart]);
         assert!(Advice::from("").is_empty());
+    }
+
+    #[test]
+    fn sizes_are_exact_for_programs_and_rounded_for_people() {
+        let (is, asked) = (Amount::Bytes(5 << 20), Amount::Number(1 << 30));
+        let advice = crate::advice!["It has ", is, " and not ", asked, ": ", Remedy::Restart];
+        let exact = "It has 5242880 bytes and not 1073741824: `restart`";
+        assert_eq!(advice.to_string(), exact);
+        let rounded = "It has 5.0 MiB and not 1.0 GiB: `restart`";
+        assert_eq!(advice.rounded().to_string(), rounded);
     }
 }
