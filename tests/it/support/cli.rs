@@ -383,6 +383,12 @@ impl<'a> Tool<'a> {
             self.command.stdin(Stdio::piped());
         }
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        if self.closed_stdout {
+            // Closed before the tool starts: a quick one would have written everything by then.
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            self.command.stdout(writer);
+        }
         let mut child = self.command.spawn().unwrap();
         if let Some(input) = self.input.take() {
             let mut stdin = child.stdin.take().unwrap();
@@ -397,17 +403,10 @@ impl<'a> Tool<'a> {
                 let _ = Command::new("kill").args(["-KILL", &pid]).status();
             }
         });
-        let stdout = child.stdout.take().unwrap();
-        let stdout = if self.closed_stdout {
-            drop(stdout);
-            Heard::default()
-        } else {
-            Heard::from(stdout)
-        };
         Running {
             desk: self.desk,
             stderr: Heard::from(child.stderr.take().unwrap()),
-            stdout,
+            stdout: child.stdout.take().map(Heard::from).unwrap_or_default(),
             child,
             alive: Some(alive),
         }
