@@ -42,8 +42,8 @@ pub(super) struct Access {
 
     /// Trust only the certificates in FILE (PEM)
     ///
-    /// For an image or a list of digests on a web server, the program trusts those that this
-    /// machine trusts as well.
+    /// A web server that holds an image or a list of digests may also have a certificate that this
+    /// machine trusts.
     #[arg(long, value_name = "FILE", add = candidates::files(), hide_short_help = true, help_heading = help::ENDPOINT)]
     cacert: Option<PathBuf>,
 

@@ -48,7 +48,7 @@ const DONE: Entry = ("0", "done");
 const FAILED: Entry = ("1", "failed");
 const USAGE: Entry = (
     "2",
-    "a flag, an argument or the environment is wrong; nothing was changed",
+    "a flag, an argument, the environment or a config file is wrong; nothing was changed",
 );
 const DIFFERS: Entry = (
     "4",
@@ -56,14 +56,17 @@ const DIFFERS: Entry = (
 );
 const GAVE_UP: Entry = ("75", "gave up for now: run it again later");
 const INTERRUPTED: Entry = ("130", "stopped by SIGINT (Ctrl-C)");
-const READER_ENDED: Entry = ("141", "the program that read the output ended");
+const READER_ENDED: Entry = ("141", "the program that reads the output has ended");
 const TERMINATED: Entry = ("143", "stopped by SIGTERM");
 
 /// The exit codes of commands that send nothing.
 const LOCAL_STATUS: &[Entry] = &[
     DONE,
     FAILED,
-    ("2", "a flag, an argument or the environment is wrong"),
+    (
+        "2",
+        "a flag, an argument, the environment or a config file is wrong",
+    ),
 ];
 
 /// The exit codes of transfers, which another run continues.

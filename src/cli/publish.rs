@@ -84,7 +84,8 @@ pub(super) struct PublishArguments {
 
     /// Remove unfinished drives of the name first
     ///
-    /// Without IMAGE, the program does nothing else.
+    /// This includes a drive that this command could continue, so in a nightly job, use it without
+    /// IMAGE after a success: then the program does nothing else.
     #[arg(long)]
     cleanup: bool,
 
