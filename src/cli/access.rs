@@ -41,9 +41,6 @@ pub(super) struct Access {
     profile: Option<String>,
 
     /// Trust only the certificates in FILE (PEM)
-    ///
-    /// A web server that holds an image or a list of digests may also have a certificate that this
-    /// machine trusts.
     #[arg(long, value_name = "FILE", add = candidates::files(), hide_short_help = true, help_heading = help::ENDPOINT)]
     cacert: Option<PathBuf>,
 

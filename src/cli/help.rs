@@ -338,7 +338,7 @@ const LOGIN: Sections = Sections {
             "openhosting login work && openhosting ls --profile work",
         ),
         (
-            "The same in a script, with the key from a variable",
+            "Store the profile \"default\" in a script, with the key from a variable",
             "printf %s \"$KEY\" | openhosting login --endpoint https://host/ --user UUID",
         ),
     ],

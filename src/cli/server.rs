@@ -209,7 +209,7 @@ pub(super) struct ServerArguments {
     #[arg(long, hide_short_help = true, help_heading = SERVERS)]
     no_vnc_port: bool,
 
-    /// Enforce the key cpu of servers in this cgroup
+    /// Limit the processor time of each virtual server by its key cpu
     ///
     /// DIR is a directory of cgroup version 2 with the controller cpu. By default all servers get
     /// equal shares of the processors.
