@@ -179,12 +179,16 @@ pub fn why_untrusted(file: &File, path: &Path) -> io::Result<Option<Untrusted>> 
 /// [`Untrusted`] if it exists and belongs to another user than root, or everybody may write to it;
 /// and as [`create_private_directory`].
 pub fn private_directory(path: &Path) -> io::Result<()> {
-    create_private_directory(path)?;
-    let named = std::fs::symlink_metadata(path)?;
-    let owner = Rights::of(&named).owner;
-    if named.is_symlink() && !is_trusted(owner) {
-        return Err(Untrusted::Owner(owner).into());
+    let created = create_private_directory(path);
+    // A link is looked at even after an error: where fs.protected_symlinks is set, the system does
+    // not follow a link of another user in /tmp, and the error does not say why.
+    if let Ok(named) = std::fs::symlink_metadata(path) {
+        let owner = Rights::of(&named).owner;
+        if named.is_symlink() && !is_trusted(owner) {
+            return Err(Untrusted::Owner(owner).into());
+        }
     }
+    created?;
     let directory = Rights::of(&std::fs::metadata(path)?);
     let why = if !is_trusted(directory.owner) {
         Untrusted::Owner(directory.owner)

@@ -476,14 +476,20 @@ impl ImageTarget {
         if let There::Device(device) = look(path, true)? {
             return Self::device(&device, path, size);
         }
-        let file = OpenOptions::new()
+        let mut options = OpenOptions::new();
+        options
             .read(true)
             .write(true)
-            .create(true)
-            .truncate(false)
-            .guarded(Guard::NoFollowNoWait)
-            .open(path)
-            .map_err(|cause| cannot("open", path, cause))?;
+            .guarded(Guard::NoFollowNoWait);
+        // Where fs.protected_regular is set, even root cannot open the file of another user in /tmp
+        // in a call that may create it.
+        let file = match options.open(path) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+                options.create_new(true).open(path)
+            }
+            opened => opened,
+        };
+        let file = file.map_err(|cause| cannot("open", path, cause))?;
         let why = why_untrusted(&file, path).map_err(|cause| cannot("open", path, cause))?;
         if let Some(why) = why
             && !(force && matches!(why, Untrusted::Owner(_)))
