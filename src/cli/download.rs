@@ -1,5 +1,6 @@
 //! `openhosting-download`.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -16,6 +17,7 @@ use super::other_journals::others;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::unfinished::Continuation;
 use super::{again, arguments, candidates, checksum_line, complete, help, quote};
+use crate::advice::Remedy;
 use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
@@ -32,6 +34,7 @@ use crate::transfer::{
     blocking, download, join_download,
 };
 use crate::wire::READ_BYTES_MAX;
+use openhosting_base::advice;
 
 const PROGRAM: &str = "openhosting-download";
 
@@ -202,9 +205,9 @@ impl Tool for DownloadArguments {
             Err(interrupted) => Err(UnfinishedTransfer {
                 original: original(self, &interrupted),
                 left_behind: None,
-                continuation: continuation(self, &interrupted),
+                continuation: continuation(self, &interrupted, drive),
                 resume: drive.zip(interrupted.resume_at),
-                error: interrupted.error,
+                error: with_command(self, interrupted.error),
             }),
         }
     }
@@ -467,10 +470,75 @@ fn options(
     }
 }
 
-/// The command that continues the download, or starts over.
+/// The error, with the complete command where it advises to download the drive of the earlier run.
+fn with_command(arguments: &DownloadArguments, error: Error) -> Error {
+    let earlier = |remedy: &Remedy| match remedy {
+        Remedy::EarlierDrive(id) => Some(*id),
+        _ => None,
+    };
+    let earlier = error
+        .hint()
+        .and_then(|hint| hint.remedies().find_map(earlier));
+    let Some(id) = earlier else {
+        return error;
+    };
+    let again = command_for_drive(arguments, id, Changes::default());
+    error.hint_to(advice![
+        "Start over with ",
+        Remedy::Restart,
+        format!(", or continue the earlier one with: {again}"),
+    ])
+}
+
+/// The command of this run with these changes, and with this drive in place of the given one.
+fn command_for_drive(arguments: &DownloadArguments, id: DriveId, changes: Changes<'_>) -> String {
+    let all: Vec<_> = std::env::args_os().collect();
+    let Some(place) = place_of_drive(arguments, &all, id) else {
+        return again::changed(PROGRAM, |_| None, changes);
+    };
+    // The same word may also be the value of a flag, or the name of the file.
+    let same = all[first_word()..place]
+        .iter()
+        .filter(|word| **word == all[place]);
+    let before = Cell::new(same.count());
+    let other = |word: &OsStr| {
+        if word != all[place].as_os_str() {
+            return None;
+        }
+        let left = before.get().checked_sub(1);
+        before.set(left.unwrap_or(usize::MAX));
+        left.is_none().then(|| id.to_string())
+    };
+    again::changed(PROGRAM, other, changes)
+}
+
+/// Where the arguments begin in the words of the command line.
+fn first_word() -> usize {
+    1 + usize::from(again::is_one_program())
+}
+
+/// Which of the words of the command line is the drive: the one that another drive can replace,
+/// while all other arguments stay.
+fn place_of_drive(arguments: &DownloadArguments, all: &[OsString], id: DriveId) -> Option<usize> {
+    let first = first_word();
+    (first..all.len()).find(|place| {
+        let mut words = all[first - 1..].to_vec();
+        words[place + 1 - first] = id.to_string().into();
+        let parsed = DownloadArguments::try_parse_from(words);
+        parsed.is_ok_and(|parsed| {
+            let drive = arguments.drive.clone();
+            parsed.drive == DriveReference::Id(id)
+                && DownloadArguments { drive, ..parsed } == *arguments
+        })
+    })
+}
+
+/// The command that continues the download, or starts over. It names the UUID of a drive that was
+/// given by its name, because the name may mean another drive when it runs.
 fn continuation(
     arguments: &DownloadArguments,
     interrupted: &DownloadInterrupted,
+    drive: Option<DriveId>,
 ) -> Option<Continuation> {
     let offset = interrupted.resume_at?;
     if interrupted.error.is_permanent() || interrupted.error.kind() == ErrorKind::Integrity {
@@ -493,8 +561,14 @@ fn continuation(
     let is_kept = interrupted.is_journaled || is_in_place;
     let place = format!("in {}", file.to_string_lossy());
     let is_stdout = arguments.way() == Way::DownToStdout;
+    let command = match drive {
+        Some(id) if is_kept && arguments.drive.id().is_none() => {
+            command_for_drive(arguments, id, changes)
+        }
+        _ => again::changed(PROGRAM, |_| None, changes),
+    };
     Some(Continuation {
-        command: again::changed(PROGRAM, |_| None, changes),
+        command,
         place: is_kept.then_some(place),
         needs: is_stdout.then_some("with stdout as before"),
     })

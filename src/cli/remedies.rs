@@ -15,6 +15,7 @@ fn flag(remedy: &Remedy) -> String {
         Remedy::ChangedOk => "--changed-ok",
         Remedy::JournalElsewhere => "--journal PATH",
         Remedy::CompareWithDrive => "--resume-from-drive UUID",
+        Remedy::EarlierDrive(id) => return format!("openhosting download {id} FILE"),
         Remedy::SameOptions => "flags",
         Remedy::GiveSize => "--size",
         Remedy::AllowLive => "--allow-live",

@@ -118,7 +118,8 @@ pub(super) fn check_same_drive(
                 "The earlier run downloaded drive {id}, not {}",
                 options.drive
             );
-            return Err(Error::new(ErrorKind::Usage, what).hint_to(over));
+            let other = advice![over, ", or continue with ", Remedy::EarlierDrive(id)];
+            return Err(Error::new(ErrorKind::Usage, what).hint_to(other));
         }
         _ => {}
     }

@@ -686,14 +686,34 @@ fn two_drives_are_never_mixed() {
     let other = noise(5, SIZE);
     scene.desk.file("in", &other);
     let tool = scene.desk.upload(&scene.server.uri).args("-q -n x in");
-    scene.drive = tool.run().code(0).created();
+    let first = std::mem::replace(&mut scene.drive, tool.run().code(0).created());
     let outcome = scene.run("out");
     let _ = scene
         .check_failed(outcome, 2)
-        .says("The earlier run downloaded drive");
+        .says("The earlier run downloaded drive")
+        .says(&format!("Start over with --restart, or continue the earlier one with: openhosting-download -c 16384 {first} out\n"));
     let _ = scene.run("--restart out").code(0);
     scene.image = other;
     scene.check_done("out");
+}
+
+/// The flag, the drive and the file have the same word.
+#[test]
+fn the_command_that_continues_keeps_to_the_drive_that_a_name_meant() {
+    let mut scene = Scene::new();
+    let ask = Ask::of(&scene.server);
+    ask.post(&format!("/drives/{}/set", scene.drive), "name none")
+        .expect(200);
+    let first = std::mem::replace(&mut scene.drive, "none".to_owned());
+    let outcome = scene.stopped("--verify none none", |running, gate| {
+        running.signal("INT");
+        running.wait_stderr("finishing the requests in flight");
+        gate.open();
+        running.wait()
+    });
+    let outcome = outcome.code(130);
+    let command = format!("openhosting-download -c 16384 --verify none {first} none");
+    assert_eq!(outcome.stderr.lines().last(), Some(&*command));
 }
 
 /// A run that was killed before its journal recorded the drive says nothing about it.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::amounts::size;
+use crate::drive::DriveId;
 
 /// What helps against an error, with what a program needs to do it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Remedy {
     JournalElsewhere,
     /// Compare with the drive, and send only what differs: `UploadOptions::compare`.
     CompareWithDrive,
+    /// Download the drive of the earlier run: `DownloadOptions::drive`.
+    EarlierDrive(DriveId),
     /// Pass the options of the earlier run.
     SameOptions,
     /// State the size of an image that can only be read in order: `StreamOptions::size`.
@@ -87,6 +90,7 @@ impl fmt::Display for Remedy {
             Self::ChangedOk => "`changed_ok`",
             Self::JournalElsewhere => "another journal `path`",
             Self::CompareWithDrive => "`compare`",
+            Self::EarlierDrive(id) => return write!(f, "the `drive` {id}"),
             Self::SameOptions => "options",
             Self::GiveSize => "`size`",
             Self::AllowLive => "`allow_live`",
