@@ -15,7 +15,7 @@ use super::display::{Display, Way, other_parts, short};
 use super::drive_reference::DriveReference;
 use super::drive_state::forget_uploads;
 use super::local::{LOCAL, Local, endpoint_name};
-use super::other_journals::others;
+use super::other_journals::{Other, others};
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::trace::TraceMonitor;
 use super::unfinished::{Continuation, LeftBehind};
@@ -30,7 +30,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{directory_of, read_named};
 use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
-use crate::journal::Direction;
+use crate::journal::{Direction, Header};
+use crate::policy::TOKEN_KEY;
 use crate::publish::check_new_name;
 use crate::publish::keys::{newest_first, publication};
 use crate::publish::selection::Several;
@@ -39,6 +40,7 @@ use crate::transfer::{
     Interrupted, JournalOptions, Patience, Stop, Target, UploadOptions, Uploaded, WebConfig,
     blocking, fetch_text, open_web, upload,
 };
+use uuid::Uuid;
 
 const PROGRAM: &str = "openhosting-upload";
 /// The storage tier of a new drive, unless the user chooses another one.
@@ -377,10 +379,14 @@ async fn send(
     options.sha256 = sha256;
     options.journal = journal(arguments, drive, &client)?;
     display.notices(without_effect(arguments));
+    let earlier = unfinished(arguments, &options, &image, &client);
+    let earlier = stop.unless_asked(earlier).await?;
     if !exit::is_old_script(<UploadArguments as Tool>::name()) && !arguments.common.showing.quiet {
-        display.notices(stop.unless_asked(same_name(&client, &options)).await?);
+        let known = earlier.as_ref().map(|(drive, _)| *drive);
+        let same = same_name(&client, &options, known);
+        display.notices(stop.unless_asked(same).await?);
     }
-    display.notices(unfinished(arguments, &options, &image, client.user()).await?);
+    display.notices(earlier.map(|(_, line)| line));
     if let Some(line) = growing(&options, image.length()) {
         arguments.notice(&line);
     }
@@ -579,11 +585,30 @@ fn journal(
     drive: Option<DriveId>,
     client: &Client,
 ) -> Result<JournalOptions> {
-    let canonical = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
     let endpoint = match &arguments.local {
         Some(directory) => endpoint_name(directory),
         None => client.endpoint().to_string(),
     };
+    Ok(JournalOptions {
+        path: match (&arguments.journal, arguments.no_journal) {
+            (Some(path), _) => Some(path.clone()),
+            (None, true) => None,
+            (None, false) => Some(usual_journal(arguments, drive, &endpoint, client.user())?),
+        },
+        endpoint,
+        restart: arguments.common.restart,
+        changed_ok: arguments.changed_ok,
+    })
+}
+
+/// Where the journal of this upload is, if no flag says where, for this endpoint and user.
+fn usual_journal(
+    arguments: &UploadArguments,
+    drive: Option<DriveId>,
+    endpoint: &str,
+    user: &str,
+) -> Result<PathBuf> {
+    let canonical = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
     let target = match drive {
         Some(id) => id.to_string(),
         None => format!("new {}", name(arguments)),
@@ -594,20 +619,11 @@ fn journal(
         _ => canonical(&arguments.image.path),
     };
     let image = image.to_string_lossy();
-    let mut what = vec!["upload", &endpoint, client.user(), &image, &target];
+    let mut what = vec!["upload", endpoint, user, &image, &target];
     what.extend(arguments.image.disk.as_deref());
     let shard = arguments.shard.map(|shard| format!("shard {shard}"));
     what.extend(shard.as_deref());
-    Ok(JournalOptions {
-        path: match (&arguments.journal, arguments.no_journal) {
-            (Some(path), _) => Some(path.clone()),
-            (None, true) => None,
-            (None, false) => Some(environment::journal_path(&what)?),
-        },
-        endpoint,
-        restart: arguments.common.restart,
-        changed_ok: arguments.changed_ok,
-    })
+    environment::journal_path(&what)
 }
 
 /// The flags for a new drive that were given although the drive exists.
@@ -665,8 +681,13 @@ fn without_effect(arguments: &UploadArguments) -> Vec<String> {
 }
 
 /// A line about drives that have the name of the new one, unless an earlier run has created the
-/// drive already. It is information only, so it is left out if the endpoint does not answer.
-async fn same_name(client: &Client, options: &UploadOptions) -> Result<Option<String>> {
+/// drive already. It is information only, so it is left out if the endpoint does not answer. The
+/// drive that is `known` has a line of its own.
+async fn same_name(
+    client: &Client,
+    options: &UploadOptions,
+    known: Option<DriveId>,
+) -> Result<Option<String>> {
     let Target::New(spec) = &options.target else {
         return Ok(None);
     };
@@ -674,7 +695,9 @@ async fn same_name(client: &Client, options: &UploadOptions) -> Result<Option<St
     if path.is_some_and(|path| path.symlink_metadata().is_ok()) {
         return Ok(None);
     }
-    let has_name = |drive: &DriveInfo| drive.properties.get("name") == Some(&*spec.name);
+    let has_name = |drive: &DriveInfo| {
+        drive.properties.get("name") == Some(&*spec.name) && Some(drive.id) != known
+    };
     let Ok(drives) = client.drives_that(has_name).await else {
         return Ok(None);
     };
@@ -700,15 +723,16 @@ async fn same_name(client: &Client, options: &UploadOptions) -> Result<Option<St
     )))
 }
 
-/// A line about an unfinished upload of the same image, with another name of the image, of the
-/// drive or of the endpoint. Without the line the user might not notice that this upload creates a
-/// second drive.
+/// The drive of an unfinished upload of the same image, with another name of the image, of the
+/// drive or of the endpoint, and a line about it. Without the line the user might not notice that
+/// this upload creates a second drive. Where only the name of the endpoint differs, it is often the
+/// same cloud at another address.
 async fn unfinished(
     arguments: &UploadArguments,
     options: &UploadOptions,
     image: &Image,
-    user: &str,
-) -> Result<Option<String>> {
+    client: &Client,
+) -> Result<Option<(DriveId, String)>> {
     let source = image.fingerprint().clone();
     let is_chosen = arguments.journal.is_some() || options.journal.restart;
     let Some(path) = options.journal.path.clone().filter(|_| !is_chosen) else {
@@ -717,35 +741,61 @@ async fn unfinished(
     if !matches!(options.target, Target::New(_)) || !source.detects_changes() {
         return Ok(None);
     }
-    let (endpoint, of_user) = (options.journal.endpoint.clone(), user.to_owned());
-    let other = blocking(move || {
+    let (endpoint, user) = (options.journal.endpoint.clone(), client.user().to_owned());
+    let all = blocking(move || {
         // This upload has a journal, so it continues and does not create a second drive.
         if path.symlink_metadata().is_ok() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let mut all = others(
+        let all = others(
             directory_of(&path),
             Direction::Upload,
             environment::is_journal_name,
         );
-        Ok(all.find(|other| {
-            let header = &other.header;
-            let is_near = header.user == of_user || header.endpoint == endpoint;
-            other.is_ours && !other.is_running && is_near && header.source.as_ref() == Some(&source)
-        }))
+        let is_near = |header: &Header| header.user == user || header.endpoint == endpoint;
+        let is_like_this = |other: &Other| {
+            let is_idle = other.is_ours && !other.is_running;
+            is_idle && is_near(&other.header) && other.header.source.as_ref() == Some(&source)
+        };
+        Ok(all.filter(is_like_this).collect())
     });
-    let Some(other) = other.await? else {
+    let endpoint = &options.journal.endpoint;
+    let is_meant = |other: &Other| {
+        let there = &other.header.endpoint;
+        let then = || usual_journal(arguments, None, there, &other.header.user);
+        there == endpoint || then().is_ok_and(|then| then.file_name() == other.path.file_name())
+    };
+    let Some(other) = all.await?.into_iter().find(is_meant) else {
         return Ok(None);
     };
+    let is_here = other.header.endpoint != *endpoint && has_drive_of(client, &other).await;
+    let line = unfinished_line(arguments, &other, endpoint, client.user(), is_here);
+    Ok(Some((other.drive, line)))
+}
+
+/// Whether the endpoint has the drive that this upload created.
+async fn has_drive_of(client: &Client, other: &Other) -> bool {
+    let token = Uuid::from_bytes(other.header.token).as_simple().to_string();
+    let drive = client.info(other.drive).await;
+    drive.is_ok_and(|drive| drive.properties.get(TOKEN_KEY).map(str::trim) == Some(&*token))
+}
+
+/// The line about another upload. `is_here` says that its drive is at this endpoint, although the
+/// endpoint had another name then.
+fn unfinished_line(
+    arguments: &UploadArguments,
+    other: &Other,
+    endpoint: &str,
+    user: &str,
+    is_here: bool,
+) -> String {
     let (drive, of_user) = (other.drive, &other.header.user);
-    let same = "An earlier upload of this image did not end";
     let journal = quote(&other.path.to_string_lossy());
     let is_local = arguments.local.is_some() || other.header.endpoint.starts_with(LOCAL);
-    let by_drive = is_local && other.header.endpoint != options.journal.endpoint;
+    let by_drive = is_here || is_local && other.header.endpoint != endpoint;
     let (flags, whose) = match &other.header.endpoint {
-        there if *there == options.journal.endpoint => {
-            (format!("--journal {journal}"), String::new())
-        }
+        there if there == endpoint => (format!("--journal {journal}"), String::new()),
+        _ if is_here => (format!("--resume-from-drive {drive}"), String::new()),
         // A local directory cannot be selected with `--endpoint`, so the command names the drive
         // instead.
         there if is_local => (
@@ -775,9 +825,9 @@ async fn unfinished(
         flags: &flags,
     };
     let again = again::changed(PROGRAM, hidden, changes);
-    Ok(Some(format!(
-        "{same}; its drive is {drive}{whose}. This one creates another drive. To continue that one instead: {again}"
-    )))
+    format!(
+        "An earlier upload of this image did not end; its drive is {drive}{whose}. This one creates another drive. To continue that one instead: {again}"
+    )
 }
 
 /// The name for a new drive. As in the original script, an empty name is the same as none.

@@ -13,7 +13,7 @@ use openhosting::journal::{
     Direction, HEADER_BYTES, Header, PageCache, Proof, RECORD_BYTES, Record, replay,
 };
 
-use crate::support::cli::{Desk, Outcome, Running, UPLOAD};
+use crate::support::cli::{Desk, Outcome, Running, SIMPLE, UPLOAD};
 use crate::support::disk::LoopDevice;
 use crate::support::http::{Ask, assert_drive, drives};
 use crate::support::noise;
@@ -207,12 +207,13 @@ fn an_upload_under_another_name_reports_the_unfinished_one() {
         let _ = scene.interrupted("");
         let (confirmed, first) = (scene.confirmed(), scene.drive());
         let (image, renamed) = (scene.desk.path("a.img"), scene.desk.path("b c.img"));
+        let elsewhere = scene.desk.server();
         std::fs::rename(&image, &renamed).unwrap();
         let uri = match how {
             "image" => scene.proxy.uri(),
             _ => {
                 std::fs::rename(&renamed, &image).unwrap();
-                scene.server.uri.clone()
+                elsewhere.uri.clone()
             }
         };
         let tool = match how {
@@ -243,6 +244,32 @@ fn an_upload_under_another_name_reports_the_unfinished_one() {
         let third = third.run().code(0);
         assert!(!third.stderr.contains("did not end"), "{third:?}");
     }
+}
+
+/// As after a restart of the server on another port.
+#[test]
+fn an_upload_to_the_same_cloud_at_another_address_names_a_command_that_works_there() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("-n a -t ssd");
+    let (confirmed, first) = (scene.confirmed(), scene.drive());
+    let uri = &scene.server.uri;
+    let run = |flags: &str| {
+        let tool = scene.desk.tool(SIMPLE).env("OHURI", uri);
+        tool.arg("upload").args(flags).arg("a.img").run().code(0)
+    };
+    let other_name = run("-c 16384 -n b");
+    assert!(!other_name.stderr.contains("did not end"), "{other_name:?}");
+    let second = run("-c 16384 -n a -t ssd");
+    assert!(!second.stderr.contains("already has"), "{second:?}");
+    let command = rest(&second, "To continue that one instead: ").to_owned();
+    let expected = format!("openhosting upload -c 16384 a.img --resume-from-drive {first}");
+    assert_eq!(command, expected);
+    scene.proxy.forget();
+    let again = paste(&scene, &scene.proxy.uri(), &command).code(0);
+    assert_eq!(scene.writes().len(), CHUNKS - confirmed, "{again:?}");
+    assert_drive(&scene.server, &first, &scene.image);
+    let third = run("-c 16384 -n a");
+    assert!(!third.stderr.contains("did not end"), "{third:?}");
 }
 
 #[test]
