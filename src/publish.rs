@@ -36,7 +36,7 @@ use crate::content::{Content, blocks_in, count, set_of};
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo, DriveSpec, named};
 use crate::error::{Error, ErrorKind, Result};
-use crate::failure::Failure;
+use crate::failure::{Failure, without_drive};
 use crate::image::{Disk, Fingerprint, Holes, Image, content_of};
 use crate::monitor::{Event, Monitor, Phase};
 use crate::plan::Span;
@@ -1248,8 +1248,8 @@ impl<'a> Publisher<'a> {
 
     async fn drives(&mut self) -> Result<Vec<DriveInfo>> {
         let client = self.client;
-        self.call("Cannot list the drives", || client.drives())
-            .await
+        let drives = self.call("Cannot list the drives", || client.drives());
+        drives.await.map_err(without_drive)
     }
 
     async fn info(&mut self, drive: DriveId) -> Result<DriveInfo> {

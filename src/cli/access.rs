@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::config::{ConfigFile, Profile, Reference};
 use super::proxies::FromEnvironment;
-use super::{candidates, environment, help, quote, secret_files};
+use super::{candidates, environment, help, quote, remedies, secret_files};
 use crate::api::{Certificates, Client, ClientConfig, Endpoint, Identity, Route};
 use crate::commands::Commands;
 use crate::credentials::Credentials;
@@ -258,6 +258,7 @@ fn resolve(
     let (endpoint, endpoint_from) = chosen_uri
         .or_else(|| endpoint_of(&other))
         .ok_or_else(|| missing("Please set OHURI=<API endpoint URI>"))?;
+    remedies::endpoint_is_from(&endpoint_from);
     let endpoint: Endpoint = endpoint.parse()?;
     let source_of = |profile: &Option<Profile>| {
         let profile = profile.as_ref()?;

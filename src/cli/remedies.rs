@@ -1,8 +1,22 @@
 //! Remedies in the words of the command line: the flag, the variable or the command that does what
 //! an error of the library advises.
 
+use std::sync::OnceLock;
+
 use crate::advice::{Advice, Remedy};
 use crate::quoting::quote;
+
+/// Where the endpoint of this run is defined.
+static ENDPOINT_FROM: OnceLock<String> = OnceLock::new();
+
+/// From now on, advice about the endpoint names this place: a flag, a variable, or a profile.
+pub(super) fn endpoint_is_from(place: &str) {
+    let text = match place.starts_with("the profile") {
+        true => format!("the endpoint of {place}"),
+        false => place.to_owned(),
+    };
+    let _ = ENDPOINT_FROM.set(text);
+}
 
 /// Advice with the flags of its remedies.
 pub(super) fn worded(advice: &Advice) -> String {
@@ -24,7 +38,10 @@ fn flag(remedy: &Remedy) -> String {
             let outage = humantime::format_duration(*outage).to_string();
             return format!("--max-outage {}", outage.replace(' ', ""));
         }
-        Remedy::CheckEndpoint => "OHURI or the profile's endpoint",
+        Remedy::CheckEndpoint => match ENDPOINT_FROM.get() {
+            Some(from) => from,
+            None => "OHURI or the profile's endpoint",
+        },
         Remedy::Endpoint(endpoint) => return format!("--endpoint {}", quote(endpoint)),
         Remedy::CheckCredentials => "OHAUTH, or the profile's credentials",
         Remedy::ListDrives => "openhosting ls",

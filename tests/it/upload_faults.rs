@@ -547,6 +547,39 @@ fn a_web_site_instead_of_an_api() {
 }
 
 #[test]
+fn a_wrong_path_in_the_endpoint_is_named_with_its_source() {
+    let scene = Scene::new();
+    let wrong = format!("{}foo/", scene.server.uri);
+    let advice = |from: &str| format!("The API is not at this path. Check {from}: at most");
+    let simple = |args: &str| scene.desk.simple(&wrong).args(args).run().code(1);
+    for command in ["ls", "show name", "upload a.img", "publish --name n a.img"] {
+        let outcome = simple(command).says(&advice("OHURI"));
+        assert!(!outcome.stderr.contains("List your drives"), "{outcome:?}");
+    }
+    let tool = scene.desk.simple(&scene.server.uri).args("ls --endpoint");
+    let _ = tool.arg(&wrong).run().code(1).says(&advice("--endpoint"));
+    let tool = scene.desk.simple(&wrong).args("ls --endpoint example");
+    let _ = tool.run().code(2).says("Set --endpoint to something like");
+}
+
+#[test]
+fn a_web_server_that_takes_no_posts_gets_the_advice_of_a_wrong_endpoint() {
+    let scene = Scene::new();
+    let html = b"<html><title>Error response</title></html>";
+    for status in [404, 501] {
+        let answer = answer(status, &["Content-Type: text/html"], html);
+        let fault = Fault::Answer(answer);
+        scene.proxy.fault(|_| true, usize::MAX, fault);
+        let tool = scene.desk.upload(&scene.server.uri).arg("--endpoint");
+        let tool = tool.arg(scene.proxy.uri()).args("--max-outage 1s a.img");
+        let outcome = tool.run();
+        assert!(!outcome.status.success(), "{outcome:?}");
+        let _ = outcome.says("bears no mark of the API: a firewall or proxy may have sent it. Check --endpoint, then the credentials");
+        scene.proxy.heal();
+    }
+}
+
+#[test]
 fn a_web_site_instead_of_an_api_for_an_old_drive() {
     let scene = Scene::new();
     let drive = create(&scene.server, SIZE as u64);

@@ -151,6 +151,33 @@ impl Failure {
     }
 }
 
+/// The error of a request that is about no drive, such as one for a list: what is not found there is
+/// the API.
+#[must_use]
+pub fn without_drive(error: Error) -> Error {
+    let is_listing = |remedy: &Remedy| *remedy == Remedy::ListDrives;
+    match error
+        .hint()
+        .is_some_and(|hint| hint.remedies().any(is_listing))
+    {
+        true => error.hint_to(advice![
+            "The API is not at this path. Check ",
+            Remedy::CheckEndpoint,
+            ": at most providers the URI has no path",
+        ]),
+        false => error,
+    }
+}
+
+/// The advice on an answer that the API does not send.
+fn no_mark() -> Advice {
+    advice![
+        "The answer bears no mark of the API: a firewall or proxy may have sent it. Check ",
+        Remedy::CheckEndpoint,
+        ", then the credentials",
+    ]
+}
+
 impl Refusal {
     fn kind_and_hint(&self) -> (ErrorKind, Option<Advice>) {
         // It was repeated and failed again.
@@ -164,11 +191,7 @@ impl Refusal {
                     403 => ErrorKind::Unauthenticated,
                     _ => ErrorKind::NotFound,
                 },
-                Some(advice![
-                    "The answer bears no mark of the API: a firewall or proxy may have sent it. Check ",
-                    Remedy::CheckEndpoint,
-                    ", then the drive and the credentials",
-                ]),
+                Some(no_mark()),
             ),
             401 | 403 => (
                 ErrorKind::Unauthenticated,
@@ -210,6 +233,9 @@ impl Refusal {
                     " to the endpoint itself",
                 ]),
             ),
+            _ if self.error.is_none() && self.message.starts_with(HTML_PAGE) => {
+                (ErrorKind::Rejected, Some(no_mark()))
+            }
             _ => (ErrorKind::Rejected, None),
         }
     }
