@@ -26,6 +26,7 @@ use crate::failure::{CANNOT_CONNECT, Failure};
 use crate::image::{Fingerprint, Image, ImageOptions, Input, RawImage, Remote};
 use crate::locks::lock;
 use crate::policy::Operation;
+use crate::quoting::quote;
 use crate::web_image::mirrors::{Known, Mirrors};
 use openhosting_base::advice;
 
@@ -78,8 +79,28 @@ pub async fn open_web(url: &WebUrl, options: &ImageOptions, config: &WebConfig) 
         file: None,
         read: Box::new(file.pump(Some(answer), None)),
     };
-    let opened = blocking(move || Image::in_order(input, &options));
-    check_encoding(opened.await?, encoding.as_deref(), url)
+    let opened = blocking(move || Image::in_order(input, &options)).await;
+    let opened = opened.map_err(|error| without_ranges(error, url));
+    check_encoding(opened?, encoding.as_deref(), url)
+}
+
+/// The error for an image that has to be read at any place, with what prevents that.
+fn without_ranges(error: Error, url: &WebUrl) -> Error {
+    let is_file = |remedy: &Remedy| *remedy == Remedy::File;
+    if !error
+        .hint()
+        .is_some_and(|hint| hint.remedies().any(is_file))
+    {
+        return error;
+    }
+    let what = format!("{error}: its server does not support range requests");
+    let shown = match url.is_shown_whole() {
+        true => quote(&url.to_string()),
+        false => "URL".to_owned(),
+    };
+    Error::new(error.kind(), what)
+        .permanent()
+        .hint_to(format!("Download it first: curl -fLO {shown}"))
 }
 
 /// Whether a server that answers with this status may answer otherwise later.

@@ -162,6 +162,15 @@ impl FromStr for WebUrl {
     }
 }
 
+impl WebUrl {
+    /// Whether messages show all of it: it has no parts that may be secret.
+    pub(crate) fn is_shown_whole(&self) -> bool {
+        let url = &self.0;
+        let has_user = !url.username().is_empty() || url.password().is_some();
+        !has_user && url.query().is_none()
+    }
+}
+
 impl fmt::Display for WebUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = self.0.host_str().unwrap_or_default();

@@ -60,6 +60,7 @@ fn flag(remedy: &Remedy) -> String {
         Remedy::NameDisk => "--disk",
         Remedy::AllowBacking => "--allow-backing",
         Remedy::ListOfDigests => "--sha256-file",
+        Remedy::File => "a file",
         Remedy::Upload(path) => return format!("openhosting-upload {}", quote(path)),
         Remedy::UploadDisk { disk, archive } => {
             return format!(

@@ -1064,8 +1064,30 @@ fn an_image_with_a_map_is_fetched_by_its_ranges() {
     scene.check(&outcome.created(), &expected);
     assert!(web.bytes_down() < 2 * bytes.len() as u64);
     let web = Site::without_ranges(&bytes).serve();
-    let outcome = scene.upload(&format!("{}a.qcow2", web.uri()));
-    outcome.code(1).says("which has to be read at any place");
+    let url = format!("{}a.qcow2", web.uri());
+    let cause = "has to be read at any place, not in order: its server does not support range requests\nDownload it first: curl -fLO ";
+    let said = format!("{cause}{url}\n");
+    let _ = scene.upload(&url).code(1).says(&said);
+    for command in ["publish --name n", "image info"] {
+        let tool = scene.desk.simple(&scene.server.uri).args(command);
+        let _ = tool.arg(&url).run().code(1).says(&said);
+    }
+    // A signature in a URL is not shown.
+    let secret = scene.upload(&format!("{url}?sign=secret")).code(1);
+    let _ = secret.says("Download it first: curl -fLO URL\n");
+}
+
+#[test]
+fn a_web_page_in_place_of_an_image_leads_back_to_the_url() {
+    let scene = Scene::new();
+    let page = b"<!DOCTYPE html><html><title>Index of /</title></html>";
+    for site in [Site::of(page), Site::without_ranges(page)] {
+        let web = site.serve();
+        let outcome = scene.upload(&web.uri()).code(1);
+        let _ = outcome.says("Check the URL: it leads to a page, and not to a file (");
+    }
+    scene.desk.file("a.img", page);
+    let _ = scene.upload("a.img").code(1).says("Look at what it says");
 }
 
 /// The output of `image info` as text and as JSON.

@@ -70,6 +70,8 @@ pub enum Remedy {
     ServerCertificate,
     /// Let a server listen without TLS: `Config::insecure_listen`.
     InsecureListen,
+    /// Read the image from a file, because a pipe or a stream can only be read in order.
+    File,
     /// Upload this file instead.
     Upload(String),
     /// Upload this file of this archive.
@@ -114,6 +116,7 @@ impl fmt::Display for Remedy {
             Self::NameDisk => "`disk`",
             Self::AllowBacking => "`allow_backing`",
             Self::ListOfDigests => "the digests",
+            Self::File => "a file",
             Self::Upload(path) => return write!(f, "the image {path:?}"),
             Self::UploadDisk { disk, archive } => {
                 return write!(f, "the `disk` {disk:?} of {archive:?}");

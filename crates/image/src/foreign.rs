@@ -42,6 +42,9 @@ enum Way {
     ListOfDigests,
 }
 
+/// What HTML is called.
+const WEB_PAGE: &str = "a web page";
+
 /// Recognises content by its first bytes. `head` has [`signs::HEAD_BYTES`], or fewer if there are
 /// no more.
 pub(super) fn of_head(head: &[u8]) -> Option<Foreign> {
@@ -342,8 +345,13 @@ impl Foreign {
             _ => String::new(),
         };
         let Self { what, way } = self;
-        let what = format!("{name} is {what}{within}, not a raw disk");
+        let line = format!("{name} is {what}{within}, not a raw disk");
+        // A web server often answers with a page where there is no such file.
+        let is_on_the_web = matches!(place, Place::Elsewhere(_)) && name.contains("://");
         let way = match way {
+            _ if is_on_the_web && what == WEB_PAGE => {
+                "Check the URL: it leads to a page, and not to a file".into()
+            }
             Way::Run(words, command) => place.hint(words, command).into(),
             Way::Advice(sentence) => sentence.into(),
             Way::ListOfDigests => advice![
@@ -351,7 +359,7 @@ impl Foreign {
                 Remedy::ListOfDigests,
             ],
         };
-        Error::new(ErrorKind::Image, what)
+        Error::new(ErrorKind::Image, line)
             .permanent()
             .hint_to(advice![way, " (", place.forced(), ")"])
     }

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use openhosting_base::{advice, buffer, chunk, codec, digest, error, plan, quoting};
 use openhosting_filesystem::{self as filesystem, nonblocking};
 
+use crate::advice::{Advice, Remedy};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use census::Census;
@@ -97,7 +98,12 @@ pub struct ImageOptions {
 /// The error for an image format that cannot be read in order.
 fn not_in_order(name: impl fmt::Display, format: Format) -> Error {
     let what = format!("{name} comes in order, and {format} has to be read at any place");
-    Error::new(ErrorKind::Image, what).hint_to("Put it into a file first")
+    Error::new(ErrorKind::Image, what).hint_to(into_a_file())
+}
+
+/// The advice on an image that comes in order, and cannot be read so.
+fn into_a_file() -> Advice {
+    advice!["Put it into ", Remedy::File, " first"]
 }
 
 /// An image to read from.
@@ -231,7 +237,7 @@ impl Image {
                     "{} comes in order, and the disk {disk:?} in a zip has to be read at any place",
                     input.name
                 );
-                return Err(Error::new(ErrorKind::Image, what).hint_to("Put it into a file first"));
+                return Err(Error::new(ErrorKind::Image, what).hint_to(into_a_file()));
             }
             return StreamImage::open(input, format, sought, options.stream).map(Self::stream);
         }

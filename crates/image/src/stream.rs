@@ -436,6 +436,10 @@ impl StreamImage {
             format => format!("{name} is {within} within {format}"),
         };
         let hint = match place {
+            _ if self.format == StreamFormat::Raw => {
+                let error = Error::new(ErrorKind::Image, what);
+                return Err(error.permanent().hint_to(super::into_a_file()));
+            }
             Place::Packed(path, format) if is_packed => {
                 let command = format.decompress();
                 let path = foreign::word(&path.to_string_lossy());

@@ -1,7 +1,7 @@
 //! Recognises text, with which no disk begins: a page that explains why there is no image, a
 //! pointer to the image, a description of it, or something else that was downloaded instead.
 
-use super::{Foreign, Way};
+use super::{Foreign, WEB_PAGE, Way};
 
 /// How many bytes have to be text.
 const TEXT_BYTES: usize = 4096;
@@ -34,10 +34,10 @@ const STARTS: &[(&str, &str, Way)] = &[
         "a pointer of git-annex, not the file",
         Way::Run("Fetch the file with", "git annex get {in}"),
     ),
-    ("<!doctype html", "a web page", LOOK),
-    ("<html", "a web page", LOOK),
-    ("<head", "a web page", LOOK),
-    ("<body", "a web page", LOOK),
+    ("<!doctype html", WEB_PAGE, LOOK),
+    ("<html", WEB_PAGE, LOOK),
+    ("<head", WEB_PAGE, LOOK),
+    ("<body", WEB_PAGE, LOOK),
     (
         "-----begin pgp message",
         "a file encrypted with OpenPGP",
@@ -61,7 +61,7 @@ const STARTS: &[(&str, &str, Way)] = &[
 
 /// Kinds of XML documents by their first element, in lower case and without its namespace.
 const ELEMENTS: &[(&str, &str, Way)] = &[
-    ("html", "a web page", LOOK),
+    ("html", WEB_PAGE, LOOK),
     (
         "bmap",
         "a block map, which describes an image",
