@@ -26,7 +26,7 @@ const VARIABLE: &str = "OPENHOSTING_COMPLETE";
 
 /// Registers a program with bash, and with zsh.
 const BASH: &str = include_str!("complete/bash.sh");
-const ZSH: &str = include_str!("complete/zsh.sh");
+const ZSH: &str = include_str!("complete/completion.zsh");
 
 /// The user is waiting for the list of drives in the middle of typing.
 const DRIVES_MAX_TIME: Duration = Duration::from_secs(2);

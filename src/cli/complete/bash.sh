@@ -1,6 +1,7 @@
 # Bash completion of PROGRAM, which prints what can follow the words that are typed.
+# shellcheck shell=bash
 _clap_complete_FUNCTION() {
-    local IFS=$'\013' index word before=''
+    local index word output before=''
     local -a words=()
     # Bash makes three words of --flag=value. The program gets them as one.
     for ((index = 0; index <= COMP_CWORD; index++)); do
@@ -22,18 +23,18 @@ _clap_complete_FUNCTION() {
     if compopt +o nospace 2> /dev/null; then
         space=false
     fi
-    COMPREPLY=( $( \
-        _CLAP_IFS="$IFS" \
-        _CLAP_COMPLETE_INDEX="$((${#words[@]} - 1))" \
-        _CLAP_COMPLETE_COMP_TYPE="$COMP_TYPE" \
-        _CLAP_COMPLETE_SPACE="$space" \
-        VARIABLE="bash" \
-        "PROGRAM" -- "${words[@]}" \
-    ) )
-    if [[ $? != 0 ]]; then
+    if ! output=$(
+        _CLAP_IFS=$'\013' \
+            _CLAP_COMPLETE_INDEX="$((${#words[@]} - 1))" \
+            _CLAP_COMPLETE_COMP_TYPE="$COMP_TYPE" \
+            _CLAP_COMPLETE_SPACE="$space" \
+            VARIABLE="bash" \
+            "PROGRAM" -- "${words[@]}"
+    ); then
         unset COMPREPLY
         return
     fi
+    IFS=$'\013' read -r -d '' -a COMPREPLY < <(printf '%s' "$output")
     # Of --flag=value, bash replaces the value only.
     if [[ $before == --*=* && ${COMP_WORDS[COMP_CWORD]} != --*=* ]]; then
         COMPREPLY=("${COMPREPLY[@]#"${before%%=*}="}")
