@@ -341,7 +341,10 @@ async fn remove(
         }
         Ok(drives)
     });
-    let drives = drives.await?;
+    let drives = drives.await.map_err(|error| match error.kind() {
+        ErrorKind::Cancelled => Error::new(ErrorKind::Cancelled, "Nothing was removed"),
+        _ => error,
+    })?;
     let mut answer = CommandOutput::new(String::new(), Value::Null);
     let mut objects = Vec::new();
     for drive in &drives {

@@ -78,7 +78,14 @@ fn profile_name(text: &str) -> Result<String, String> {
 
 pub(super) fn main(words: &[OsString]) -> ExitCode {
     FORM.main(words, |arguments: &LoginArguments| {
-        FORM.run(false, async |stop| run(arguments, stop).await)
+        FORM.run(false, async |stop| {
+            // A stop is possible only before the profile is written.
+            let done = run(arguments, stop).await;
+            done.map_err(|error| match error.kind() {
+                ErrorKind::Cancelled => Error::new(ErrorKind::Cancelled, "Nothing was stored"),
+                _ => error,
+            })
+        })
     })
 }
 

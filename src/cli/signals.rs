@@ -34,7 +34,8 @@ impl Heard {
 }
 
 /// Runs a command that signals and the deadline stop; returns its result, and what stopped it. The
-/// stop is announced in the name of `program`, or not at all.
+/// stop is announced in the name of `program`, or not at all. It is not announced either while the
+/// command does something that a stop ends at once, such as asking a question.
 pub(super) fn hearing<T>(
     program: Option<&'static str>,
     deadline: Option<Duration>,
@@ -107,10 +108,15 @@ fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(
             is_awaited &= code != exit::DEADLINE;
             if recorded.code() == 0 {
                 recorded.0.store(code, Ordering::Relaxed);
+                // The work may end as soon as it is asked to, so what concerns it comes before.
+                let ends_at_once = handle.ends_at_once();
+                if ends_at_once && program.is_some() && std::io::stderr().is_terminal() {
+                    // What follows begins on a line of its own, not behind a question and ^C.
+                    exit::say("");
+                }
                 handle.drain();
-                if let Some(program) = program {
-                    let line = announcement(program, code == exit::DEADLINE);
-                    exit::say_wrapped(&line);
+                if let Some(program) = program.filter(|_| !ends_at_once) {
+                    exit::say_wrapped(&announcement(program, code == exit::DEADLINE));
                 }
             } else if code != exit::DEADLINE {
                 handle.abort();

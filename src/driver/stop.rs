@@ -1,6 +1,8 @@
 //! Requests a transfer to stop.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,16 +26,21 @@ enum Urgency {
 
 /// The sending end.
 #[derive(Clone, Debug)]
-pub struct StopHandle(watch::Sender<Urgency>);
+pub struct StopHandle(watch::Sender<Urgency>, Arc<AtomicUsize>);
 
-/// The end that a transfer listens to.
+/// The end that a transfer listens to. It counts the pieces of work that a request to stop
+/// interrupts at once.
 #[derive(Clone, Debug)]
-pub struct Stop(watch::Receiver<Urgency>);
+pub struct Stop(watch::Receiver<Urgency>, Arc<AtomicUsize>);
 
 /// Creates a way to stop a transfer from outside.
 pub fn stop_channel() -> (StopHandle, Stop) {
     let (sender, receiver) = watch::channel(Urgency::Go);
-    (StopHandle(sender), Stop(receiver))
+    let interruptible = Arc::new(AtomicUsize::new(0));
+    (
+        StopHandle(sender, interruptible.clone()),
+        Stop(receiver, interruptible),
+    )
 }
 
 impl StopHandle {
@@ -45,6 +52,29 @@ impl StopHandle {
     /// Stops at once.
     pub fn abort(&self) {
         self.0.send_replace(Urgency::Abort);
+    }
+
+    /// Whether [`drain`](Self::drain) ends the current work at once, because no request in flight
+    /// is worth finishing.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+    pub(crate) fn ends_at_once(&self) -> bool {
+        self.1.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// Counts a piece of interruptible work while it lives.
+struct Interruptible(Arc<AtomicUsize>);
+
+impl Interruptible {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Interruptible {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -64,6 +94,7 @@ impl Stop {
         &mut self,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
+        let _counted = Interruptible::new(&self.1);
         tokio::select! {
             biased;
             done = work => done,

@@ -404,6 +404,43 @@ fn a_disk_is_not_written_to_a_terminal_and_a_cleanup_says_what_it_did() {
     }
 }
 
+/// No request is in flight at a question, so none is said to be finished.
+#[test]
+fn ctrl_c_at_a_question_says_that_nothing_was_done() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = desk();
+    let server = desk.server();
+    let tool = desk.tool(UPLOAD).env("OHURI", &server.uri);
+    let _ = tool.args("disk.img").run().code(0);
+    let drive = drives(&server).remove(0);
+    for (words, question, result) in [
+        (
+            "login",
+            "Endpoint URI:",
+            "openhosting login: Nothing was stored",
+        ),
+        (
+            &*format!("rm {drive}"),
+            "y/N",
+            "openhosting rm: Nothing was removed",
+        ),
+        (
+            &*format!("login --endpoint {} --user {}", server.uri, desk.user),
+            "Secret API key:",
+            "openhosting login: Nothing was stored",
+        ),
+    ] {
+        let tool = desk.on_a_screen(80, question, SIMPLE);
+        let stopped = tool.env("OHURI", &server.uri).args(words).run().code(130);
+        assert!(!stopped.text().contains("requests"), "{stopped:?}");
+        let last = stopped.text().trim_end().lines().last();
+        assert_eq!(last, Some(result), "{stopped:?}");
+    }
+    assert_eq!(drives(&server), [drive]);
+}
+
 #[test]
 fn an_image_is_not_read_from_the_keyboard() {
     if !has_terminals() {
