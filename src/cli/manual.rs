@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use clap_mangen::Man;
 
 use super::complete::Shell;
 use super::help::{self, Entry, Sections};
-use super::{candidates, download, exit, server, upload};
+use super::{candidates, download, exit, own, server, upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, replace};
 
@@ -46,10 +46,11 @@ pub(super) struct Manual {
     #[arg(long, value_name = "NAME", add = candidates::pages(), conflicts_with = "directory")]
     page: Option<String>,
 
-    /// Write all pages into DIR, for example ~/.local/share/man/man1
+    /// Print this page, or write all pages into DIR, for example ~/.local/share/man/man1
     ///
-    /// Without it the page of openhosting is printed.
-    #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    /// A word without a slash is a directory only if that exists and no page has the name. Without
+    /// a word the page of openhosting is printed.
+    #[arg(value_name = "PAGE|DIR", value_hint = clap::ValueHint::DirPath)]
     directory: Option<PathBuf>,
 }
 
@@ -101,30 +102,62 @@ pub(super) fn man(words: &[OsString], root: Command) -> ExitCode {
 
 fn write(arguments: &Manual, root: Command) -> Result<()> {
     let pages = pages(root)?;
-    let directory = arguments.directory.as_deref();
-    // A word that names a page, as with man, is no directory to make.
-    let named = directory
-        .and_then(Path::to_str)
-        .and_then(|word| page_named(&pages, word));
-    if let Some(page) = named.filter(|_| directory.is_some_and(|path| !path.is_dir())) {
-        return exit::print(page);
+    let word = arguments.page.as_deref().map(Path::new);
+    let word = word.or(arguments.directory.as_deref());
+    let name = word.map_or("openhosting".into(), Path::to_string_lossy);
+    let page = page_named(&pages, &name);
+    // Only what looks like a directory is one, so that a typing error creates no files.
+    if let Some(directory) = arguments.directory.as_deref()
+        && page.is_none()
+        && is_directory(directory)
+    {
+        return write_all(&pages, directory);
     }
-    if let Some(directory) = directory {
-        for (name, page) in pages {
-            put(directory, &format!("{name}.1"), page.as_bytes())?;
+    match page {
+        Some(_) if std::io::stdout().is_terminal() => {
+            let mut command = "openhosting man".to_owned();
+            if let Some(word) = word {
+                let _ = write!(command, " {}", word.display());
+            }
+            exit::print(&format!("To read the page, run: {command} | man -l -\n"))
         }
-        return Ok(());
-    }
-    let name = arguments.page.as_deref().unwrap_or("openhosting");
-    match page_named(&pages, name) {
         Some(page) => exit::print(page),
-        None => {
-            let names: Vec<_> = pages.iter().map(|(name, _)| name.as_str()).collect();
-            let what = format!("There is no page {name:?}");
-            Err(Error::new(ErrorKind::Usage, what)
-                .hint_to(format!("The pages are: {}", names.join(" "))))
-        }
+        None => Err(no_page(&pages, &name)),
     }
+}
+
+/// Whether the word means a directory: it contains a separator, or exists.
+fn is_directory(word: &Path) -> bool {
+    let text = word.to_string_lossy();
+    text.contains(std::path::is_separator) || word.is_dir()
+}
+
+/// Writes all pages into a directory, and says so.
+fn write_all(pages: &[(String, String)], directory: &Path) -> Result<()> {
+    for (name, page) in pages {
+        put(directory, &format!("{name}.1"), page.as_bytes())?;
+    }
+    let count = pages.len();
+    exit::print(&format!("Wrote {count} pages to {}\n", directory.display()))
+}
+
+/// The error for a name that no page has.
+fn no_page(pages: &[(String, String)], word: &str) -> Error {
+    let likeness = |name: &str| {
+        let command = name.trim_start_matches("openhosting-");
+        strsim::jaro_winkler(command, word.trim_start_matches("openhosting-"))
+    };
+    let names = pages.iter().map(|(name, _)| name.as_str());
+    let like = names
+        .clone()
+        .map(|name| (likeness(name), name))
+        .filter(|(likeness, _)| *likeness > own::SIMILARITY_MIN)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let hint = match like {
+        Some((_, name)) => format!("Did you mean {name:?}?"),
+        None => format!("The pages are: {}", names.collect::<Vec<_>>().join(" ")),
+    };
+    Error::new(ErrorKind::Usage, format!("There is no page {word:?}")).hint_to(hint)
 }
 
 /// The page of this name, or of this command.
@@ -235,7 +268,6 @@ fn roff(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::own;
     use super::*;
 
     /// A command, and those below it.

@@ -8,6 +8,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fmt::Write;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
@@ -38,7 +39,7 @@ const OTHER_WORDS: [(&str, &str); 8] = [
 /// If the similarity of an unknown word to a command (Jaro-Winkler, 0 to 1) is above this value,
 /// the command is suggested. The value is a choice: lower ones suggest unrelated commands, higher
 /// ones miss words with two wrong letters.
-const SIMILARITY_MIN: f64 = 0.75;
+pub(super) const SIMILARITY_MIN: f64 = 0.75;
 
 /// The groups in which commands are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,6 +241,8 @@ pub fn main() -> ExitCode {
         "help" => help(&words[1..]),
         "-h" | "--help" => exit::finish(PROGRAM, exit::print(&list())),
         "-V" | "--version" => version::main(&[]),
+        // A program that reads it gets the answer of the providers' script, where -v is a flag.
+        "-v" if words.len() == 1 && std::io::stdout().is_terminal() => version::main(&[]),
         _ => of_the_script(&words),
     }
 }

@@ -459,7 +459,7 @@ fn short_help_fits_a_screen_and_long_help_has_examples() {
 #[test]
 fn the_manual_has_a_page_for_each_command_with_all_its_flags() {
     let desk = Desk::new();
-    let _ = desk.tool(SIMPLE).args("man pages").run().code(0);
+    let _ = desk.tool(SIMPLE).args("man ./pages").run().code(0);
     let files = std::fs::read_dir(desk.path("pages")).unwrap();
     let files: BTreeSet<_> = files
         .map(|file| file.unwrap().file_name().into_string().unwrap())
@@ -495,4 +495,23 @@ fn the_manual_has_a_page_for_each_command_with_all_its_flags() {
     assert!(page.text().contains(".TH OPENHOSTING-RM 1"), "{page:?}");
     let none = desk.tool(SIMPLE).args("man --page rn").run().code(2);
     let _ = none.says("There is no page \"rn\"").says("openhosting-rm");
+}
+
+/// A typing error does not create files.
+#[test]
+fn a_word_that_is_no_page_is_no_directory_either() {
+    let desk = Desk::new();
+    let man = |word: &str| desk.tool(SIMPLE).args("man").arg(word).run();
+    let page = man("upload").code(0);
+    assert!(page.text().contains(".TH OPENHOSTING-UPLOAD 1"), "{page:?}");
+    let none = man("uplaod").code(2).says("There is no page \"uplaod\"");
+    let _ = none.says("Did you mean \"openhosting-upload\"?");
+    assert!(!desk.path("uplaod").exists());
+    let written = man("./pages/new").code(0);
+    assert!(written.text().ends_with(" pages to ./pages/new\n"));
+    assert!(desk.path("pages/new/openhosting-rm.1").exists());
+    // A directory that exists needs no path.
+    let written = man("pages").code(0);
+    assert!(written.text().ends_with(" pages to pages\n"));
+    assert!(desk.path("pages/openhosting-rm.1").exists());
 }

@@ -442,6 +442,25 @@ fn ctrl_c_at_a_question_says_that_nothing_was_done() {
 }
 
 #[test]
+fn a_terminal_is_not_filled_with_the_source_of_a_page() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = Desk::new();
+    for (words, line) in [
+        ("man", "To read the page, run: openhosting man | man -l -"),
+        (
+            "man upload",
+            "To read the page, run: openhosting man upload | man -l -",
+        ),
+        ("-v", concat!("openhosting ", env!("CARGO_PKG_VERSION"))),
+    ] {
+        let shown = desk.on_a_screen(80, "", SIMPLE).args(words).run().code(0);
+        assert_eq!(play(&shown, 80).lines.first().unwrap(), line);
+    }
+}
+
+#[test]
 fn an_image_is_not_read_from_the_keyboard() {
     if !has_terminals() {
         return;
