@@ -329,7 +329,12 @@ fn about_disk(text: &mut Text, survey: &ImageSurvey, census: &Census) {
         let to_send = census.chunks_to_send();
         text.line("Zeros", format!("{about}{}", percent(census.zeros(), size)));
         text.line("Chunks", format!("{chunks}; {about}{to_send} to send"));
-        text.line("On the wire", wire.collect::<Vec<_>>().join(", "));
+        // Two levels in a line, which then fits 80 columns.
+        let wire: Vec<_> = wire.collect();
+        for (index, levels) in wire.chunks(2).enumerate() {
+            let name = if index == 0 { "On the wire" } else { "" };
+            text.line(name, levels.join(", "));
+        }
     } else {
         let with_data = census.data_chunks;
         text.line("Chunks", format!("{chunks}; {with_data} with data"));

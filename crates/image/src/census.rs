@@ -115,6 +115,7 @@ impl Census {
     }
 
     /// Bytes to send at each level to a drive that reads as zeros, without the headers of requests.
+    /// These are whole chunks; the upload may send less, if it can leave out zeros within them.
     pub fn wire(&self) -> impl Iterator<Item = (Level, u64)> + '_ {
         self.bodies
             .iter()
@@ -199,10 +200,11 @@ impl Census {
                 let mut levels = self.bodies.iter_mut().zip(&mut compressors).zip(copies);
                 levels.try_for_each(|(((_, total), (level, gzip)), copy)| {
                     let thread = std::thread::Builder::new().spawn_scoped(scope, move || {
-                        // It is never `None`: chunks of zeros were skipped above. An upload to a
-                        // new drive leaves out zeros, so they are left out of the estimate too.
+                        // It is never `None`: chunks of zeros were skipped above. Zeros within a
+                        // chunk count: an upload leaves them out only once the drive has proved
+                        // to read as zeros, which may be after most chunks, or never.
                         if let Some(chunk) = RawChunk::new(span, copy).check() {
-                            *total += gzip.encode(chunk, *level, ZeroRuns::Leave).body_bytes();
+                            *total += gzip.encode(chunk, *level, ZeroRuns::Send).body_bytes();
                         }
                     });
                     thread.map(drop).map_err(no_thread)
@@ -269,7 +271,7 @@ mod tests {
             (2 * C, &[4096, C, 8192, 0, 0][..])
         );
         let wire: Vec<_> = census.wire().map(|(_, bytes)| bytes).collect();
-        assert_eq!(wire[0], 8192);
+        assert_eq!(wire[0], 2 * C);
         assert!(wire[1] < 2000, "{wire:?}");
     }
 
