@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
-use std::io::{Read, Seek, Write};
+use std::io::{IsTerminal, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use bytes::Bytes;
 use clap::Parser;
-use reqwest::Response;
 use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::{Response, StatusCode};
 
 use super::access::Access;
 use super::exit::Notice;
@@ -144,6 +144,14 @@ async fn run(arguments: &CallArguments, client: &Client) -> Result<bool> {
             word.unwrap_or_default()
         );
         exit::say(line.trim_end());
+        // Programs read the same lines as from the providers' script.
+        if status == StatusCode::NOT_FOUND
+            && std::io::stdout().is_terminal()
+            && let Some(object) = arguments.segments().next()
+        {
+            let example = if object == "profile" { "info" } else { "list" };
+            exit::say(&format!("A call that exists: {PROGRAM} {object} {example}"));
+        }
     }
     Ok(status.is_success())
 }

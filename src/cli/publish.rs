@@ -21,6 +21,7 @@ use super::shown_run::{RunOutcome, ShownRun};
 use super::signing::{Signer, signature_of};
 use super::tool::CommonArguments;
 use super::unfinished::{Continuation, LeftBehind};
+use super::upload::next_step;
 use super::upload::{check_gzip, jobs_for};
 use super::{arguments, complete, environment, findings_file, help, image_notices, quote};
 use crate::amounts::{duration, size};
@@ -272,7 +273,8 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
             ),
             false => format!("{name} is up to date: nothing to send (drive {drive})"),
         };
-        return std::iter::once(same).chain(removed).collect();
+        let local = arguments.local.as_deref().map(next_step);
+        return std::iter::once(same).chain(removed).chain(local).collect();
     }
     let image = arguments.image.as_deref().and_then(Path::file_name);
     let image = image.unwrap_or_default().to_string_lossy();
@@ -303,7 +305,9 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
         };
         to_be_joined(name, shard, PROGRAM, join)
     });
-    [did, sent].into_iter().chain(removed).chain(next).collect()
+    let local = arguments.local.as_deref().map(next_step);
+    let lines = [did, sent].into_iter().chain(removed);
+    lines.chain(next).chain(local).collect()
 }
 
 /// The line that says what was removed.

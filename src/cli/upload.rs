@@ -293,7 +293,7 @@ async fn run(
 }
 
 /// How to use a drive in a directory.
-fn next_step(directory: &Path) -> String {
+pub(super) fn next_step(directory: &Path) -> String {
     let directory = quote(&directory.to_string_lossy());
     format!("To list or download the drive, start: openhosting server --data {directory}")
 }

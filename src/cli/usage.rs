@@ -2,7 +2,7 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind as Wrong};
 
-use super::remedies;
+use super::{quote, remedies};
 use crate::error::{Error, ErrorKind};
 
 /// If the similarity of an unknown flag to a known one (Jaro-Winkler, 0 to 1) is above this value,
@@ -38,6 +38,12 @@ pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {
             let word = one(error, ContextKind::InvalidSubcommand);
             let like = all(error, ContextKind::SuggestedSubcommand);
             let hint = like.first().map(|like| format!("Did you mean {like:?}?"));
+            let is_image = program == "openhosting image"
+                && (word.contains(['.', '/']) || std::path::Path::new(&word).exists());
+            let hint = hint.filter(|_| !is_image).or_else(|| {
+                let word = quote(&word);
+                is_image.then(|| format!("Run: openhosting image info {word}"))
+            });
             (format!("There is no command {word:?}"), hint)
         }
         Wrong::NoEquals => {

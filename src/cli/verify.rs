@@ -128,6 +128,8 @@ pub(super) fn main(arguments: &VerifyArguments) -> ExitCode {
 /// The result of a comparison.
 struct Compared {
     drive: DriveId,
+    /// The drive that the receipt is of.
+    receipt_drive: DriveId,
     content: Arc<Content>,
     shard: Option<Shard>,
     /// The blocks that were compared, and how many there are.
@@ -208,6 +210,7 @@ async fn compare(
     };
     Ok(Compared {
         drive,
+        receipt_drive: receipt.drive,
         content,
         shard: arguments.shard,
         blocks,
@@ -249,12 +252,21 @@ impl Compared {
             ..RunOutcome::default()
         };
         if let Some(first) = first {
+            let (subject, hint) = match self.receipt_drive {
+                its if its == drive => (
+                    format!("Drive {drive} does not hold what its receipt lists"),
+                    "Do not use it; publish the image again".to_owned(),
+                ),
+                other => (
+                    format!("Drive {drive} does not hold what the receipt of drive {other} lists"),
+                    format!("The receipt is of another drive, {other}: use the receipt of {drive}"),
+                ),
+            };
             let what = format!(
-                "Drive {drive} does not hold what its receipt lists: {differing} of {} blocks that were compared differ, the first at byte {first}",
+                "{subject}: {differing} of {} blocks that were compared differ, the first at byte {first}",
                 coverage.checked,
             );
-            let error = Error::new(ErrorKind::Integrity, what);
-            outcome.error = Some(error.hint_to("Do not use it; publish the image again"));
+            outcome.error = Some(Error::new(ErrorKind::Integrity, what).hint_to(hint));
         } else {
             let of_what = match self.shard {
                 Some(shard) => format!("{}: ", part_of_many(shard)),

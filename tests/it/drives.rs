@@ -266,6 +266,12 @@ fn the_tools_take_names() {
     let _ = own(&desk, &server.uri, publish).run().code(0);
     let verify = own(&desk, &server.uri, "verify r.json -d");
     let _ = verify.arg("my drive").run().code(0);
+    // A drive that differs may be fine: the receipt is not its own.
+    let other = make(&server, &format!("name other\nsize {}\n", image.len()));
+    let verify = own(&desk, &server.uri, "verify r.json -d other");
+    let differs = verify.run().code(4).says(&other);
+    let differs = differs.says("The receipt is of another drive");
+    assert!(!differs.stderr.contains("Do not use"), "{differs:?}");
 }
 
 #[test]

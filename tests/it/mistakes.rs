@@ -37,6 +37,12 @@ const COMMANDS: &[Mistake] = &[
     ("image show a.img", 2, "\"show\"", "openhosting image"),
     ("image info", 2, "IMAGE", "Usage: openhosting image info"),
     ("image info nosuch.img", 1, "nosuch.img", "path"),
+    (
+        "image a.img",
+        2,
+        "a.img",
+        "Run: openhosting image info a.img",
+    ),
     ("image info dir", 1, "dir", "Name one disk image"),
     (
         "image info -c 0 a.img",

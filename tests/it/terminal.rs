@@ -385,6 +385,14 @@ fn a_disk_is_not_written_to_a_terminal_and_a_cleanup_says_what_it_did() {
     let next = "To list or download the drive, start: openhosting server --data c";
     let shown = play(&local, 80).lines.join(" ");
     assert!(shown.contains(next), "{shown}");
+    let local = run("publish --local c -n nightly disk.img").code(0);
+    let shown = play(&local, 80).lines.join(" ");
+    assert!(shown.contains(next), "{shown}");
+    for call in ["drives", "drives lst"] {
+        let missing = run(call);
+        let next = "A call that exists: openhosting drives list";
+        assert!(missing.text().contains(next), "{missing:?}");
+    }
     desk.own(&desk.path("c"));
     let cleaned = run("publish -n nightly --cleanup").code(0);
     let screen = play(&cleaned, 80);
