@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter};
 
 use super::config::ConfigFile;
-use super::{environment, manual, own, printable};
+use super::{environment, printable};
 
 /// Completes profiles of the config file.
 pub(super) fn profiles() -> ArgValueCompleter {
@@ -38,14 +38,6 @@ pub(super) fn words(words: &'static [&'static str]) -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let words = words.iter().map(|word| ((*word).to_owned(), None));
         candidates(words, current)
-    })
-}
-
-/// Completes the names of pages of the manual.
-pub(super) fn pages() -> ArgValueCompleter {
-    ArgValueCompleter::new(|current: &OsStr| {
-        let names = manual::page_names(own::root()).into_iter();
-        candidates(names.map(|name| (name, None)), current)
     })
 }
 

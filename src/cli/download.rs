@@ -473,7 +473,7 @@ fn options(
 /// The error, with the complete command where it advises to download the drive of the earlier run.
 fn with_command(arguments: &DownloadArguments, error: Error) -> Error {
     let earlier = |remedy: &Remedy| match remedy {
-        Remedy::EarlierDrive(id) => Some(*id),
+        Remedy::EarlierDrive(id) => Some(DriveId::from_bytes(id.into_bytes())),
         _ => None,
     };
     let earlier = error

@@ -12,7 +12,7 @@ use clap_mangen::Man;
 
 use super::complete::Shell;
 use super::help::{self, Entry, Sections};
-use super::{candidates, download, exit, own, server, upload};
+use super::{download, exit, server, upload, usage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, replace};
 
@@ -43,7 +43,7 @@ pub(super) struct Completions {
 #[command(name = "openhosting-man", bin_name = "openhosting man", version, after_long_help = help::after("man"))]
 pub(super) struct Manual {
     /// Print this page, for example openhosting-publish
-    #[arg(long, value_name = "NAME", add = candidates::pages(), conflicts_with = "directory")]
+    #[arg(long, value_name = "NAME", conflicts_with = "directory")]
     page: Option<String>,
 
     /// Print this page, or write all pages into DIR, for example ~/.local/share/man/man1
@@ -143,21 +143,18 @@ fn write_all(pages: &[(String, String)], directory: &Path) -> Result<()> {
 
 /// The error for a name that no page has.
 fn no_page(pages: &[(String, String)], word: &str) -> Error {
-    let likeness = |name: &str| {
-        let command = name.trim_start_matches("openhosting-");
-        strsim::jaro_winkler(command, word.trim_start_matches("openhosting-"))
-    };
     let names = pages.iter().map(|(name, _)| name.as_str());
-    let like = names
-        .clone()
-        .map(|name| (likeness(name), name))
-        .filter(|(likeness, _)| *likeness > own::SIMILARITY_MIN)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    let hint = match like {
-        Some((_, name)) => format!("Did you mean {name:?}?"),
+    let commands = names.clone().map(command_of);
+    let hint = match usage::nearest(command_of(word), commands) {
+        Some(command) => format!("Did you mean {command:?}?"),
         None => format!("The pages are: {}", names.collect::<Vec<_>>().join(" ")),
     };
     Error::new(ErrorKind::Usage, format!("There is no page {word:?}")).hint_to(hint)
+}
+
+/// The command that a page is about.
+fn command_of(page: &str) -> &str {
+    page.strip_prefix("openhosting-").unwrap_or(page)
 }
 
 /// The page of this name, or of this command.
@@ -268,6 +265,7 @@ fn roff(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::own;
     use super::*;
 
     /// A command, and those below it.

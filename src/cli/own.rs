@@ -6,16 +6,17 @@
 //! entry in [`COMMANDS`].
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use clap_complete::engine::ArgValueCompleter;
 
 use super::{
-    again, call, complete, doctor, download, drive_commands, exit, image, login, manual, probe,
-    publish, server, upload, verify, version,
+    again, call, candidates, complete, doctor, download, drive_commands, exit, image, login,
+    manual, probe, publish, server, upload, usage, verify, version,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -35,11 +36,6 @@ const OTHER_WORDS: [(&str, &str); 8] = [
     ("put", "upload"),
     ("remove", "rm"),
 ];
-
-/// If the similarity of an unknown word to a command (Jaro-Winkler, 0 to 1) is above this value,
-/// the command is suggested. The value is a choice: lower ones suggest unrelated commands, higher
-/// ones miss words with two wrong letters.
-pub(super) const SIMILARITY_MIN: f64 = 0.75;
 
 /// The groups in which commands are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +175,7 @@ pub(super) const COMMANDS: &[OwnCommand] = &[
         group: Group::Program,
         about: "Print or write the manual pages",
         main: |words| manual::man(words, root()),
-        command: manual::Manual::command,
+        command: man_command,
     },
     OwnCommand {
         word: "version",
@@ -207,6 +203,15 @@ pub(super) fn root() -> clap::Command {
         .subcommand_required(true)
         .subcommands(commands)
         .disable_help_subcommand(true)
+}
+
+/// `man`, of which completions know the pages.
+fn man_command() -> clap::Command {
+    let pages = ArgValueCompleter::new(|current: &OsStr| {
+        let names = manual::page_names(root()).into_iter();
+        candidates::candidates(names.map(|name| (name, None)), current)
+    });
+    manual::Manual::command().mut_arg("page", |page| page.add(pages))
 }
 
 /// `help`, which completions know as a command.
@@ -301,16 +306,9 @@ fn begins_call(command: &str) -> bool {
 /// The error for a word that is neither a command nor an object of the API.
 fn unknown(word: &str) -> Error {
     let lower = word.to_lowercase();
-    let likeness = |own: &OwnCommand| strsim::jaro_winkler(own.word, &lower);
-    let like = COMMANDS
-        .iter()
-        .map(|own| (likeness(own), own.word))
-        .filter(|(likeness, _)| *likeness > SIMILARITY_MIN)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let like = usage::nearest(&lower, COMMANDS.iter().map(|own| own.word));
     let other_tools = OTHER_WORDS.iter().find(|(other, _)| *other == lower);
-    let command = other_tools
-        .map(|(_, command)| *command)
-        .or_else(|| like.map(|(_, command)| command));
+    let command = other_tools.map(|(_, command)| *command).or(like);
     let hint = match command {
         Some(command) => format!("Did you mean \"{command}\"?"),
         None => {

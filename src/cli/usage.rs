@@ -2,13 +2,28 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind as Wrong};
 
-use super::{quote, remedies};
+use super::remedies;
 use crate::error::{Error, ErrorKind};
+use crate::quoting::quote;
 
 /// If the similarity of an unknown flag to a known one (Jaro-Winkler, 0 to 1) is above this value,
 /// that flag is suggested. The value is a choice. It is higher than for commands, because the
 /// common `--` makes all flags similar.
 const SIMILARITY_MIN: f64 = 0.85;
+
+/// The same for words: commands and pages. Lower values suggest unrelated words, higher ones miss
+/// words with two wrong letters.
+const WORD_SIMILARITY_MIN: f64 = 0.75;
+
+/// The name that an unknown word was probably meant to be.
+pub(super) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let names = names.into_iter();
+    let likely = names
+        .map(|name| (strsim::jaro_winkler(name, word), name))
+        .filter(|(similarity, _)| *similarity > WORD_SIMILARITY_MIN)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    likely.map(|(_, name)| name)
+}
 
 /// The error for a command line of `program`, in our own words.
 pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {

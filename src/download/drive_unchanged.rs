@@ -118,7 +118,7 @@ pub(super) fn check_same_drive(
                 "The earlier run downloaded drive {id}, not {}",
                 options.drive
             );
-            let other = advice![over, ", or continue with ", Remedy::EarlierDrive(id)];
+            let other = advice![over, ", or continue with ", Remedy::EarlierDrive(id.into())];
             return Err(Error::new(ErrorKind::Usage, what).hint_to(other));
         }
         _ => {}

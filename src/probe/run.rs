@@ -113,16 +113,7 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
         }
         Err(cause) => {
             findings.destroy_status = Finding::Unknown("the drive could not be destroyed".into());
-            let what = format!("The probe's drive {drive} is left");
-            // Another probe would create another drive, so this is no reason to repeat the command.
-            let kind = match cause.kind() {
-                ErrorKind::Unavailable => ErrorKind::Rejected,
-                kind => kind,
-            };
-            let removal = client.commands().removal(drive);
-            Err(Error::new(kind, what)
-                .because(cause)
-                .hint_to(format!("Run {removal} to remove it")))
+            Err(is_left(client, drive, cause))
         }
     };
     Ok(Probed {
@@ -131,6 +122,19 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
         removal,
         is_stopped,
     })
+}
+
+/// The error for a drive that could not be removed. Another probe would create another drive, so it
+/// is no reason to repeat the command.
+fn is_left(client: &Client, drive: DriveId, cause: Error) -> Error {
+    let kind = match cause.kind() {
+        ErrorKind::Unavailable => ErrorKind::Rejected,
+        kind => kind,
+    };
+    let removal = client.commands().removal(drive);
+    Error::new(kind, format!("The probe's drive {drive} is left"))
+        .because(cause)
+        .hint_to(format!("Run {removal} to remove it"))
 }
 
 /// Creates the drive, and returns the size that was requested.

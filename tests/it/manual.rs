@@ -505,7 +505,7 @@ fn a_word_that_is_no_page_is_no_directory_either() {
     let page = man("upload").code(0);
     assert!(page.text().contains(".TH OPENHOSTING-UPLOAD 1"), "{page:?}");
     let none = man("uplaod").code(2).says("There is no page \"uplaod\"");
-    let _ = none.says("Did you mean \"openhosting-upload\"?");
+    let _ = none.says("Did you mean \"upload\"?");
     assert!(!desk.path("uplaod").exists());
     let written = man("./pages/new").code(0);
     assert!(written.text().ends_with(" pages to ./pages/new\n"));

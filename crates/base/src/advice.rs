@@ -6,8 +6,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::amounts::size;
-use crate::drive::DriveId;
 
 /// What helps against an error, with what a program needs to do it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub enum Remedy {
     /// Compare with the drive, and send only what differs: `UploadOptions::compare`.
     CompareWithDrive,
     /// Download the drive of the earlier run: `DownloadOptions::drive`.
-    EarlierDrive(DriveId),
+    EarlierDrive(Uuid),
     /// Pass the options of the earlier run.
     SameOptions,
     /// State the size of an image that can only be read in order: `StreamOptions::size`.

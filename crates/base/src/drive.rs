@@ -33,6 +33,12 @@ impl DriveId {
     }
 }
 
+impl From<DriveId> for Uuid {
+    fn from(id: DriveId) -> Self {
+        id.0
+    }
+}
+
 /// Parses a UUID, only in its usual form of 36 characters, in upper or lower case.
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
     (text.len() == 36)
