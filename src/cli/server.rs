@@ -92,8 +92,8 @@ pub(super) struct ServerArguments {
 
     /// Make a certificate for TLS, and store it beside the drives
     ///
-    /// It is for localhost and the address of --listen; with 0.0.0.0 or [::] for the name and all
-    /// addresses of this machine. Clients need it: --cacert FILE.
+    /// It is for localhost and the address of --listen. If that is 0.0.0.0 or [::], it is for the host
+    /// name and all addresses of this machine. Clients need it: --cacert FILE.
     #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"])]
     tls_self_signed: bool,
 
