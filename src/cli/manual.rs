@@ -48,8 +48,8 @@ pub(super) struct Manual {
 
     /// Print this page, or write all pages into DIR, for example ~/.local/share/man/man1
     ///
-    /// A word without a slash is a directory only if that exists and no page has the name. Without
-    /// a word the page of openhosting is printed.
+    /// A word without a slash is taken as a directory only if a directory of that name exists, and
+    /// no page has it. Without a word the page of openhosting is printed.
     #[arg(value_name = "PAGE|DIR", value_hint = clap::ValueHint::DirPath)]
     directory: Option<PathBuf>,
 }

@@ -97,9 +97,10 @@ pub(super) struct PublishArguments {
     #[arg(long, value_name = "FILE", add = candidates::files())]
     receipt: Option<PathBuf>,
 
-    /// Sign the receipt with this minisign key, in FILE.minisig
+    /// Sign the receipt with this minisign key, beside it
     ///
-    /// The password of the key, if it has one, is read from OHSIGNPASSWORD or asked for.
+    /// The signature of the receipt FILE is in FILE.minisig. The password of the key, if it has
+    /// one, is read from OHSIGNPASSWORD or asked for.
     #[arg(
         long,
         value_name = "KEY",
