@@ -235,7 +235,7 @@ fn meaning(refusal: &Refusal) -> String {
         (502, _) => "bad gateway",
         (503, _) => "not available",
         (504, _) => "gateway timeout",
-        _ if refusal.message.starts_with(HTML_PAGE) => HTML_PAGE,
+        _ if refusal.is_page() => HTML_PAGE,
         _ => return String::new(),
     };
     format!(" ({words})")

@@ -86,11 +86,7 @@ pub async fn open_web(url: &WebUrl, options: &ImageOptions, config: &WebConfig) 
 
 /// The error for an image that has to be read at any place, with what prevents that.
 fn without_ranges(error: Error, url: &WebUrl) -> Error {
-    let is_file = |remedy: &Remedy| *remedy == Remedy::File;
-    if !error
-        .hint()
-        .is_some_and(|hint| hint.remedies().any(is_file))
-    {
+    if !error.advises(&Remedy::File) {
         return error;
     }
     let what = format!("{error}: its server does not support range requests");
@@ -171,9 +167,9 @@ fn fingerprint(url: &WebUrl, pin: &Pin) -> Fingerprint {
     }
 }
 
-/// What an answer of a web server means, and what to do about it, if that is always the same. Its
-/// text, which is often a page, says no more.
-fn refused(status: u16) -> Option<(&'static str, &'static str)> {
+/// What the status of an answer means, and what to do about it, where that is always the same. The
+/// text of such an answer, often a page, says no more.
+fn meaning_and_advice(status: u16) -> Option<(&'static str, &'static str)> {
     Some(match status {
         401 => (
             "it needs a user and a password",
@@ -231,14 +227,15 @@ impl WebFile {
 
     /// The error to report.
     fn error(&self, failure: Failure) -> Error {
+        let (meaning, advice) = match &failure {
+            Failure::Refused(refusal) => meaning_and_advice(refusal.status).unzip(),
+            _ => (None, None),
+        };
         let why = match &failure {
-            Failure::Refused(refusal) => {
-                let meaning = refused(refusal.status).map(|(meaning, _)| meaning);
-                match meaning.unwrap_or(&refusal.message) {
-                    "" => format!("its server answered {}", refusal.status),
-                    meaning => format!("its server answered {} ({meaning})", refusal.status),
-                }
-            }
+            Failure::Refused(refusal) => match meaning.unwrap_or(&refusal.message) {
+                "" => format!("its server answered {}", refusal.status),
+                meaning => format!("its server answered {} ({meaning})", refusal.status),
+            },
             Failure::NotApi(why) | Failure::WrongLength(why) => why.clone(),
             other => other.to_string(),
         };
@@ -251,11 +248,7 @@ impl WebFile {
             Failure::Refused(refusal) if is_for_now(refusal.status) => {
                 Error::new(ErrorKind::Unavailable, what)
             }
-            Failure::Refused(refusal) => {
-                let advice = refused(refusal.status).map(|(_, advice)| advice);
-                Error::new(ErrorKind::Image, what).hint_if(advice)
-            }
-            _ => Error::new(ErrorKind::Image, what),
+            _ => Error::new(ErrorKind::Image, what).hint_if(advice),
         }
     }
 

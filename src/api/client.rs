@@ -376,9 +376,24 @@ impl Client {
     ///
     /// # Errors
     /// Any [`Failure`].
-    pub async fn each_drive(&self, mut each: impl AsyncFnMut(DriveInfo)) -> Result<(), Failure> {
+    pub async fn each_drive(&self, each: impl AsyncFnMut(DriveInfo)) -> Result<(), Failure> {
+        let response = self.list().await?;
+        self.each_listed(response, each).await
+    }
+
+    /// Requests the list of drives.
+    async fn list(&self) -> Result<Response, Failure> {
         let url = self.url(["drives", "info"])?;
-        let response = self.get(url).await?;
+        self.send(Method::GET, url, &[], Upload::empty()).await
+    }
+
+    /// Checks and reads the answer with the list of drives.
+    async fn each_listed(
+        &self,
+        response: Response,
+        mut each: impl AsyncFnMut(DriveInfo),
+    ) -> Result<(), Failure> {
+        let response = answer::check(response, self.stall).await?;
         let mut objects = answer::Objects::of(response, LIST_BYTES_MAX, self.stall)?;
         while let Some(object) = objects.next().await? {
             each(drive(object)?).await;
@@ -395,19 +410,10 @@ impl Client {
     pub(crate) async fn first_contact(
         &self,
     ) -> Result<(Option<SystemTime>, Result<(), Failure>), Failure> {
-        let url = self.url(["drives", "info"])?;
-        let response = self.send(Method::GET, url, &[], Upload::empty()).await?;
+        let response = self.list().await?;
         let date = response.headers().get(DATE);
         let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-        let read = async {
-            let response = answer::check(response, self.stall).await?;
-            let mut objects = answer::Objects::of(response, LIST_BYTES_MAX, self.stall)?;
-            while let Some(object) = objects.next().await? {
-                drive(object)?;
-            }
-            Ok(())
-        };
-        Ok((date, read.await))
+        Ok((date, self.each_listed(response, async |_| {}).await))
     }
 
     /// `drives/create`.

@@ -43,7 +43,7 @@ impl Endpoint {
         Ok(url)
     }
 
-    /// The same URL without its path; `None` if it has none.
+    /// This URL without its path; `None` if it has no path.
     #[cfg(feature = "cli")]
     pub(crate) fn without_path(&self) -> Option<Self> {
         let mut url = self.url.clone();

@@ -53,10 +53,20 @@ pub(super) fn changed(
     changes: Changes<'_>,
 ) -> String {
     let all: Vec<OsString> = std::env::args_os().collect();
-    of_words(&all, is_one_program(), program, other, changes)
+    changed_words(&all, program, other, changes)
 }
 
-/// As [`changed`], for these words.
+/// As [`changed`], for these words in place of the command line.
+pub(super) fn changed_words(
+    words: &[OsString],
+    program: &str,
+    other: impl Fn(&OsStr) -> Option<String>,
+    changes: Changes<'_>,
+) -> String {
+    of_words(words, is_one_program(), program, other, changes)
+}
+
+/// As [`changed_words`], for a process of `openhosting` or of another program.
 fn of_words(
     all: &[OsString],
     is_one_program: bool,

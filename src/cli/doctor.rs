@@ -20,7 +20,7 @@ use super::{environment, help, remedies, screen, wait_lines};
 use crate::amounts::{duration, size};
 use crate::api::{Client, ClientConfig, Endpoint};
 use crate::error::{Error, ErrorKind, Result};
-use crate::failure::{Failure, HTML_PAGE};
+use crate::failure::Failure;
 use crate::filesystem::private_directory;
 use crate::system::{allocated_bytes, free_bytes};
 use crate::transfer::{Stop, blocking};
@@ -206,7 +206,7 @@ impl Answer {
 
 /// Whether the body of an error answer is a web page.
 fn has_page(failure: &Failure) -> bool {
-    matches!(failure, Failure::Refused(refusal) if refusal.message.starts_with(HTML_PAGE))
+    matches!(failure, Failure::Refused(refusal) if refusal.is_page())
 }
 
 impl Address {

@@ -1,6 +1,5 @@
 //! `openhosting-download`.
 
-use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -492,44 +491,26 @@ fn with_command(arguments: &DownloadArguments, error: Error) -> Error {
 
 /// The command of this run with these changes, and with this drive in place of the given one.
 fn command_for_drive(arguments: &DownloadArguments, id: DriveId, changes: Changes<'_>) -> String {
+    match words_with_drive(arguments, id) {
+        Some(words) => again::changed_words(&words, PROGRAM, |_| None, changes),
+        None => again::changed(PROGRAM, |_| None, changes),
+    }
+}
+
+/// The words of the command line with another drive. A word that equals the given drive may also be
+/// the value of a flag, or the name of the file, so each word is replaced in turn: the right one
+/// changes no other argument.
+fn words_with_drive(arguments: &DownloadArguments, id: DriveId) -> Option<Vec<OsString>> {
     let all: Vec<_> = std::env::args_os().collect();
-    let Some(place) = place_of_drive(arguments, &all, id) else {
-        return again::changed(PROGRAM, |_| None, changes);
-    };
-    // The same word may also be the value of a flag, or the name of the file.
-    let same = all[first_word()..place]
-        .iter()
-        .filter(|word| **word == all[place]);
-    let before = Cell::new(same.count());
-    let other = |word: &OsStr| {
-        if word != all[place].as_os_str() {
-            return None;
-        }
-        let left = before.get().checked_sub(1);
-        before.set(left.unwrap_or(usize::MAX));
-        left.is_none().then(|| id.to_string())
-    };
-    again::changed(PROGRAM, other, changes)
-}
-
-/// Where the arguments begin in the words of the command line.
-fn first_word() -> usize {
-    1 + usize::from(again::is_one_program())
-}
-
-/// Which of the words of the command line is the drive: the one that another drive can replace,
-/// while all other arguments stay.
-fn place_of_drive(arguments: &DownloadArguments, all: &[OsString], id: DriveId) -> Option<usize> {
-    let first = first_word();
-    (first..all.len()).find(|place| {
-        let mut words = all[first - 1..].to_vec();
-        words[place + 1 - first] = id.to_string().into();
-        let parsed = DownloadArguments::try_parse_from(words);
-        parsed.is_ok_and(|parsed| {
-            let drive = arguments.drive.clone();
-            parsed.drive == DriveReference::Id(id)
-                && DownloadArguments { drive, ..parsed } == *arguments
-        })
+    let program = usize::from(again::is_one_program());
+    (program + 1..all.len()).find_map(|place| {
+        let mut words = all.clone();
+        words[place] = id.to_string().into();
+        let parsed = DownloadArguments::try_parse_from(&words[program..]).ok()?;
+        let is_drive = parsed.drive == DriveReference::Id(id);
+        let drive = arguments.drive.clone();
+        let is_same = DownloadArguments { drive, ..parsed } == *arguments;
+        (is_drive && is_same).then_some(words)
     })
 }
 

@@ -19,10 +19,9 @@ use crate::monitor::{Event, Monitor, Waiting};
 use crate::policy::{Attempts, Next, Operation, Outlook, Wait, Waits};
 use openhosting_base::advice;
 
-/// A request without an answer is reported after this long; until then it counts as slow. A wait
-/// that the endpoint asks for is worth a hint if it is longer. The time is a choice, the same as in
-/// `shell.rs`.
-const SILENCE: Duration = Duration::from_secs(15);
+/// A silence of this long while requests are in flight is reported; until then they count as slow.
+/// A longer wait that the endpoint asks for is worth a hint. The time is a choice.
+pub(super) const SILENCE: Duration = Duration::from_secs(15);
 /// An attempt during an outage ends with the outage, but may take at least this long: otherwise an
 /// attempt that begins shortly before the end could not succeed.
 const LAST_ATTEMPT: Duration = Duration::from_secs(2);

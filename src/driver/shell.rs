@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::claim::{claim, claimed};
 use super::in_flight::InFlight;
-use super::patience::{Patience, gave_up};
+use super::patience::{Patience, SILENCE, gave_up};
 use super::read_range::DriveReader;
 use super::session::gaps;
 use super::spare_requests::Spare;
@@ -25,9 +25,6 @@ use crate::monitor::{Encoded, Event, Monitor, Progress};
 use crate::plan::Span;
 use crate::policy::{Action, Ending, Engine, Limits, Operation, Payload, Requests, Wire};
 use crate::wire::READ_BYTES_MAX;
-
-/// A silence of this long while requests are in flight is reported.
-const SILENCE: Duration = Duration::from_secs(15);
 
 /// Does this only when built for tests, to show the simulator what happens.
 macro_rules! in_tests {

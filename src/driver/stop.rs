@@ -26,39 +26,50 @@ enum Urgency {
 
 /// The sending end.
 #[derive(Clone, Debug)]
-pub struct StopHandle(watch::Sender<Urgency>, Arc<AtomicUsize>);
+pub struct StopHandle {
+    urgency: watch::Sender<Urgency>,
+    interruptible: Arc<AtomicUsize>,
+}
 
-/// The end that a transfer listens to. It counts the pieces of work that a request to stop
-/// interrupts at once.
+/// The end that a transfer listens to.
 #[derive(Clone, Debug)]
-pub struct Stop(watch::Receiver<Urgency>, Arc<AtomicUsize>);
+pub struct Stop {
+    urgency: watch::Receiver<Urgency>,
+    /// The number of pieces of work in progress that a request to stop interrupts at once.
+    interruptible: Arc<AtomicUsize>,
+}
 
 /// Creates a way to stop a transfer from outside.
 pub fn stop_channel() -> (StopHandle, Stop) {
     let (sender, receiver) = watch::channel(Urgency::Go);
-    let interruptible = Arc::new(AtomicUsize::new(0));
-    (
-        StopHandle(sender, interruptible.clone()),
-        Stop(receiver, interruptible),
-    )
+    let interruptible = Arc::<AtomicUsize>::default();
+    let handle = StopHandle {
+        urgency: sender,
+        interruptible: interruptible.clone(),
+    };
+    let stop = Stop {
+        urgency: receiver,
+        interruptible,
+    };
+    (handle, stop)
 }
 
 impl StopHandle {
     /// Lets requests in flight finish, and starts no new ones.
     pub fn drain(&self) {
-        self.0.send_replace(Urgency::Drain);
+        self.urgency.send_replace(Urgency::Drain);
     }
 
     /// Stops at once.
     pub fn abort(&self) {
-        self.0.send_replace(Urgency::Abort);
+        self.urgency.send_replace(Urgency::Abort);
     }
 
     /// Whether [`drain`](Self::drain) ends the current work at once, because no request in flight
     /// is worth finishing.
     #[cfg_attr(not(feature = "cli"), allow(dead_code))]
     pub(crate) fn ends_at_once(&self) -> bool {
-        self.1.load(Ordering::Relaxed) > 0
+        self.interruptible.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -94,7 +105,7 @@ impl Stop {
         &mut self,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let _counted = Interruptible::new(&self.1);
+        let _counted = Interruptible::new(&self.interruptible);
         tokio::select! {
             biased;
             done = work => done,
@@ -104,7 +115,7 @@ impl Stop {
 
     /// Whether it was asked to stop, with whatever urgency.
     pub(crate) fn is_asked(&self) -> bool {
-        *self.0.borrow() >= Urgency::Drain
+        *self.urgency.borrow() >= Urgency::Drain
     }
 
     /// Waits for a request to stop at once.
@@ -114,7 +125,12 @@ impl Stop {
 
     async fn reached(&mut self, urgency: Urgency) {
         // Without a handle, no request can arrive any more.
-        if self.0.wait_for(|asked| *asked >= urgency).await.is_err() {
+        if self
+            .urgency
+            .wait_for(|asked| *asked >= urgency)
+            .await
+            .is_err()
+        {
             std::future::pending::<()>().await;
         }
     }

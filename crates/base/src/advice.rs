@@ -182,7 +182,7 @@ impl Advice {
         words.collect()
     }
 
-    /// The same for people, who read `5.0 MiB` and not the number of bytes.
+    /// This advice with sizes for people, who read `5.0 MiB` and not the number of bytes.
     #[must_use]
     pub fn rounded(&self) -> Self {
         let mut rounded = Self::default();

@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use crate::advice::Advice;
+use crate::advice::{Advice, Remedy};
 
 /// Result of everything in this library that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -132,7 +132,7 @@ impl Error {
         self.is_permanent
     }
 
-    /// The same error, marked as [permanent](Self::permanent) for this copy of the image, which is
+    /// This error, marked as [permanent](Self::permanent) for this copy of the image, which is
     /// truncated or corrupt: the same call with an undamaged copy continues.
     #[must_use]
     pub fn damaged(mut self) -> Self {
@@ -166,6 +166,12 @@ impl Error {
     /// What the user can do about it, if known.
     pub fn hint(&self) -> Option<&Advice> {
         self.hint.as_ref()
+    }
+
+    /// Whether the hint names this remedy.
+    pub fn advises(&self, remedy: &Remedy) -> bool {
+        let hint = self.hint.as_ref();
+        hint.is_some_and(|hint| hint.remedies().any(|other| other == remedy))
     }
 
     /// The message and its causes in one line, joined by colons.

@@ -87,7 +87,7 @@ impl Failure {
             Self::Certificate(_) | Self::NotApi(_) => true,
             Self::Refused(refusal) => match refusal.status {
                 300..=399 => true,
-                403 | 404 | 405 | 451 => refusal.message.starts_with(HTML_PAGE),
+                403 | 404 | 405 | 451 => refusal.is_page(),
                 _ => false,
             },
             Self::Connect(_)
@@ -155,11 +155,7 @@ impl Failure {
 /// the API.
 #[must_use]
 pub fn without_drive(error: Error) -> Error {
-    let is_listing = |remedy: &Remedy| *remedy == Remedy::ListDrives;
-    match error
-        .hint()
-        .is_some_and(|hint| hint.remedies().any(is_listing))
-    {
+    match error.advises(&Remedy::ListDrives) {
         true => error.hint_to(advice![
             "The API is not at this path. Check ",
             Remedy::CheckEndpoint,
@@ -179,6 +175,11 @@ fn no_mark() -> Advice {
 }
 
 impl Refusal {
+    /// Whether the body of the answer is a web page, which the API never sends.
+    pub fn is_page(&self) -> bool {
+        self.message.starts_with(HTML_PAGE)
+    }
+
     fn kind_and_hint(&self) -> (ErrorKind, Option<Advice>) {
         // It was repeated and failed again.
         if self.error == Some(ErrorType::Failed) {
@@ -233,7 +234,7 @@ impl Refusal {
                     " to the endpoint itself",
                 ]),
             ),
-            _ if self.error.is_none() && self.message.starts_with(HTML_PAGE) => {
+            _ if self.error.is_none() && self.is_page() => {
                 (ErrorKind::Rejected, Some(no_mark()))
             }
             _ => (ErrorKind::Rejected, None),
