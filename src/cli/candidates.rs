@@ -24,7 +24,7 @@ pub(super) fn files() -> ArgValueCompleter {
     ArgValueCompleter::new(any_file())
 }
 
-/// The same, where `-` means stdin or stdout.
+/// As [`files`], and `-` for stdin or stdout.
 pub(super) fn files_or_stdio() -> ArgValueCompleter {
     ArgValueCompleter::new(any_file().stdio())
 }

@@ -420,7 +420,7 @@ async fn found(
     Ok(found)
 }
 
-/// Asks for confirmation to destroy these drives, of which these servers use some.
+/// Asks for confirmation to destroy these drives. `servers` has the names of servers that use them.
 async fn ask(drives: &[DriveInfo], servers: &BTreeMap<Uuid, String>) -> Result<()> {
     let refuse = |what: &str| Error::new(ErrorKind::Usage, format!("Nothing is removed: {what}"));
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {

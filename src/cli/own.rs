@@ -205,7 +205,7 @@ pub(super) fn root() -> clap::Command {
         .disable_help_subcommand(true)
 }
 
-/// `man`, of which completions know the pages.
+/// `man`, with completions for the names of its pages.
 fn man_command() -> clap::Command {
     let pages = ArgValueCompleter::new(|current: &OsStr| {
         let names = manual::page_names(root()).into_iter();

@@ -41,8 +41,8 @@ const STALL: Duration = Duration::from_secs(10);
 ///
 /// The providers do not document everything. This command creates a drive of 40 MiB that is named
 /// openhosting-probe, uses it to find out how the endpoint behaves, and destroys it, even if you
-/// stop the command. This takes up to two minutes and sends up to 60 MiB. The answers are saved as the findings about the
-/// endpoint, which later transfers use.
+/// stop the command. This takes up to two minutes and sends up to 60 MiB. The answers are saved as
+/// the findings about the endpoint, which later transfers use.
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-probe", bin_name = PROGRAM, version, after_long_help = help::after("probe"))]
 pub(super) struct ProbeArguments {

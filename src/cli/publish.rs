@@ -21,8 +21,7 @@ use super::shown_run::{RunOutcome, ShownRun};
 use super::signing::{Signer, signature_of};
 use super::tool::CommonArguments;
 use super::unfinished::{Continuation, LeftBehind};
-use super::upload::next_step;
-use super::upload::{check_gzip, jobs_for};
+use super::upload::{check_gzip, how_to_serve, jobs_for};
 use super::{arguments, complete, environment, findings_file, help, image_notices, quote};
 use crate::amounts::{duration, size};
 use crate::api::Client;
@@ -274,7 +273,7 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
             ),
             false => format!("{name} is up to date: nothing to send (drive {drive})"),
         };
-        let local = arguments.local.as_deref().map(next_step);
+        let local = arguments.local.as_deref().map(how_to_serve);
         return std::iter::once(same).chain(removed).chain(local).collect();
     }
     let image = arguments.image.as_deref().and_then(Path::file_name);
@@ -306,7 +305,7 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
         };
         to_be_joined(name, shard, PROGRAM, join)
     });
-    let local = arguments.local.as_deref().map(next_step);
+    let local = arguments.local.as_deref().map(how_to_serve);
     let lines = [did, sent].into_iter().chain(removed);
     lines.chain(next).chain(local).collect()
 }

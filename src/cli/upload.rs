@@ -249,7 +249,7 @@ impl Tool for UploadArguments {
                     journal: uploaded.journal,
                     next: match self.shard.and_then(other_parts) {
                         Some(others) => Some(format!("The drive also needs {others}")),
-                        None => self.local.as_deref().map(next_step),
+                        None => self.local.as_deref().map(how_to_serve),
                     },
                 })
             }
@@ -293,7 +293,7 @@ async fn run(
 }
 
 /// How to use a drive in a directory.
-pub(super) fn next_step(directory: &Path) -> String {
+pub(super) fn how_to_serve(directory: &Path) -> String {
     let directory = quote(&directory.to_string_lossy());
     format!("To list or download the drive, start: openhosting server --data {directory}")
 }

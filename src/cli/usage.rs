@@ -11,8 +11,8 @@ use crate::quoting::quote;
 /// common `--` makes all flags similar.
 const SIMILARITY_MIN: f64 = 0.85;
 
-/// The same for words: commands and pages. Lower values suggest unrelated words, higher ones miss
-/// words with two wrong letters.
+/// As [`SIMILARITY_MIN`], for commands and pages of the manual. Lower values suggest unrelated
+/// words, higher ones miss words with two wrong letters.
 const WORD_SIMILARITY_MIN: f64 = 0.75;
 
 /// The name that an unknown word was probably meant to be.

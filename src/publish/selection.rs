@@ -1,6 +1,6 @@
 //! Finds the drive for a word: a UUID, the beginning of one, a name, or `NAME~N`.
 
-use super::keys::{self, publication};
+use super::keys::{newest_first, publication};
 use super::now_ms;
 use crate::amounts::{age, size};
 use crate::drive::{Condition, DriveInfo, named};
@@ -63,7 +63,7 @@ pub fn select<'d>(drives: &'d [DriveInfo], word: &str, several: Several) -> Resu
         all => {
             let all_published = all.iter().all(|drive| published_ms(drive).is_some());
             if several == Several::Newest && all_published {
-                return newest_first(all).first().copied().ok_or_else(|| none(word));
+                return sorted(all).first().copied().ok_or_else(|| none(word));
             }
             let what = format!("{} drives are named {word:?}", all.len());
             let hint = match all_published {
@@ -154,19 +154,20 @@ fn published_ms(drive: &DriveInfo) -> Option<u64> {
 /// The published drives of this name, the newest first.
 fn published_of<'d>(drives: &'d [DriveInfo], name: &str) -> Vec<&'d DriveInfo> {
     let published = named(drives, name).filter(|drive| published_ms(drive).is_some());
-    newest_first(&published.collect::<Vec<_>>())
+    sorted(&published.collect::<Vec<_>>())
 }
 
-fn newest_first<'d>(drives: &[&'d DriveInfo]) -> Vec<&'d DriveInfo> {
+/// These drives, the newest published first.
+fn sorted<'d>(drives: &[&'d DriveInfo]) -> Vec<&'d DriveInfo> {
     let mut drives = drives.to_vec();
-    drives.sort_by_key(|drive| keys::newest_first(drive));
+    drives.sort_by_key(|drive| newest_first(drive));
     drives
 }
 
 /// The error that lists the possible drives, the newest first.
 fn ambiguous(what: String, hint: &str, drives: &[&DriveInfo]) -> Error {
     let mut lines = vec![format!("{hint}:")];
-    let all = newest_first(drives);
+    let all = sorted(drives);
     let name = |drive: &DriveInfo| drive.properties.get("name").unwrap_or_default().to_owned();
     let is_one_name = all.windows(2).all(|pair| name(pair[0]) == name(pair[1]));
     for drive in all.iter().take(CANDIDATES_MAX) {

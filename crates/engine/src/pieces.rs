@@ -18,8 +18,8 @@ use crate::failure::Failure;
 /// Minimum bytes of a request. Below this, a request costs more than its body.
 pub const PIECE_BYTES_MIN: u64 = 16 * 1024;
 /// How a chunk is divided that several requests share: the maximum number of pieces, and their
-/// minimum average length in bytes on the wire. Both bound the number of requests, each of which
-/// costs a round trip. The values are choices.
+/// minimum average length in bytes on the wire. Both limit the number of requests, because
+/// each request costs a round trip. The values are choices.
 const SHARED_PIECES_MAX: u64 = 16;
 const SHARED_BYTES_MIN: u64 = 256 * 1024;
 /// The length of such a piece is a multiple of this, in bytes of the drive. Any multiple of a file

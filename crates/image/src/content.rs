@@ -12,8 +12,8 @@ use openhosting_base::content::{ChunkContent, Content};
 /// threads are faster than most disks.
 const AT_ONCE_MAX: usize = 8;
 
-/// Maximum chunks for each thread between two calls of `should_continue`, at each of which all
-/// threads wait for the slowest.
+/// Maximum chunks for each thread between two calls of `should_continue`, where all threads
+/// wait for the slowest.
 const CHUNKS_FOR_EACH: usize = 8;
 
 /// Reads a disk and computes its digests, with one thread for each processor, up to eight. Digests

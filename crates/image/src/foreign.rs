@@ -42,7 +42,7 @@ enum Way {
     ListOfDigests,
 }
 
-/// What HTML is called.
+/// What messages call HTML.
 const WEB_PAGE: &str = "a web page";
 
 /// Recognises content by its first bytes. `head` has [`signs::HEAD_BYTES`], or fewer if there are
@@ -346,7 +346,7 @@ impl Foreign {
         };
         let Self { what, way } = self;
         let line = format!("{name} is {what}{within}, not a raw disk");
-        // A web server often answers with a page where there is no such file.
+        // If a file does not exist, a web server often answers with a page.
         let is_on_the_web = matches!(place, Place::Elsewhere(_)) && name.contains("://");
         let way = match way {
             _ if is_on_the_web && what == WEB_PAGE => {

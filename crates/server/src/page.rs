@@ -39,8 +39,8 @@ const ICON: &str = include_str!("page/icon.svg");
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
-/// Maximum drives in one answer. The page requests one every second, so this bounds the work;
-/// nobody reads longer lists.
+/// Maximum drives in one answer. The page requests one every second, so this bounds the work. A
+/// longer list is of no use on a page.
 const DRIVES_MAX: usize = 500;
 /// Maximum servers in one answer, for the same reason.
 const SERVERS_MAX: usize = 100;

@@ -678,8 +678,8 @@ impl Machines {
     async fn keep_record(&self, machine: &Machine, record: MachineRecord) -> Result {
         let (text, path) = (record.print(machine.id), machine.path.clone());
         let staging = self.staging.clone();
-        let kept = spawn_blocking(move || stored_file::write(&text, &path, &staging));
-        Ok(kept.await.map_err(io::Error::from)??)
+        let written = spawn_blocking(move || stored_file::write(&text, &path, &staging));
+        Ok(written.await.map_err(io::Error::from)??)
     }
 
     async fn forget(&self, machine: &Machine) -> Result {

@@ -436,8 +436,8 @@ mod tests {
             "name n\npersistent true\nide:0:0 DRIVE\nide:0:0:media cdrom\nboot ide:0:0\nnic:0:dhcp 127.70.0.1\nuser:a b\npassword 12345678\ntags a b",
         )
         .unwrap();
-        let kept = Settings::from_stored(settings.keys());
-        assert_eq!(kept.as_ref(), Some(&settings));
+        let stored = Settings::from_stored(settings.keys());
+        assert_eq!(stored.as_ref(), Some(&settings));
         let mut bad = settings.keys().clone();
         set(&mut bad, "cpu", "x");
         assert_eq!(Settings::from_stored(&bad), None);

@@ -11,12 +11,12 @@ use zeroize::Zeroizing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, private_directory, replace};
 
-/// Where Linux says how this machine is called, and which addresses it has.
+/// Where Linux reports the name of this machine and its addresses.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 const IPV4_ROUTES: &str = "/proc/net/fib_trie";
 const IPV6_ADDRESSES: &str = "/proc/net/if_inet6";
 
-/// A certificate and what it is good for.
+/// A certificate, and the names that it should cover.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SelfSigned {
     pub(super) certificate: PathBuf,
@@ -82,7 +82,7 @@ fn cannot_write(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
 }
 
 /// The names and addresses under which other machines may reach a server that listens on this
-/// address: none of the loopback interface.
+/// address. Those of the loopback interface are left out.
 fn names(listen: IpAddr) -> Vec<String> {
     if listen.is_loopback() {
         return Vec::new();

@@ -299,7 +299,7 @@ fn with_dictionary(content: &[u8], code: u8) -> Vec<u8> {
 #[test]
 fn the_memory_limit_is_reported_and_small_images_stay_below_it() {
     let content = content();
-    // Large dictionaries, of which nearly nothing is used.
+    // Large dictionaries that stay almost empty.
     for code in [36, 37] {
         assert_eq!(read(&with_dictionary(&content, code)).unwrap().0, content);
     }

@@ -204,8 +204,8 @@ impl Read for Zip {
     }
 }
 
-/// Reads the header of the next file that is no companion file; `None` if something else than a
-/// file comes next, which should be the directory ([`header::skip_directory`] checks it).
+/// Skips companion files and reads the header of the next other file; `None` if something else
+/// comes next, which should be the directory ([`header::skip_directory`] checks it).
 fn next_file(source: &mut Packed) -> io::Result<Option<Header>> {
     loop {
         if !is_start(source.peek(header::HEADER_BYTES)?) {
