@@ -4,7 +4,7 @@
 //! cause, which is [`source`](std::error::Error::source); a message starts with
 //! a capital, has no full stop, and names the value that was wrong; advice is a
 //! field of its own, [`hint`](Error::hint), and names options as data
-//! ([`Remedy`](crate::advice::Remedy)). No message holds a secret.
+//! ([`Remedy`]). No message holds a secret.
 
 use std::fmt;
 
