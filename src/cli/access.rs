@@ -35,12 +35,15 @@ pub(super) struct Access {
 
     /// Use this profile of the config file
     ///
-    /// It takes precedence over OHURI and OHAUTH. Without this flag, OHURI and OHAUTH take
-    /// precedence over the profile that OPENHOSTING_PROFILE names, or else the default profile.
+    /// It takes precedence over OHURI and OHAUTH. Without this flag, OHURI and OHAUTH are used first.
+    /// What they do not set comes from the profile that OPENHOSTING_PROFILE names, or from the
+    /// default profile.
     #[arg(long, value_name = "NAME", add = candidates::profiles())]
     profile: Option<String>,
 
-    /// Trust only the certificates in FILE (PEM)
+    /// Trust only the certificates in FILE (PEM) at the endpoint
+    ///
+    /// At web servers with images, they are trusted in addition to the usual ones.
     #[arg(long, value_name = "FILE", add = candidates::files(), hide_short_help = true, help_heading = help::ENDPOINT)]
     cacert: Option<PathBuf>,
 

@@ -159,7 +159,7 @@ pub(super) struct DisplayArguments {
     /// Print for GitHub Actions: always, auto or never
     ///
     /// It prints groups, warnings and errors, sets outputs of the step, and writes a summary.
-    /// auto does so only within a job.
+    /// auto does so only within a job. --github without a value means always.
     #[arg(
         long,
         value_name = "WHEN",

@@ -27,6 +27,8 @@ pub(super) type Entry = (&'static str, &'static str);
 /// The sections after the flags of a command.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sections {
+    /// How the values of flags are written, by their names in the help.
+    pub(super) values: &'static [Entry],
     /// Examples: what the command does, and the command.
     pub(super) examples: &'static [Entry],
     /// Variables of the environment.
@@ -38,11 +40,20 @@ pub(super) struct Sections {
 }
 
 const NOTHING: Sections = Sections {
+    values: &[],
     examples: &[],
     environment: &[],
     files: &[],
     exit_status: &[],
 };
+
+const TIME: Entry = ("TIME", "a number and a unit: 30s, 15m, 2h");
+const BYTES: &str =
+    "a number of bytes, or with a unit: 4k, 4M, 4G, 4T; 4M is 4 MiB, 4MB is 4 million bytes";
+const RATE: Entry = (
+    "RATE",
+    "requests per second, minute or hour: 20/s, 600/m, 10000/h",
+);
 
 const DONE: Entry = ("0", "done");
 const FAILED: Entry = ("1", "failed");
@@ -172,6 +183,7 @@ const UPLOAD: Sections = Sections {
             "openhosting upload --local ./cloud disk.img",
         ),
     ],
+    values: &[TIME, ("BYTES, SIZE, CHUNK, OFFSET", BYTES)],
     environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME, NO_COLOR],
     files: &[CONFIG, JOURNALS, FINDINGS],
     exit_status: TRANSFER_STATUS,
@@ -196,6 +208,7 @@ const DOWNLOAD: Sections = Sections {
             "openhosting download -q web-1 - | sha256sum",
         ),
     ],
+    values: &[TIME, ("BYTES, CHUNK, OFFSET", BYTES)],
     environment: &[OHURI, OHAUTH, PROFILE, PROXY, NO_COLOR],
     files: &[
         ("FILE.oh-part", "the image until it is complete"),
@@ -229,6 +242,7 @@ const PUBLISH: Sections = Sections {
             "openhosting publish -n nightly --cleanup",
         ),
     ],
+    values: &[TIME, ("BYTES", BYTES)],
     environment: &[
         OHURI,
         OHAUTH,
@@ -260,6 +274,7 @@ const VERIFY: Sections = Sections {
             "openhosting verify --pubkey minisign.pub nightly.json",
         ),
     ],
+    values: &[TIME],
     environment: &[OHURI, OHAUTH, PROFILE, PROXY, NO_COLOR],
     files: &[
         ("RECEIPT.minisig", "signature of the receipt, with --pubkey"),
@@ -269,6 +284,7 @@ const VERIFY: Sections = Sections {
 };
 
 const LS: Sections = Sections {
+    values: &[],
     examples: &[
         ("List your drives", "openhosting ls"),
         (
@@ -286,6 +302,7 @@ const LS: Sections = Sections {
 };
 
 const SHOW: Sections = Sections {
+    values: &[],
     examples: &[
         ("Show a drive by its name", "openhosting show web-1"),
         (
@@ -299,6 +316,7 @@ const SHOW: Sections = Sections {
 };
 
 const RM: Sections = Sections {
+    values: &[],
     examples: &[
         ("Destroy a drive, after a question", "openhosting rm web-1"),
         (
@@ -322,12 +340,14 @@ const IMAGE_INFO: Sections = Sections {
             "openhosting image info --map map.svg disk.img",
         ),
     ],
+    values: &[("CHUNK", BYTES)],
     environment: &[PROXY],
     files: &[],
     exit_status: COMPARE_STATUS,
 };
 
 const LOGIN: Sections = Sections {
+    values: &[],
     examples: &[
         (
             "Store the profile \"default\", after three questions",
@@ -360,6 +380,7 @@ const LOGIN: Sections = Sections {
 };
 
 const DOCTOR: Sections = Sections {
+    values: &[],
     examples: &[
         ("Check everything", "openhosting doctor"),
         ("Check another profile", "openhosting doctor --profile work"),
@@ -370,6 +391,7 @@ const DOCTOR: Sections = Sections {
 };
 
 const API: Sections = Sections {
+    values: &[],
     examples: &[
         (
             "List the UUIDs of all drives",
@@ -390,6 +412,7 @@ const API: Sections = Sections {
 };
 
 const PROBE: Sections = Sections {
+    values: &[],
     examples: &[
         (
             "Probe the endpoint, and save the findings for later transfers",
@@ -410,13 +433,14 @@ const SERVER: Sections = Sections {
         ("Run a server for this machine", "openhosting server"),
         (
             "Serve a network, with TLS",
-            "openhosting server --listen 192.0.2.7:443 --tls-self-signed",
+            "openhosting server --listen 192.0.2.7:8463 --tls-self-signed",
         ),
         (
             "Start it in a script, wait until it is ready, and use it there",
             "openhosting server >env & until [ -s env ]; do sleep 1; done; . ./env",
         ),
     ],
+    values: &[("BYTES, SIZE", BYTES), RATE],
     environment: &[(
         "XDG_DATA_HOME",
         "directory that contains openhosting-server/ [default: ~/.local/share]",
@@ -467,6 +491,7 @@ const MAN: Sections = Sections {
 };
 
 const VERSION: Sections = Sections {
+    values: &[],
     examples: &[(
         "Print the version, and which files are in use",
         "openhosting version --verbose",
@@ -483,6 +508,7 @@ const VERSION: Sections = Sections {
 };
 
 const ROOT: Sections = Sections {
+    values: &[],
     examples: &[
         (
             "Upload an image to a new drive",
@@ -510,7 +536,12 @@ pub(super) fn sections(command: &str) -> Sections {
         "ls" => LS,
         "show" => SHOW,
         "rm" => RM,
-        "image" | "image-info" => IMAGE_INFO,
+        // It has no flags of its own.
+        "image" => Sections {
+            values: &[],
+            ..IMAGE_INFO
+        },
+        "image-info" => IMAGE_INFO,
         "login" => LOGIN,
         "doctor" => DOCTOR,
         "api" => API,
@@ -528,6 +559,7 @@ pub(super) fn sections(command: &str) -> Sections {
 pub(super) fn after(command: &str) -> String {
     let Sections {
         examples,
+        values,
         environment,
         exit_status,
         ..
@@ -539,6 +571,7 @@ pub(super) fn after(command: &str) -> String {
     for (what, command) in examples {
         let _ = writeln!(text, "  {what}:\n      {command}");
     }
+    list(&mut text, "Values", values);
     list(&mut text, "Environment", environment);
     list(&mut text, "Exit codes", exit_status);
     if matches!(command, "upload" | "download") && !again::is_one_program() {
@@ -553,8 +586,8 @@ pub(super) fn after(command: &str) -> String {
 fn of_the_script(command: &str) -> String {
     format!(
         "If stdout is not a terminal, this program prints what the script of the same name prints, \
-         with a dot for each chunk. It also accepts some values that only the script accepts, such \
-         as chunks below 4 KiB. \"openhosting {command}\" does neither."
+         with a dot for each chunk. It also accepts some values that \"openhosting {command}\" \
+         refuses, such as chunks below 4 KiB, because the script accepts them."
     )
 }
 

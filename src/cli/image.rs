@@ -56,7 +56,7 @@ enum ImageSubcommand {
     /// Nothing is sent. Up to 32 chunks of the data are read; if there are more, the share of
     /// zeros and the compressed sizes are estimates. Of an image on a web server, no data is read,
     /// and these values are not known.
-    #[command(after_long_help = help::after("image"))]
+    #[command(after_long_help = help::after("image-info"))]
     Info(InfoArguments),
 }
 

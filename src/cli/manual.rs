@@ -46,10 +46,11 @@ pub(super) struct Manual {
     #[arg(long, value_name = "NAME", conflicts_with = "directory")]
     page: Option<String>,
 
-    /// Print this page, or write all pages into DIR, for example ~/.local/share/man/man1
+    /// Print page PAGE, or write all pages into directory DIR
     ///
-    /// A word without a slash is taken as a directory only if a directory of that name exists, and
-    /// no page has it. Without a word the page of openhosting is printed.
+    /// For example openhosting-upload, or ~/.local/share/man/man1. Without an argument, the page of
+    /// openhosting is printed. An argument without a slash is the name of a page, or else of a
+    /// directory that exists: write ./DIR for a new directory.
     #[arg(value_name = "PAGE|DIR", value_hint = clap::ValueHint::DirPath)]
     directory: Option<PathBuf>,
 }
@@ -230,7 +231,8 @@ fn add(command: Command, pages: &mut Vec<(String, String)>) -> Result<()> {
 fn further_sections(name: &str) -> String {
     let sections: Sections = help::sections(name);
     let mut text = String::new();
-    let lists: [(&str, &[Entry]); 3] = [
+    let lists: [(&str, &[Entry]); 4] = [
+        ("VALUES", sections.values),
         ("ENVIRONMENT", sections.environment),
         ("FILES", sections.files),
         ("EXIT STATUS", sections.exit_status),

@@ -49,11 +49,12 @@ pub(super) const FORM: OutputForm = OutputForm {
 /// Publishes an image as a drive with a name, and prints its UUID
 ///
 /// The image is written to a drive named "NAME (unfinished)". When everything is confirmed and
-/// verified, the drive gets the name NAME. If a run stops, the same command continues it.
+/// verified, the drive gets the name NAME. If a run stops, the same command continues it. A run
+/// with --shard prints the UUID too, but its drive is unfinished until --join.
 ///
-/// If an image was published under the name before, the cloud copies its drive, and only the
-/// blocks that differ are sent. If a published drive of the name already holds the image, nothing
-/// is sent.
+/// If an image was published under the name before, the cloud is asked to copy its drive. If it
+/// can, only the blocks that differ are sent, otherwise the whole image. If a published drive of
+/// the name already holds the image, nothing is sent.
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-publish", bin_name = PROGRAM, version, after_long_help = help::after("publish"))]
 pub(super) struct PublishArguments {
@@ -96,10 +97,10 @@ pub(super) struct PublishArguments {
     #[arg(long, value_name = "FILE", add = candidates::files())]
     receipt: Option<PathBuf>,
 
-    /// Sign the receipt with this minisign key, beside it
+    /// Sign the receipt with this minisign key; needs --receipt
     ///
-    /// The signature of the receipt FILE is in FILE.minisig. The password of the key, if it has
-    /// one, is read from OHSIGNPASSWORD or asked for.
+    /// The signature is written to FILE.minisig, where FILE is the receipt. The password of the
+    /// key, if it has one, is read from OHSIGNPASSWORD or asked for.
     #[arg(
         long,
         value_name = "KEY",
@@ -170,14 +171,16 @@ pub(super) struct PublishArguments {
 
     /// Choose how holes are checked: trust, sample or read
     ///
-    /// A file system can report holes where there is data. trust believes it, sample reads some
-    /// bytes of each hole, and read reads all bytes.
+    /// Holes are parts that the file system reports as empty, which can be wrong. trust skips them,
+    /// sample reads some bytes of each hole, and read reads all bytes. On Windows and macOS, all
+    /// holes are always read.
     #[arg(long, value_name = "HOW", default_value_t = Holes::Read, value_parser = arguments::holes(), hide_possible_values = true, hide_short_help = true, help_heading = help::IMAGE)]
     holes: Holes,
 
     /// Disk image, block device or URL of an image
     ///
-    /// The web server must support range requests.
+    /// The web server must support range requests. Stdin and compressed images are refused. IMAGE
+    /// is not needed for --cleanup alone.
     #[arg(value_name = "IMAGE", add = candidates::files())]
     image: Option<PathBuf>,
 }

@@ -43,7 +43,7 @@ const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8463
 /// (`crates/server/src/budget.rs`).
 const BLOCKING_THREADS_MAX: usize = 1024;
 /// Headings of flags that no other command has.
-const LIMITS: &str = "Limits for each user";
+const LIMITS: &str = "Limits for each user, unless stated otherwise";
 const SERVERS: &str = "Virtual servers";
 const TESTING: &str = "Testing clients";
 const COMMAND: &str = "openhosting server";
@@ -59,7 +59,8 @@ const COMMAND: &str = "openhosting server";
 pub(super) struct ServerArguments {
     /// Listen on this address and port; port 0 is any free one
     ///
-    /// By default it is 127.0.0.1:8463, or a free port if another program uses that one.
+    /// By default it is 127.0.0.1:8463, or a free port if another program uses that one. A port
+    /// below 1024 needs root or CAP_NET_BIND_SERVICE.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket)]
     listen: Option<SocketAddr>,
 
@@ -93,7 +94,8 @@ pub(super) struct ServerArguments {
     /// Make a certificate for TLS, and store it beside the drives
     ///
     /// It is for localhost and the address of --listen. If that is 0.0.0.0 or [::], it is for the host
-    /// name and all addresses of this machine. Clients need it: --cacert FILE.
+    /// name and all addresses of this machine. The file is self-signed-ADDRESS.pem in DIR of --data,
+    /// and the log names it. Clients need a copy of it: --cacert FILE.
     #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"])]
     tls_self_signed: bool,
 

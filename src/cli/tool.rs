@@ -66,9 +66,11 @@ pub(super) struct CommonArguments {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience, hide_short_help = true, help_heading = help::SPEED)]
     pub(super) stall_timeout: Duration,
 
-    /// Read back: none, sample or full [default: sample]
+    /// Compare: none, sample or full [default: sample]
     ///
-    /// What is read back is compared. sample reads a small part, and full reads everything.
+    /// Bytes of the drive are read and compared with the image: with IMAGE after they were sent,
+    /// or with FILE after they were received. sample reads a small part of the drive, and full
+    /// reads all of it.
     #[arg(hide_default_value = true, long, value_name = "HOW", default_value_t = Verify::default(), value_parser = arguments::one_of::<Verify>(&["none", "sample", "full"]), hide_possible_values = true)]
     pub(super) verify: Verify,
 

@@ -147,7 +147,8 @@ pub(super) struct UploadArguments {
 
     /// Print the SHA-256 of the whole disk as the last line
     ///
-    /// A resumed upload reads again what earlier runs sent.
+    /// The digest needs every byte, so an upload that resumes reads the whole image again. It sends
+    /// only what is missing.
     #[arg(long)]
     checksum: bool,
 

@@ -457,6 +457,30 @@ fn short_help_fits_a_screen_and_long_help_has_examples() {
 }
 
 #[test]
+fn the_help_says_how_times_and_sizes_are_written() {
+    let desk = Desk::new();
+    let mut explained = 0;
+    for (tool, command, page) in ALL {
+        let tool = desk.tool(tool).list(command.iter().copied()).arg("--help");
+        let help = tool.run().code(0).text().to_owned();
+        let (flags, rest) = help.split_once("\nExamples:\n").unwrap_or((&help, ""));
+        let (_, values) = rest.split_once("\nValues:\n").unwrap_or_default();
+        let (values, _) = values.split_once("\n\n").unwrap_or_default();
+        let man = desk.tool(SIMPLE).args("man --page").arg(page).run().code(0);
+        for name in ["TIME", "BYTES", "SIZE", "CHUNK", "OFFSET", "RATE"] {
+            let mut words = values.split(|c: char| !c.is_ascii_uppercase());
+            let is_explained = words.any(|word| word == name);
+            let is_value = flags.contains(&format!("<{name}>"));
+            assert_eq!(is_explained, is_value, "{page}: {name}\n{help}");
+            explained += usize::from(is_explained);
+        }
+        let has_section = man.text().contains(".SH \"VALUES\"\n");
+        assert_eq!(has_section, !values.is_empty(), "{page}");
+    }
+    assert!(explained > 10);
+}
+
+#[test]
 fn the_manual_has_a_page_for_each_command_with_all_its_flags() {
     let desk = Desk::new();
     let _ = desk.tool(SIMPLE).args("man ./pages").run().code(0);
