@@ -49,8 +49,8 @@ pub(super) const FORM: OutputForm = OutputForm {
 /// Publishes an image as a drive with a name, and prints its UUID
 ///
 /// The image is written to a drive named "NAME (unfinished)". When everything is confirmed and
-/// verified, the drive gets the name NAME. If a run stops, the same command continues it. A run
-/// with --shard prints the UUID too, but its drive is unfinished until --join.
+/// verified, the drive gets the name NAME. If a run stops, the same command continues it.
+/// With --shard, it also prints the UUID, but the drive is unfinished until --join.
 ///
 /// If an image was published under the name before, the cloud is asked to copy its drive. If it
 /// can, only the blocks that differ are sent, otherwise the whole image. If a published drive of

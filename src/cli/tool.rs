@@ -68,9 +68,8 @@ pub(super) struct CommonArguments {
 
     /// Compare: none, sample or full [default: sample]
     ///
-    /// Bytes of the drive are read and compared with the image: with IMAGE after they were sent,
-    /// or with FILE after they were received. sample reads a small part of the drive, and full
-    /// reads all of it.
+    /// An upload or a publication compares the drive with IMAGE, and a download compares FILE with
+    /// the drive. sample reads a small part of the drive for this, and full reads all of it.
     #[arg(hide_default_value = true, long, value_name = "HOW", default_value_t = Verify::default(), value_parser = arguments::one_of::<Verify>(&["none", "sample", "full"]), hide_possible_values = true)]
     pub(super) verify: Verify,
 
