@@ -24,7 +24,7 @@ refresh() {
             mkdir -p "$copy/$(dirname "$file")"
             cp "$file" "$copy/$file"
         fi
-    done < <(git ls-files -z -- Cargo.toml Cargo.lock action.yml benches ci crates docs src tests fixtures README.md)
+    done < <(git ls-files -z -- Cargo.toml Cargo.lock action.yml benches ci crates docs examples src tests fixtures README.md)
 }
 
 # Everything is built before the first bug, because the time for each bug is limited.
