@@ -580,6 +580,43 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_record_that_follows_a_revocation_does_not_replace_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j.ohj");
+        let journal = Journal::create(&path, &header()).unwrap();
+        assert!(journal.log.begin_run(Some(PAGE_CACHE)).unwrap());
+        let unsynced = Record::Written {
+            index: 1,
+            len: 10,
+            proof: Proof::Blocks(1),
+        };
+        journal.log.write(&[unsynced]).unwrap();
+        journal.log.revoke();
+        // The task that writes records does not know yet that the other one failed.
+        journal.log.write(&[holes(2)]).unwrap();
+        drop(journal);
+        let (_, replay) = Journal::open(&path).unwrap().unwrap();
+        assert_eq!((replay.records, replay.state.page_cache()), (4, None));
+        assert!(replay.state.written.is_empty() && replay.state.holes.contains(&2));
+    }
+
+    #[tokio::test]
+    async fn recording_is_behind_until_what_was_noted_is_durable() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::create(&directory.path().join("j.ohj"), &header()).unwrap();
+        journal.begin(None);
+        // The tasks that record do not run before the next await.
+        for (len, is_behind) in [(1 << 30, false), (1 << 30, false), (1, true)] {
+            let digest = ChunkDigest::of(&[]);
+            let index = 0;
+            journal.note(Record::Done { index, len, digest }).unwrap();
+            assert_eq!(journal.is_behind(), is_behind);
+        }
+        journal.finish().await.unwrap();
+        assert!(!journal.is_behind());
+    }
+
     #[tokio::test]
     async fn a_journal_of_version_1_stays_one() {
         let directory = tempfile::tempdir().unwrap();

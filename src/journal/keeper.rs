@@ -417,4 +417,45 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn a_batch_is_full_before_its_loss_would_cost_much() {
+        // The length of a chunk, and how many of them fill a batch: a gibibyte, or 64 small ones.
+        let full = [
+            (1 << 30, 1),
+            (1 << 29, 2),
+            (1 << 20, 1024),
+            ((1 << 20) - 1, 64),
+            (1, 64),
+        ];
+        for (len, count) in full {
+            let span = Span {
+                index: 0,
+                offset: 0,
+                len: len.into(),
+            };
+            let digest = ChunkDigest::of(&[]);
+            let notes = [
+                Note::Written { span, blocks: 1 },
+                Note::Record(Record::Done {
+                    index: 0,
+                    len,
+                    digest,
+                }),
+            ];
+            for note in notes {
+                let mut batch = Batch::default();
+                let pushed = (1..=2000).find(|_| {
+                    batch.push(note.clone());
+                    batch.is_full()
+                });
+                assert_eq!(pushed, Some(count), "{note:?}");
+            }
+        }
+        // A record without a chunk costs nothing.
+        let mut batch = Batch::default();
+        let holes = Note::Record(Record::Holes { first: 0, count: 9 });
+        (0..2000).for_each(|_| batch.push(holes.clone()));
+        assert!(!batch.is_full());
+    }
 }

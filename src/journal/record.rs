@@ -410,6 +410,11 @@ pub(super) mod tests {
     }
 
     pub(crate) fn header() -> impl Strategy<Value = Header> {
+        let direction = proptest::sample::select(vec![
+            Direction::Upload,
+            Direction::Download,
+            Direction::DownloadAsQcow2,
+        ]);
         let fingerprint =
             any::<(u64, u64, u64, i128)>().prop_map(|(size, device, inode, ns)| Fingerprint {
                 size,
@@ -418,26 +423,24 @@ pub(super) mod tests {
                 modified_ns: ns,
             });
         (
-            any::<(bool, [u8; 16], [u8; 16], u64, u64, u64)>(),
+            direction,
+            any::<([u8; 16], [u8; 16], u64, u64, u64)>(),
             proptest::option::of(fingerprint),
-            "[ -~é]{0,200}",
-            "[ -~]{0,50}",
+            ("[ -~é]{0,200}", "[ -~]{0,50}"),
         )
             .prop_map(
-                |((up, session, token, size, chunk, first), source, endpoint, user)| Header {
-                    direction: if up {
-                        Direction::Upload
-                    } else {
-                        Direction::Download
-                    },
-                    session,
-                    token,
-                    size,
-                    chunk,
-                    first,
-                    source,
-                    endpoint,
-                    user,
+                |(direction, (session, token, size, chunk, first), source, (endpoint, user))| {
+                    Header {
+                        direction,
+                        session,
+                        token,
+                        size,
+                        chunk,
+                        first,
+                        source,
+                        endpoint,
+                        user,
+                    }
                 },
             )
     }
@@ -530,18 +533,65 @@ pub(super) mod tests {
         }
     }
 
-    #[test]
-    fn a_later_version_is_reported() {
-        let header = header_of(Direction::Upload);
-        let mut bytes = header.encode().unwrap();
-        bytes[8] = 9;
+    /// Makes the checksum of a changed header valid.
+    fn seal(bytes: &mut [u8; HEADER_BYTES]) {
         let crc = crc32c::crc32c(&bytes[..HEADER_BYTES - 4]);
         bytes[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    #[test]
+    fn a_later_version_is_reported() {
+        let mut bytes = header_of(Direction::Upload).encode().unwrap();
+        bytes[8] = 9;
+        seal(&mut bytes);
         assert_eq!(Header::decode(&bytes), Err(HeaderError::Newer(9)));
-        let long = Header {
-            endpoint: "x".repeat(TEXT_BYTES_MAX + 1),
-            ..header
+        // There was never a version 0.
+        bytes[8] = 0;
+        seal(&mut bytes);
+        assert_eq!(Header::decode(&bytes), Err(HeaderError::Damaged));
+    }
+
+    #[test]
+    fn two_texts_of_the_maximum_length_fit_into_a_header() {
+        let text = |len| "x".repeat(len);
+        let header = Header {
+            endpoint: text(TEXT_BYTES_MAX),
+            user: text(TEXT_BYTES_MAX),
+            ..header_of(Direction::Upload)
         };
-        assert!(long.encode().is_none());
+        assert_eq!(
+            Header::decode(&header.encode().unwrap()),
+            Ok(header.clone())
+        );
+        let endpoint = text(TEXT_BYTES_MAX + 1);
+        let user = endpoint.clone();
+        let long = [
+            Header {
+                endpoint,
+                ..header.clone()
+            },
+            Header { user, ..header },
+        ];
+        assert!(long.iter().all(|header| header.encode().is_none()));
+    }
+
+    #[test]
+    fn a_text_that_exceeds_the_header_is_damage() {
+        let header = header_of(Direction::Upload);
+        let encoded = header.encode().unwrap();
+        let is_endpoint = |bytes: &[u8]| bytes == header.endpoint.as_bytes();
+        let at = encoded
+            .windows(header.endpoint.len())
+            .position(is_endpoint)
+            .unwrap();
+        let room = HEADER_BYTES - 4 - at;
+        for rest in 0..4 {
+            let mut bytes = encoded;
+            bytes[at..HEADER_BYTES - 4].fill(0);
+            bytes[at - 2..at].copy_from_slice(&((room - rest) as u16).to_le_bytes());
+            seal(&mut bytes);
+            // The length of the second text takes two bytes.
+            assert_eq!(Header::decode(&bytes).is_ok(), rest >= 2, "{rest}");
+        }
     }
 }

@@ -199,6 +199,10 @@ fn fill(input: &mut impl Read, mut bytes: &mut [u8]) -> std::io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::io::ErrorKind;
+    use std::num::NonZeroU64;
+
     use proptest::prelude::*;
 
     use super::super::record::Direction;
@@ -359,15 +363,21 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was written and wherever it ends, only unsynced chunks of the last run are
-        /// reported, and none that is done.
+        /// Whatever was written and wherever it ends, the state is that of the records that are
+        /// there. Only unsynced chunks of the last run are reported, and none that is done.
         #[test]
         fn any_prefix_of_a_journal_replays_to_the_state_of_its_records(
             records in proptest::collection::vec((record(), 0_u64..120, 0_u8..3), 0..40),
             cut in 0_usize..50 * RECORD_BYTES,
         ) {
             let records: Vec<_> = records.into_iter().map(|(record, small, kind)| match record {
-                Record::Done { digest, len, .. } => Record::Done { index: small, len, digest },
+                Record::Done { digest, len, .. } => Record::Done {
+                    index: small,
+                    // A chunk of 10 bytes, or a shorter one, which is the last.
+                    len: if kind == 0 { len % 10 } else { 10 },
+                    digest,
+                },
+                Record::Holes { .. } => Record::Holes { first: small, count: kind.into() },
                 Record::Run(Some(_)) => Record::Run(Some(page_cache(kind))),
                 Record::Written { len, proof, .. } => Record::Written { index: small, len, proof },
                 // A reason to call the journal damaged, which does not matter here.
@@ -396,8 +406,65 @@ mod tests {
                     _ => {}
                 }
             }
-            prop_assert_eq!(replay.state.written, expected);
+            prop_assert_eq!(&replay.state.written, &expected);
+            let (mut settled, mut end) = (BTreeSet::new(), None);
+            for record in records {
+                match *record {
+                    Record::Done { index, len, .. } if index < 100 => {
+                        settled.insert(index);
+                        end = if len < 10 { Some(index * 10 + u64::from(len)) } else { end };
+                    }
+                    Record::Holes { first, count } => settled.extend((first..first + count).filter(|index| *index < 100)),
+                    _ => {}
+                }
+            }
+            prop_assert!(replay.state.settled().iter().cloned().flatten().eq(settled.iter().copied()));
+            let chunk = NonZeroU64::new(10).unwrap();
+            let plan = Plan::new(1000, chunk);
+            prop_assert_eq!(replay.state.ending(&plan), plan, "its end is known");
+            prop_assert_eq!(replay.state.settled_bytes(&plan), 10 * settled.len() as u64);
+            let endless = Plan::endless(chunk);
+            let expected = end.map_or(endless, |end| endless.ending_at(end));
+            prop_assert_eq!(replay.state.ending(&endless), expected);
         }
+    }
+
+    /// Returns one byte at a time, after a signal interrupted it, and `end` after the last byte.
+    struct Slow<'a> {
+        bytes: &'a [u8],
+        is_interrupted: bool,
+        end: Option<ErrorKind>,
+    }
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+            self.is_interrupted = !self.is_interrupted;
+            match (self.is_interrupted, self.end) {
+                (true, _) => Err(ErrorKind::Interrupted.into()),
+                (false, Some(kind)) if self.bytes.is_empty() => Err(kind.into()),
+                (false, _) => self.bytes.read(&mut bytes[..1]),
+            }
+        }
+    }
+
+    #[test]
+    fn a_read_that_fails_is_not_the_end_of_the_journal() {
+        let bytes = journal(20);
+        let slow = |end| {
+            let bytes = &bytes[..];
+            let is_interrupted = false;
+            replay(
+                Slow {
+                    bytes,
+                    is_interrupted,
+                    end,
+                },
+                |_, _, _| {},
+            )
+        };
+        assert_eq!(slow(None).unwrap(), read(&bytes).unwrap());
+        let failed = slow(Some(ErrorKind::TimedOut));
+        assert!(matches!(failed, Err(ReplayError::Io(_))), "{failed:?}");
     }
 
     #[test]
