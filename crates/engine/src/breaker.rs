@@ -121,4 +121,24 @@ mod tests {
         assert!(!breaker.is_open());
         assert_eq!(breaker.gives_up_at(), None);
     }
+
+    #[test]
+    fn the_waits_before_probes_double_up_to_half_a_minute() {
+        let mut longest = [Duration::ZERO; 7];
+        for seed in 0..200 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut breaker = Breaker::new(Duration::from_secs(900));
+            while !breaker.failed(Duration::ZERO) {}
+            for longest in &mut longest {
+                *longest = breaker.next_probe(&mut rng).max(*longest);
+            }
+        }
+        for (longest, ceiling_s) in longest.into_iter().zip([1, 2, 4, 8, 16, 30, 30]) {
+            let ceiling = Duration::from_secs(ceiling_s);
+            assert!(
+                longest <= ceiling && longest >= ceiling.mul_f64(0.9),
+                "{longest:?}"
+            );
+        }
+    }
 }

@@ -253,6 +253,16 @@ mod tests {
         })
     }
 
+    fn asks_to_wait(status: u16, error: Option<ErrorType>) -> Failure {
+        match refused(status, error) {
+            Failure::Refused(refusal) => Failure::Refused(Refusal {
+                retry_after: Some(S),
+                ..refusal
+            }),
+            other => other,
+        }
+    }
+
     #[test]
     fn each_failure_has_the_documented_reaction() {
         use Class::{Ambiguous, Busy, Doubtful, Permanent, Throttle, Transient};
@@ -289,6 +299,11 @@ mod tests {
             (refused(507, Some(E::Full)), Permanent, Permanent),
             (refused(507, None), Permanent, Permanent),
             (refused(522, None), Transient, Ambiguous),
+            // With a Retry-After.
+            (asks_to_wait(409, None), Busy, Busy),
+            (asks_to_wait(500, None), Transient, Ambiguous),
+            (asks_to_wait(503, None), Throttle, Ambiguous),
+            (asks_to_wait(503, Some(E::Failed)), Throttle, Ambiguous),
         ];
         for (failure, write, create) in table {
             assert_eq!(classify(Operation::Read, &failure), write, "{failure:?}");
@@ -379,6 +394,32 @@ mod tests {
     }
 
     #[test]
+    fn waits_begin_short_and_double() {
+        let mut longest = [Duration::ZERO; 9];
+        for seed in 0..200 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut attempts = Attempts::new(900 * S);
+            for longest in &mut longest {
+                let failure = refused(502, None);
+                match attempts.failed(Operation::Read, &failure, true, S, &mut rng) {
+                    Next::Again(wait) => *longest = wait.max(*longest),
+                    next => panic!("{next:?}"),
+                }
+            }
+        }
+        for (longest, ceiling_ms) in longest
+            .into_iter()
+            .zip([500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000])
+        {
+            let ceiling = Duration::from_millis(ceiling_ms);
+            assert!(
+                longest <= ceiling && longest >= ceiling.mul_f64(0.9),
+                "{longest:?}"
+            );
+        }
+    }
+
+    #[test]
     fn an_answer_ends_the_outage() {
         let mut rng = fastrand::Rng::with_seed(7);
         let mut attempts = Attempts::new(60 * S);
@@ -394,6 +435,23 @@ mod tests {
         assert!(matches!(next, Next::Again(_)), "{next:?}");
         let next = attempts.failed(Operation::Read, &failure, true, 122 * S, &mut rng);
         assert_eq!(next, Next::GaveUp);
+    }
+
+    #[test]
+    fn an_answer_makes_earlier_failures_count_no_more() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut attempts = Attempts::new(900 * S);
+        let doubtful = refused(500, Some(ErrorType::Failed));
+        for _ in 0..20 {
+            for _ in 1..DOUBTFUL_ATTEMPTS {
+                let next = attempts.failed(Operation::Read, &doubtful, true, S, &mut rng);
+                assert!(
+                    matches!(next, Next::Again(wait) if wait <= 2 * S),
+                    "{next:?}"
+                );
+            }
+            attempts.answered();
+        }
     }
 
     #[test]
