@@ -1308,6 +1308,31 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_that_fails_ten_times_while_others_succeed_is_given_up() {
+        let mut engine = engine(100, 1, Zeros::Write);
+        let (mut now, mut failures) = (S, 0);
+        engine.chunk(0, ());
+        loop {
+            match engine.next(now) {
+                Action::Send { span, .. } if span.index == 0 => {
+                    failures += 1;
+                    engine.answered(0, Err(refused(502, None)), now);
+                    engine.chunk(failures.into(), ());
+                }
+                Action::Send { span, .. } => engine.answered(span.index, Ok(()), now),
+                Action::Wait(Some(at)) => now = at,
+                Action::End(ending) => {
+                    assert_eq!(ending, Ending::GaveUp(refused(502, None)));
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        // The first failure is before any success, and does not count.
+        assert_eq!((failures, engine.retries()), (ATTEMPTS_MAX + 1, 10));
+    }
+
+    #[test]
     fn a_due_chunk_sets_no_timer_while_nothing_can_be_sent() {
         let mut engine = engine(2, 1, Zeros::Write);
         engine.chunk(0, ());
