@@ -104,6 +104,7 @@ impl Scene {
         });
         let outcome = stop(running, &gate);
         gate.open();
+        self.proxy.settle();
         self.proxy.heal();
         outcome
     }
@@ -752,6 +753,7 @@ fn a_renamed_download_with_its_journal_left_is_complete() {
     });
     let _ = running.kill9();
     gate.open();
+    scene.proxy.settle();
     scene.proxy.heal();
     std::fs::rename(scene.path("two.oh-part"), scene.path("two")).unwrap();
     let journal = std::fs::read(scene.path("two.ohj")).unwrap();
@@ -869,6 +871,7 @@ fn a_later_run_does_not_trust_chunks_found_damaged() {
         .wait_for("a read", |requests| requests.iter().any(Request::is_read));
     let _ = running.kill9();
     gate.open();
+    scene.proxy.settle();
     scene.proxy.heal();
     let _ = scene.run("--verify none out").code(0);
     scene.check_done("out");

@@ -326,6 +326,7 @@ fn holes_contain_no_old_bytes() {
         .wait_for("the question", |requests| requests.iter().any(is_extents));
     let _ = running.kill9();
     gate.open();
+    scene.proxy.settle();
     let part = File::options().write(true).open(scene.path("out.oh-part"));
     part.unwrap()
         .write_all_at(&vec![7; SIZE as usize], 0)
@@ -403,6 +404,7 @@ fn a_finished_image_with_holes_is_recognised() {
     });
     let _ = running.kill9();
     gate.open();
+    scene.proxy.settle();
     let name = |from: &str, to: &str| std::fs::rename(scene.path(from), scene.path(to)).unwrap();
     name("out.oh-part", "out");
     scene.again_but_keep();
@@ -425,6 +427,7 @@ fn a_finished_image_with_holes_is_recognised() {
     });
     let _ = running.kill9();
     gate.open();
+    scene.proxy.settle();
     name("out.oh-part", "out");
     let file = File::options().write(true).open(scene.path("out")).unwrap();
     file.write_all_at(b"x", 300 * C).unwrap();

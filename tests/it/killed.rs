@@ -75,6 +75,7 @@ impl Scene {
         wait_until("the bytes", || self.link.passed() >= bytes as u64);
         let outcome = running.kill9();
         assert_eq!(outcome.status.code(), None, "{outcome:?}");
+        self.link.settle();
         self.counted()
     }
 

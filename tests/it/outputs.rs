@@ -161,6 +161,7 @@ fn a_qcow2_whose_download_was_killed_is_finished_by_the_same_command() {
             std::thread::sleep(Duration::from_micros(300));
         }
         let killed = running.kill9();
+        link.settle();
         let was_there = bench.path(&name).exists();
         if was_there {
             bench.judge_content(&name);

@@ -81,6 +81,7 @@ impl Scene {
         });
         let outcome = stop(running, &gate);
         gate.open();
+        self.proxy.settle();
         self.proxy.heal();
         outcome
     }
@@ -349,6 +350,7 @@ fn after_a_server_crash_no_confirmed_chunk_is_sent_again() {
     scene.server.kill9();
     gate.open();
     let _ = running.wait().code(75);
+    scene.proxy.settle();
     scene.proxy.heal();
     let confirmed = scene.confirmed();
     let _ = scene.writes();
@@ -379,6 +381,7 @@ fn killed_after_the_drive_was_created_but_before_the_answer() {
     }
     let _ = running.kill9();
     gate.open();
+    scene.proxy.settle();
     let drive = scene.drive();
     let _ = scene.run("").code(0);
     assert_eq!(scene.drive(), drive);

@@ -151,6 +151,7 @@ fn a_killed_shard_resumes() {
         std::thread::sleep(Duration::from_millis(10));
     }
     held.kill9();
+    scene.proxy.settle();
     scene.proxy.heal();
     scene.proxy.forget();
     scene

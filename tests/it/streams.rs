@@ -199,6 +199,7 @@ impl Scene {
         std::thread::sleep(std::time::Duration::from_millis(1500));
         running.kill9();
         gate.open();
+        self.proxy.settle();
         self.proxy.heal();
         self.proxy.forget();
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod cli;
+pub mod connections;
 pub mod disk;
 pub mod failing;
 pub mod http;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::connections::Connections;
 use super::gunzip;
 use super::server::TestServer;
 
@@ -239,6 +240,7 @@ impl Peak {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    open: Arc<Connections>,
     ended: AtomicBool,
     up: AtomicU64,
     down: AtomicU64,
@@ -286,17 +288,24 @@ impl FaultProxy {
                 one_writer: None,
             }),
             changed: Condvar::new(),
+            open: Arc::default(),
             ended: AtomicBool::new(false),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
-            for stream in listener.incoming() {
+            loop {
+                let accepted = listener.accept();
                 if accepting.ended.load(Ordering::SeqCst) {
                     return;
                 }
-                let Ok(stream) = stream else { continue };
+                let Ok((stream, from)) = accepted else {
+                    continue;
+                };
+                let Some(open) = accepting.open.accepted(from) else {
+                    continue;
+                };
                 let shared = Arc::clone(&accepting);
                 let mut number = 0;
                 shared.change(|state| {
@@ -305,6 +314,7 @@ impl FaultProxy {
                 });
                 std::thread::spawn(move || {
                     Connection::new(stream, number, shared).serve();
+                    drop(open);
                 });
             }
         });
@@ -391,6 +401,13 @@ impl FaultProxy {
         let seen = state.requests.len();
         drop(state);
         assert!(!timeout.timed_out(), "{what} never came; {seen} requests");
+    }
+
+    /// After a client ended: waits until all that it sent is recorded and answered. Requests that
+    /// are held back must be released before.
+    #[track_caller]
+    pub fn settle(&self) {
+        self.shared.open.settle(self.address);
     }
 
     /// Bytes received from the client, including heads.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::connections::Connections;
 use super::server::TestServer;
 
 /// Bytes that are passed on in one step.
@@ -27,6 +28,7 @@ struct Shared {
     pause: Duration,
     cut: Mutex<Option<Cut>>,
     cuts: AtomicU64,
+    open: Arc<Connections>,
     ended: AtomicBool,
     up: AtomicU64,
     down: AtomicU64,
@@ -57,17 +59,24 @@ impl SlowLink {
             pause,
             cut: Mutex::new(cut),
             cuts: AtomicU64::new(0),
+            open: Arc::default(),
             ended: AtomicBool::new(false),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
-            for client in listener.incoming() {
+            loop {
+                let accepted = listener.accept();
                 if accepting.ended.load(Ordering::SeqCst) {
                     return;
                 }
-                let Ok(client) = client else { continue };
+                let Ok((client, from)) = accepted else {
+                    continue;
+                };
+                let Some(open) = accepting.open.accepted(from).map(Arc::new) else {
+                    continue;
+                };
                 let behind = *accepting.behind.lock().unwrap();
                 // Without a server there, the client's connection is closed.
                 let Ok(server) = TcpStream::connect(behind) else {
@@ -82,8 +91,11 @@ impl SlowLink {
                     let (Ok(from), Ok(to)) = (from, to) else {
                         continue;
                     };
-                    let shared = Arc::clone(&accepting);
-                    std::thread::spawn(move || shared.pass(&from, &to, is_up));
+                    let (shared, open) = (Arc::clone(&accepting), Arc::clone(&open));
+                    std::thread::spawn(move || {
+                        shared.pass(&from, &to, is_up);
+                        drop(open);
+                    });
                 }
             }
         });
@@ -108,6 +120,12 @@ impl SlowLink {
     /// The number of connections that were cut off.
     pub fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::SeqCst)
+    }
+
+    /// After a client ended: waits until all that it sent is passed on and counted.
+    #[track_caller]
+    pub fn settle(&self) {
+        self.shared.open.settle(self.address);
     }
 
     /// Bytes from the client and to the client since the last call.
