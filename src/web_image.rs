@@ -22,7 +22,7 @@ use crate::digest::Digest;
 use crate::driver::blocking::blocking;
 use crate::driver::patience::{Patience, Trial, Unanswered};
 use crate::error::{Error, ErrorKind, Result};
-use crate::failure::{CANNOT_CONNECT, Failure};
+use crate::failure::{CANNOT_CONNECT, Failure, Transient};
 use crate::image::{Fingerprint, Image, ImageOptions, Input, RawImage, Remote};
 use crate::locks::lock;
 use crate::policy::Operation;
@@ -97,16 +97,6 @@ fn without_ranges(error: Error, url: &WebUrl) -> Error {
     Error::new(error.kind(), what)
         .permanent()
         .hint_to(format!("Download it first: curl -fLO {shown}"))
-}
-
-/// Whether a server that answers with this status may answer otherwise later.
-fn is_for_now(status: u16) -> bool {
-    match status {
-        408 | 425 | 429 => true,
-        // The server cannot do what was requested, or has no room for it.
-        501 | 505 | 507 => false,
-        status => status >= 500,
-    }
 }
 
 /// Checks an encoding that was not accepted. Usually it is the compression of the file itself,
@@ -245,7 +235,7 @@ impl WebFile {
             Failure::NoServer(_) => Error::new(ErrorKind::Image, what).hint_to("Check the URL"),
             Failure::Connect(_) => Error::new(ErrorKind::Unavailable, what).hint_to(CANNOT_CONNECT),
             Failure::Broken(_) | Failure::Stalled(_) => Error::new(ErrorKind::Unavailable, what),
-            Failure::Refused(refusal) if is_for_now(refusal.status) => {
+            Failure::Refused(refusal) if Transient::of(refusal.status).is_some() => {
                 Error::new(ErrorKind::Unavailable, what)
             }
             _ => Error::new(ErrorKind::Image, what).hint_if(advice),

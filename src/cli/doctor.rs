@@ -20,7 +20,7 @@ use super::{environment, help, remedies, screen, wait_lines};
 use crate::amounts::{duration, size};
 use crate::api::{Client, ClientConfig, Endpoint};
 use crate::error::{Error, ErrorKind, Result};
-use crate::failure::Failure;
+use crate::failure::{Failure, Transient};
 use crate::filesystem::private_directory;
 use crate::system::{allocated_bytes, free_bytes};
 use crate::transfer::{Stop, blocking};
@@ -189,7 +189,9 @@ impl Answer {
                 .hint_to("Check the user UUID and the key, or run: openhosting login"),
             ),
             Some(402) => Self::Credentials(failure.into_error("The endpoint refuses the account")),
-            Some(408 | 425 | 429 | 500..) => Self::Endpoint(
+            // Any 5xx, not only one that may pass: the advice to ask who runs the endpoint is right
+            // for a server that cannot do this (501) or is full (507) as well.
+            Some(status) if status >= 500 || Transient::of(status).is_some() => Self::Endpoint(
                 Error::new(
                     ErrorKind::Unavailable,
                     format!("{} does not work now: {failure}", address.named()),

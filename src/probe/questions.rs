@@ -95,6 +95,7 @@ async fn limited<T>(question: impl Future<Output = Asked<T>>) -> Finding<T> {
 fn refused_with(failure: &Failure) -> Option<u16> {
     match failure {
         Failure::Refused(refusal) => match refusal.status {
+            // Not all that `Transient` lists: some clouds refuse what they do not support with 500.
             401 | 403 | 408 | 409 | 425 | 429 | 502..=504 | 520..=524 => None,
             status => Some(status),
         },

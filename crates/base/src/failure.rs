@@ -52,6 +52,29 @@ pub struct Obstacle {
 /// The message of an error answer whose body is an HTML page, which this API never sends.
 pub const HTML_PAGE: &str = "an HTML page";
 
+/// Why the same request may get another answer later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transient {
+    /// It came too slowly, too early or too often, so the next attempt has to wait.
+    Pace,
+    /// The server, or something in front of it, fails at the moment.
+    Fault,
+}
+
+impl Transient {
+    /// What an HTTP status says; `None` if a repetition does not help.
+    pub fn of(status: u16) -> Option<Self> {
+        match status {
+            408 | 425 | 429 => Some(Self::Pace),
+            // The server cannot do what was requested, or has no room for it.
+            501 | 505 | 507 => None,
+            500..=599 => Some(Self::Fault),
+            // Redirects are never followed, and 4xx is about the request itself.
+            _ => None,
+        }
+    }
+}
+
 /// An error answer (docs/dev/reference.md, 3.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -225,6 +248,8 @@ impl Refusal {
                 ErrorKind::Rejected,
                 Some("There is no room for this where the drives are stored".into()),
             ),
+            // Not all that `Transient` lists: of a rare status, such as 511 of a login page, the
+            // hint below is more useful.
             408 | 425 | 429 | 500 | 502..=504 | 520..=524 => (ErrorKind::Unavailable, None),
             300..=399 => (
                 ErrorKind::Protocol,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Breaker;
 use super::backoff::{Backoff, obey};
-use crate::failure::{Failure, Refusal};
+use crate::failure::{Failure, Refusal, Transient};
 use crate::wire::ErrorType;
 
 /// What a request does, as far as it matters for repeating it.
@@ -68,7 +68,8 @@ fn by_status(refusal: &Refusal) -> Class {
     // The endpoint asks to come back later: it is overloaded, or we were too slow for it, whatever
     // error type it gives.
     let is_asked = refusal.status == 503 && refusal.retry_after.is_some();
-    if is_asked || matches!(refusal.status, 408 | 425 | 429) {
+    let transient = Transient::of(refusal.status);
+    if is_asked || transient == Some(Transient::Pace) {
         return Class::Throttle;
     }
     // The error type is more precise than the status: 500 has two meanings.
@@ -88,13 +89,10 @@ fn by_status(refusal: &Refusal) -> Class {
         // Unknown or no error type: the status decides.
         None => {}
     }
-    match refusal.status {
-        409 => Class::Busy,
-        // Repeating the request does not help.
-        501 | 505 | 507 => Class::Permanent,
-        500..=599 => Class::Transient,
-        // Redirects are never followed, and 4xx is about the request itself.
-        _ => Class::Permanent,
+    match (refusal.status, transient) {
+        (409, _) => Class::Busy,
+        (_, Some(_)) => Class::Transient,
+        (_, None) => Class::Permanent,
     }
 }
 
