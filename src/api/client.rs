@@ -180,9 +180,7 @@ impl Client {
                 .default_headers(headers.clone())
                 .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(config.connect)
-                // Less than servers usually allow, so that they do not close a connection at the
-                // moment it is reused.
-                .pool_idle_timeout(Duration::from_secs(20))
+                .pool_idle_timeout(patience::IDLE_MAX)
                 // Credentials go only to the endpoint that the user gave.
                 .redirect(reqwest::redirect::Policy::none())
                 .referer(false)

@@ -18,6 +18,13 @@ const PER_MIB: Duration = Duration::from_secs(1);
 /// 256 kbit/s that four requests share, this takes a minute.
 const BUFFERED_BYTES: u64 = 1 << 20;
 
+/// Maximum time that a connection stays open without a request. It is shorter than the time of our
+/// server (10 s) and of nginx (75 s), so that they seldom close a connection while a request is on
+/// its way to them. Where a server closes earlier (Apache after 5 s), the HTTP client mostly notices
+/// that before it reuses the connection. Otherwise the request counts as broken, and its caller
+/// decides whether it is repeated.
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(8);
+
 /// How much of a body was handed to the connection.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {

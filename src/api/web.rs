@@ -20,6 +20,7 @@ use super::cause::{Contact, no_answer};
 use super::client::ClientConfig;
 use super::endpoint::is_loopback;
 use super::flow::Flow;
+use super::patience::IDLE_MAX;
 use super::route::Route;
 use super::trust::Trust;
 use super::trust::cannot;
@@ -283,7 +284,7 @@ impl Web {
                 .tls_backend_preconfigured(tls.clone())
                 .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(config.connect)
-                .pool_idle_timeout(Duration::from_secs(20))
+                .pool_idle_timeout(IDLE_MAX)
                 .redirect(Policy::custom(follow))
                 .referer(false)
                 .retry(reqwest::retry::never())
