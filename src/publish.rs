@@ -35,8 +35,9 @@ use crate::codec::Compression;
 use crate::content::{Content, blocks_in, count, set_of};
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo, DriveSpec, named};
+use crate::driver::patience::Unanswered;
 use crate::error::{Error, ErrorKind, Result};
-use crate::failure::{Failure, without_drive};
+use crate::failure::Failure;
 use crate::image::{Disk, Fingerprint, Holes, Image, content_of};
 use crate::monitor::{Event, Monitor, Phase};
 use crate::plan::Span;
@@ -1248,8 +1249,9 @@ impl<'a> Publisher<'a> {
 
     async fn drives(&mut self) -> Result<Vec<DriveInfo>> {
         let client = self.client;
-        let drives = self.call("Cannot list the drives", || client.drives());
-        drives.await.map_err(without_drive)
+        let error =
+            |unanswered: Unanswered| unanswered.into_error_without_drive("Cannot list the drives");
+        self.call_or(error, || client.drives()).await
     }
 
     async fn info(&mut self, drive: DriveId) -> Result<DriveInfo> {
@@ -1270,15 +1272,27 @@ impl<'a> Publisher<'a> {
         self.call(&what, || client.set(drive, &keys)).await
     }
 
-    /// Repeats a request until it succeeds, or until it is asked to stop.
+    /// Repeats a request about a drive until it succeeds, or until it is asked to stop.
     async fn call<T, F>(&mut self, what: &str, request: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let error = |unanswered: Unanswered| unanswered.into_error(what);
+        self.call_or(error, request).await
+    }
+
+    async fn call_or<T, F>(
+        &mut self,
+        error: impl FnOnce(Unanswered) -> Error,
+        request: impl FnMut() -> F,
+    ) -> Result<T>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let patience = &self.options.patience;
         let answer = async {
             let answer = patience.call(self.client, Operation::Write, request).await;
-            answer.map_err(|unanswered| unanswered.into_error(what))
+            answer.map_err(error)
         };
         let answer = self.stop.unless_asked(answer);
         patience.watching(self.monitor, answer).await

@@ -8,7 +8,7 @@ use crate::drive::{DriveId, DriveInfo};
 use crate::driver::claim::{claim, in_use};
 use crate::driver::patience::{Patience, Trial, Unanswered};
 use crate::error::{Error, Result};
-use crate::failure::{Failure, without_drive};
+use crate::failure::Failure;
 use crate::policy::Operation;
 use crate::wire::ErrorType;
 use uuid::Uuid;
@@ -60,7 +60,7 @@ pub(super) async fn drives_that(
 }
 
 fn cannot_list(unanswered: Unanswered) -> Error {
-    without_drive(unanswered.into_error("Cannot list the drives"))
+    unanswered.into_error_without_drive("Cannot list the drives")
 }
 
 /// One drive, with its counters, which some endpoints report only in `info/full`.

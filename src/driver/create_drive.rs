@@ -7,7 +7,7 @@ use super::patience::{Patience, bounded_by, gave_up, waits_for};
 use crate::api::Client;
 use crate::drive::{DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::failure::{Failure, without_drive};
+use crate::failure::Failure;
 use crate::policy::{CreateStep, Creation, TOKEN_KEY};
 use crate::wire::Properties;
 
@@ -200,7 +200,7 @@ impl Making<'_> {
             }
             (_, why) => {
                 let why = why.unwrap_or_else(|| Failure::NotApi("it names no drive".into()));
-                without_drive(why.into_error(&what))
+                why.into_error_without_drive(&what)
             }
         };
         NotCreated { error, is_unclear }

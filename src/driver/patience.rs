@@ -254,8 +254,17 @@ pub(crate) struct Unanswered {
 impl Unanswered {
     /// The error to report, as [`Failure::into_error`] creates it.
     pub(crate) fn into_error(self, what: &str) -> Error {
+        self.error(what, Failure::into_error)
+    }
+
+    /// As [`Failure::into_error_without_drive`] creates it.
+    pub(crate) fn into_error_without_drive(self, what: &str) -> Error {
+        self.error(what, Failure::into_error_without_drive)
+    }
+
+    fn error(self, what: &str, of: impl FnOnce(Failure, &str) -> Error) -> Error {
         match self.outage {
-            None => self.failure.into_error(what),
+            None => of(self.failure, what),
             Some(max_outage) => gave_up(what, &self.failure, max_outage),
         }
     }

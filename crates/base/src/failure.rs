@@ -142,6 +142,22 @@ impl Failure {
 
     /// The error to report. `what` is what was being done, as in "Cannot write to the drive".
     pub fn into_error(self, what: &str) -> Error {
+        let no_drive = advice!["List your drives with: ", Remedy::ListDrives];
+        self.error(what, no_drive)
+    }
+
+    /// The same for a request that is about no drive, such as one for a list: what is not found
+    /// there is the API.
+    pub fn into_error_without_drive(self, what: &str) -> Error {
+        let no_api = advice![
+            "The API is not at this path. Check ",
+            Remedy::CheckEndpoint,
+            ": at most providers the URI has no path",
+        ];
+        self.error(what, no_api)
+    }
+
+    fn error(self, what: &str, on_404: Advice) -> Error {
         let (kind, hint) = match &self {
             Self::Connect(_) | Self::NoServer(_) => (ErrorKind::Unavailable, Some(CANNOT_CONNECT.into())),
             Self::Broken(_) | Self::Stalled(_) => (ErrorKind::Unavailable, None),
@@ -168,23 +184,9 @@ impl Failure {
                         .into(),
                 ),
             ),
-            Self::Refused(refusal) => refusal.kind_and_hint(),
+            Self::Refused(refusal) => refusal.kind_and_hint(on_404),
         };
         Error::new(kind, format!("{what}: {self}")).hint_if(hint)
-    }
-}
-
-/// The error of a request that is about no drive, such as one for a list: what is not found there is
-/// the API.
-#[must_use]
-pub fn without_drive(error: Error) -> Error {
-    match error.advises(&Remedy::ListDrives) {
-        true => error.hint_to(advice![
-            "The API is not at this path. Check ",
-            Remedy::CheckEndpoint,
-            ": at most providers the URI has no path",
-        ]),
-        false => error,
     }
 }
 
@@ -203,7 +205,7 @@ impl Refusal {
         self.message.starts_with(HTML_PAGE)
     }
 
-    fn kind_and_hint(&self) -> (ErrorKind, Option<Advice>) {
+    fn kind_and_hint(&self, on_404: Advice) -> (ErrorKind, Option<Advice>) {
         // It was repeated and failed again.
         if self.error == Some(ErrorType::Failed) {
             return (ErrorKind::Rejected, None);
@@ -229,10 +231,7 @@ impl Refusal {
                 ErrorKind::Rejected,
                 Some("The account's balance or subscription does not cover this".into()),
             ),
-            404 => (
-                ErrorKind::NotFound,
-                Some(advice!["List your drives with: ", Remedy::ListDrives]),
-            ),
+            404 => (ErrorKind::NotFound, Some(on_404)),
             409 => (
                 ErrorKind::Conflict,
                 Some("The drive is in use: stop the server or the imaging that uses it".into()),
