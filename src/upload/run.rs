@@ -26,7 +26,7 @@ use crate::driver::session::{Ended, Session, finish, gaps, refuted};
 use crate::driver::shell::Shell;
 use crate::driver::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Holes, Image, LateNotices, Length, RawImage, Trailer};
+use crate::image::{Holes, Image, LateNotices, RawImage, Trailer};
 use crate::journal::{Journal, State};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::Plan;
@@ -235,15 +235,11 @@ impl<'a> Run<'a> {
 
     /// Reports how much there is to do. The size that the image states may be wrong, which its end
     /// will show.
-    fn announce(
-        &self,
-        plan: &Plan,
-        (length, state): (Length, &State),
-        passed: &RangeSet<u64>,
-        monitor: &mut dyn Monitor,
-    ) {
+    fn announce(&self, begun: &Begun, passed: &RangeSet<u64>, monitor: &mut dyn Monitor) {
+        let plan = &begun.plan;
+        let length = begun.image.length();
         let expected = length.expected().map(|size| plan.ending_at(size));
-        let counted = expected.unwrap_or_else(|| state.ending(plan));
+        let counted = expected.unwrap_or_else(|| begun.session.state.ending(plan));
         let so_far = expected.map(|plan| gaps(&plan, self.first, passed));
         let sum =
             |of: &dyn Fn(&Range<u64>) -> u64| so_far.as_ref().map(|gaps| gaps.iter().map(of).sum());
@@ -259,10 +255,9 @@ impl<'a> Run<'a> {
     /// Starts reading and compressing, and creates everything that the transfer needs.
     async fn start(&self, begun: Begun, monitor: &mut dyn Monitor) -> Result<Sending> {
         let (client, options, drive) = (self.client, self.options, self.drive.id);
+        let scope = self.scope(&begun.plan, &begun.session.state);
+        self.announce(&begun, &scope.passed, monitor);
         let (plan, session) = (begun.plan, begun.session);
-        let scope = self.scope(&plan, &session.state);
-        let known = (begun.image.length(), &session.state);
-        self.announce(&plan, known, &scope.passed, monitor);
         let compare = options.compare || session.is_damaged;
         let digests = match session.journal {
             _ if compare => Digests::Whole,
