@@ -11,7 +11,10 @@ use zeroize::Zeroizing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, private_directory, replace};
 
-/// Where Linux reports the name of this machine and its addresses.
+/// Where Linux reports the name of this machine and its addresses. The two parsers below are shorter
+/// than what another crate would cost: none that the server has anyway lists addresses (rustix does
+/// not have getifaddrs), and one for this alone would be another dependency to audit, for a
+/// certificate that only serves to try TLS.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 const IPV4_ROUTES: &str = "/proc/net/fib_trie";
 const IPV6_ADDRESSES: &str = "/proc/net/if_inet6";
