@@ -5,6 +5,9 @@
 //! time. The pool of the HTTP client has no call for that, but a layer around its connector can
 //! open connections and hand them out later: [`Ahead::opening`] marks a request whose connection is
 //! opened and set aside; the request itself is dropped before it is sent.
+//!
+//! The pool also opens a connection for each request that finds none idle, even if one becomes idle
+//! right after it. Such a connection is set aside, too, instead of becoming one more in the pool.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -15,13 +18,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::locks::lock;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::task::{self, JoinHandle};
+use tokio::time::{Instant, sleep};
 use tower::{Layer, Service};
 
 /// How long a connection waits for a request before it is closed. Some servers allow a new
 /// connection five seconds for its first request.
 const AGE_MAX: Duration = Duration::from_secs(4);
+/// How long a request waits for a connection to become idle before it opens another one. A
+/// connection becomes idle a moment after its answer was read, and the HTTP client opens one
+/// whenever none is idle, so a request that follows an answer at once would add a connection each
+/// time. This is longer than that moment on a busy machine, and shorter than connecting takes.
+const RETURN_MAX: Duration = Duration::from_millis(2);
+/// Nobody sees this error: it ends a task of the HTTP client.
+const NOT_NEEDED: &str = "the request received another connection";
 
 tokio::task_local! {
     /// Set while a request is polled whose connection is to be set aside.
@@ -33,12 +43,13 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// connections are made.
 type AnyOpening = Box<dyn Any + Send>;
 
-/// A task that connects; dropping this aborts it. `None` if connecting failed.
-struct Opening<T>(JoinHandle<Option<T>>);
+/// A task that connects; dropping this aborts it.
+struct Opening<T>(JoinHandle<Result<T, Cause>>);
 
 impl<T> Opening<T> {
-    async fn connection(mut self) -> Option<T> {
-        (&mut self.0).await.ok().flatten()
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<T, Cause>> {
+        let connecting = Pin::new(&mut self.0).poll(context);
+        connecting.map(|ended| ended.unwrap_or_else(|lost| Err(lost.into())))
     }
 }
 
@@ -52,37 +63,63 @@ type Waiting = Arc<Mutex<VecDeque<(Instant, AnyOpening)>>>;
 
 /// The layer around the connector of a client. When its last clone is dropped, waiting connections
 /// are closed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ahead {
-    connect: Duration,
     waiting: Waiting,
     quickest: Arc<Mutex<Option<Duration>>>,
 }
 
 impl Ahead {
-    /// Gives up connecting after this time.
-    pub(super) fn new(connect: Duration) -> Self {
-        Self {
-            connect,
-            waiting: Arc::default(),
-            quickest: Arc::default(),
-        }
-    }
-
     /// The shortest time in which a connection was made, TLS included. No server has work to do
     /// for that, so it depends on the round trip alone. `None` before the first one.
     pub(super) fn quickest(&self) -> Option<Duration> {
         *lock(&self.quickest)
     }
 
-    /// The connection, and how long it took to make it counts.
-    async fn timed<T, E>(self, connecting: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-        let began = Instant::now();
-        let connection = connecting.await?;
-        let took = began.elapsed();
-        let mut quickest = lock(&self.quickest);
-        *quickest = Some(quickest.map_or(took, |quickest| quickest.min(took)));
-        Ok(connection)
+    /// Begins to connect, and counts how long it takes.
+    fn open<T: Send + 'static>(
+        &self,
+        connecting: impl Future<Output = Result<T, Cause>> + Send + 'static,
+    ) -> Opening<T> {
+        let quickest = Arc::clone(&self.quickest);
+        Opening(tokio::spawn(async move {
+            let began = Instant::now();
+            let connection = connecting.await?;
+            let took = began.elapsed();
+            let mut quickest = lock(&quickest);
+            *quickest = Some(quickest.map_or(took, |quickest| quickest.min(took)));
+            Ok(connection)
+        }))
+    }
+
+    /// The connection for the request of this task. The HTTP client continues in a task of its own
+    /// if the request received another connection meanwhile. Then this one is set aside for the
+    /// next request, which would open yet another one otherwise.
+    async fn needed_by<T: Send + 'static>(
+        &self,
+        request: Option<task::Id>,
+        opening: Opening<T>,
+    ) -> Result<T, Cause> {
+        let mut opening = Some(opening);
+        std::future::poll_fn(|context| {
+            if task::try_id() == request {
+                return match &mut opening {
+                    Some(opening) => opening.poll(context),
+                    None => Poll::Ready(Err(NOT_NEEDED.into())),
+                };
+            }
+            if let Some(opening) = opening.take() {
+                self.set_aside(opening);
+            }
+            Poll::Ready(Err(NOT_NEEDED.into()))
+        })
+        .await
+    }
+
+    /// The oldest connection that was set aside, for the request of this task.
+    async fn waiting<T: Send + 'static>(&self, request: Option<task::Id>) -> Option<T> {
+        let opening = self.take()?;
+        self.needed_by(request, opening).await.ok()
     }
 
     /// Opens a connection as `request` would, and sets it aside. The request is not sent.
@@ -158,24 +195,29 @@ where
         // This connector is ready, but a clone of it may not be.
         let next = self.connector.clone();
         let mut connector = std::mem::replace(&mut self.connector, next);
+        let ahead = self.ahead.clone();
         if OPENING.try_with(|()| ()).is_ok() {
-            let connecting = self.ahead.clone().timed(connector.call(to));
-            let connecting = timeout(self.ahead.connect, connecting);
-            let opening = tokio::spawn(async move { connecting.await.ok()?.ok() });
-            self.ahead.set_aside(Opening(opening));
+            ahead.set_aside(ahead.open(connector.call(to)));
             return Box::pin(std::future::pending());
         }
-        let opened = self.ahead.take::<S::Response>();
-        let ahead = self.ahead.clone();
         Box::pin(async move {
-            if let Some(opened) = opened
-                && let Some(connection) = opened.connection().await
-            {
+            let request = task::try_id();
+            if let Some(connection) = ahead.waiting(request).await {
                 return Ok(connection);
+            }
+            if ahead.quickest().is_some() {
+                sleep(RETURN_MAX).await;
+                if task::try_id() != request {
+                    return Err(NOT_NEEDED.into());
+                }
+                if let Some(connection) = ahead.waiting(request).await {
+                    return Ok(connection);
+                }
             }
             // The time limit began before the wait for the other connection, and the error that
             // ends it is that of this request's own connection.
-            ahead.timed(connector.call(to)).await
+            let own = ahead.open(connector.call(to));
+            ahead.needed_by(request, own).await
         })
     }
 }
@@ -250,7 +292,7 @@ mod tests {
                 failing,
                 hanging,
             };
-            let connector = Ahead::new(Duration::from_secs(30)).layer(network);
+            let connector = Ahead::default().layer(network);
             Self { counts, connector }
         }
 
@@ -302,6 +344,34 @@ mod tests {
             scene.connector.ahead.quickest(),
             Some(Duration::from_secs(1))
         );
+    }
+
+    /// A request that received another connection after it had called the connector: the HTTP client
+    /// polls the rest in a task of its own.
+    async fn no_longer_needed(connector: &mut Connector<Network>) -> bool {
+        let mut connecting = connector.call(());
+        let polled = std::future::poll_fn(|context| {
+            Poll::Ready(connecting.as_mut().poll(context).is_pending())
+        });
+        assert!(polled.await);
+        tokio::spawn(connecting).await.unwrap().is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_its_request_no_longer_needs_is_for_the_next_one() {
+        let mut scene = Scene::new(0..0, 0..0);
+        assert!(no_longer_needed(&mut scene.connector).await);
+        assert_eq!(number(scene.connects().await), (0, 1));
+        assert_eq!(scene.counts().0, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_connection_is_opened_for_a_request_that_receives_another_one_at_once() {
+        let mut scene = Scene::new(0..0, 0..0);
+        assert_eq!(number(scene.connects().await), (0, 1));
+        assert!(no_longer_needed(&mut scene.connector).await);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(scene.counts().0, 1);
     }
 
     #[tokio::test(start_paused = true)]

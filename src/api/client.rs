@@ -168,7 +168,7 @@ impl Client {
             None => Trust::Machine,
         };
         let tls = trust.tls(config.identity.as_ref())?;
-        let ahead = Ahead::new(config.connect);
+        let ahead = Ahead::default();
         let is_excluded = endpoint
             .url([])
             .is_ok_and(|url| config.route.excludes(&url));
