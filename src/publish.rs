@@ -675,7 +675,7 @@ impl<'a> Publisher<'a> {
                     base,
                 });
             }
-            let other = self.of_another_image(&drives, shard.count());
+            let other = self.of_another_image(&drives, Some(shard.count()));
             if began.elapsed() >= self.options.patience.max_outage() {
                 return Err(self.no_drive(shard, other));
             }
@@ -691,15 +691,29 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    /// A drive of this publication that as many shards fill with another image.
-    fn of_another_image(&self, drives: &[DriveInfo], shards: u32) -> Option<DriveId> {
+    /// A drive of this publication that shards fill with another image: as many shards as given.
+    fn of_another_image(&self, drives: &[DriveInfo], shards: Option<u32>) -> Option<DriveId> {
         keys::of_token(drives, &self.token)
             .find(|(mark, _)| {
                 mark.is_unfinished()
-                    && mark.shards == Some(shards)
+                    && mark.shards.is_some()
+                    && (shards.is_none() || mark.shards == shards)
                     && mark.goal.is_some_and(|goal| goal != self.root)
             })
             .map(|(_, drive)| drive.id)
+    }
+
+    /// The error for a drive that shards fill with another image than that of this run. No
+    /// repetition helps.
+    fn other_image(&mut self, whose: &str, other: DriveId) -> Error {
+        self.unfinished = Some(other);
+        let what = format!(
+            "The image of {whose} is not that of drive {other}, which the shards of {:?} fill",
+            self.options.name
+        );
+        Error::new(ErrorKind::Integrity, what).permanent().hint_to(
+            "Run all shards with the same image; to fill a new drive, remove that one first",
+        )
     }
 
     /// The error after waiting for the drive of the first shard. The same command may find it later,
@@ -710,20 +724,16 @@ impl<'a> Publisher<'a> {
             return Error::new(ErrorKind::Unavailable, what)
                 .hint_to("Run all shards with the same image, name and token");
         };
-        self.unfinished = Some(other);
-        let what = format!(
-            "The image of shard {shard} is not that of drive {other}, which the shards of {:?} fill",
-            self.options.name
-        );
-        Error::new(ErrorKind::Integrity, what).permanent().hint_to(
-            "Run all shards with the same image; to fill a new drive, remove that one first",
-        )
+        self.other_image(&format!("shard {shard}"), other)
     }
 
     /// The drive on which all shards have worked.
     async fn joined(&mut self, drives: &[DriveInfo]) -> Result<Work> {
         let mut mine = self.mine(drives).into_iter();
         let Some((mark, drive)) = mine.find(|(mark, _)| mark.state == DriveState::Writing) else {
+            if let Some(other) = self.of_another_image(drives, None) {
+                return Err(self.other_image("this command", other));
+            }
             let what = format!(
                 "No drive of shards of {:?} with this content",
                 self.options.name
@@ -743,6 +753,7 @@ impl<'a> Publisher<'a> {
             |index: &u32| drive.properties.get(&keys::shard_key(*index, count)) != Some(&*root);
         let missing: Vec<u32> = (1..=count).filter(is_missing).collect();
         if !missing.is_empty() {
+            self.unfinished = Some(drive.id);
             return Err(shard::missing(&missing, count));
         }
         Ok(Work {

@@ -238,6 +238,8 @@ pub(super) struct Display {
     phase: Option<(Phase, Option<u64>)>,
     notice: Option<String>,
     started: bool,
+    /// Whether this run found what an earlier one stored.
+    has_resumed: bool,
 }
 
 impl Display {
@@ -295,6 +297,7 @@ impl Display {
             notice: None,
             refused: None,
             started: false,
+            has_resumed: false,
         }
     }
 
@@ -362,6 +365,11 @@ impl Display {
     /// Time since the program began.
     pub(super) fn took(&self) -> Duration {
         self.since.elapsed()
+    }
+
+    /// Whether this run found what an earlier one stored.
+    pub(super) fn has_resumed(&self) -> bool {
+        self.has_resumed
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -802,6 +810,7 @@ impl Display {
 
     /// Reports that this run continues an earlier one, and where.
     fn resuming(&mut self, done: u64, total: Option<u64>, line: &str) {
+        self.has_resumed = true;
         if !self.is_for_people() {
             return self.notice(line, Notice::Note);
         }

@@ -205,6 +205,7 @@ impl Tool for DownloadArguments {
                 original: original(self, &interrupted),
                 left_behind: None,
                 continuation: continuation(self, &interrupted, drive),
+                is_kept: is_kept(self),
                 resume: drive.zip(interrupted.resume_at),
                 error: with_command(self, interrupted.error),
             }),
@@ -437,18 +438,32 @@ async fn unfinished(
     }))
 }
 
+/// The path of the journal.
+fn journal_of(arguments: &DownloadArguments) -> PathBuf {
+    if let Some(journal) = &arguments.journal {
+        return journal.clone();
+    }
+    match arguments.shard {
+        Some(shard) => Shards::journal(&arguments.file, shard),
+        None => with_suffix(&arguments.file, ".ohj"),
+    }
+}
+
+/// Whether the same command continues with what earlier runs, or the shards, stored.
+fn is_kept(arguments: &DownloadArguments) -> bool {
+    let is_packed = matches!(arguments.output(), Ok((_, Some(_))));
+    let is_staged = arguments.way() == Way::Down && arguments.offset.is_none() && !is_packed;
+    // A join has no journal of its own: it reads those of the shards.
+    let has_journal = || arguments.join.is_some() || journal_of(arguments).exists();
+    is_staged && !arguments.common.restart && part_of(&arguments.file).exists() && has_journal()
+}
+
 fn options(
     arguments: &DownloadArguments,
     drive: DriveId,
     client: &Client,
     findings: &Findings,
 ) -> DownloadOptions {
-    let beside = || {
-        if let Some(shard) = arguments.shard {
-            return Shards::journal(&arguments.file, shard);
-        }
-        with_suffix(&arguments.file, ".ohj")
-    };
     DownloadOptions {
         offset: arguments.offset,
         chunk: arguments.chunk,
@@ -458,7 +473,7 @@ fn options(
         allow_live: arguments.allow_live,
         shard: arguments.shard,
         journal: JournalOptions {
-            path: Some(arguments.journal.clone().unwrap_or_else(beside)),
+            path: Some(journal_of(arguments)),
             endpoint: client.endpoint().to_string(),
             restart: arguments.common.restart,
             changed_ok: false,
@@ -550,6 +565,7 @@ fn continuation(
     };
     Some(Continuation {
         command,
+        is_kept,
         place: is_kept.then_some(place),
         needs: is_stdout.then_some("with stdout as before"),
     })

@@ -382,6 +382,7 @@ fn unfinished(
     let continuation = unfinished
         .filter(|_| !is_permanent)
         .map(|drive| Continuation {
+            is_kept: true,
             place: Some(format!("on drive {}", short(drive))),
             ..Continuation::again(PROGRAM)
         });

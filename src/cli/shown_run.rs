@@ -46,6 +46,9 @@ pub(super) struct RunOutcome<'a> {
     pub(super) left_behind: Option<LeftBehind>,
     /// How another run continues this one, if it can.
     pub(super) continuation: Option<Continuation>,
+    /// Whether the same command continues with what earlier runs stored, if `continuation` is
+    /// `None`.
+    pub(super) is_kept: bool,
     /// The lines that say what was done, if they are better than those of the display.
     pub(super) summary: Option<Vec<String>>,
     /// The result as text for people.
@@ -125,7 +128,14 @@ impl ShownRun<'_> {
             position: shown.position,
         });
         let said = (outcome.original, outcome.left_behind);
-        let lines = last_lines(form.program, said, outcome.continuation, unfinished);
+        let continuation = outcome.continuation.or_else(|| {
+            let command = || Continuation {
+                is_kept: outcome.is_kept,
+                ..Continuation::again(form.program)
+            };
+            unfinished?.is_resumable().then(command)
+        });
+        let lines = last_lines(form.program, said, continuation, unfinished);
         let go_on = lines.iter().map(|line| ("To go on", line.clone()));
         report.rows.extend(go_on);
         shown.github.leave(&report, error.as_ref());
@@ -162,11 +172,6 @@ fn last_lines(
     let Some(unfinished) = unfinished else {
         return lines;
     };
-    let continuation = continuation.or_else(|| {
-        // The same command starts over.
-        let command = || Continuation::again(program);
-        unfinished.is_resumable().then(command)
-    });
     if let Some(next) = continuation {
         let [how_far, command] = unfinished.lines(&next);
         // The lines of the original script say how far it got.

@@ -209,6 +209,8 @@ pub(super) struct UnfinishedTransfer {
     pub(super) left_behind: Option<LeftBehind>,
     /// How another run continues this one, if it can.
     pub(super) continuation: Option<Continuation>,
+    /// See [`RunOutcome::is_kept`].
+    pub(super) is_kept: bool,
 }
 
 /// The words of a command of `openhosting`, as if it were a program of its own.
@@ -272,6 +274,7 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
                 original: unfinished.original,
                 left_behind: unfinished.left_behind,
                 continuation: unfinished.continuation,
+                is_kept: unfinished.is_kept,
                 ..RunOutcome::failed(unfinished.error, None, report)
             },
         }

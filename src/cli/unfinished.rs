@@ -11,7 +11,9 @@ use crate::error::ErrorKind;
 pub(super) struct Continuation {
     /// The command, complete.
     pub(super) command: String,
-    /// Where the progress is, such as `on drive 31a9bd80`; `None` if the command starts over.
+    /// Whether the command continues with what is stored; otherwise it starts over.
+    pub(super) is_kept: bool,
+    /// Where the progress of this run is, such as `on drive 31a9bd80`.
     pub(super) place: Option<String>,
     /// What the command also needs, such as `with the same image on stdin`.
     pub(super) needs: Option<&'static str>,
@@ -23,6 +25,7 @@ impl Continuation {
         let without = &["--restart", "--cleanup"];
         Self {
             command: again::command_without(program, without),
+            is_kept: false,
             place: None,
             needs: None,
         }
@@ -70,12 +73,12 @@ impl Unfinished {
     /// The last two lines.
     pub(super) fn lines(self, continuation: &Continuation) -> [String; 2] {
         let is_stopped = self.kind == ErrorKind::Cancelled;
-        let what_for = match (&continuation.place, self.kind) {
-            (Some(_), ErrorKind::Cancelled) => "Continue",
-            (Some(_), ErrorKind::Unavailable) => "Continue later",
+        let what_for = match (continuation.is_kept, self.kind) {
+            (true, ErrorKind::Cancelled) => "Continue",
+            (true, ErrorKind::Unavailable) => "Continue later",
             // The error has already said what to do first.
-            (Some(_), _) => "Then continue",
-            (None, _) => "Start again",
+            (true, _) => "Then continue",
+            (false, _) => "Start again",
         };
         let needs = continuation.needs.unwrap_or("with");
         let deadline = match self.exit_code {
@@ -126,6 +129,7 @@ mod tests {
         exit_code: u8,
         position: Option<(u64, Option<u64>)>,
         place: Option<&str>,
+        is_kept: bool,
     ) -> String {
         let unfinished = Unfinished {
             kind,
@@ -134,6 +138,7 @@ mod tests {
         };
         let [line, command] = unfinished.lines(&Continuation {
             command: "c".into(),
+            is_kept,
             place: place.map(str::to_owned),
             needs: None,
         });
@@ -213,7 +218,28 @@ mod tests {
                 "Stopped at 8 % (165 MiB of 2.0 GiB). Start again with:",
             ),
         ] {
-            assert_eq!(lines(kind, code, position, place), line);
+            assert_eq!(lines(kind, code, position, place, place.is_some()), line);
+        }
+    }
+
+    #[test]
+    fn a_run_that_failed_before_it_moved_anything_continues_the_earlier_one() {
+        for (kind, code, position, line) in [
+            (ErrorKind::Unavailable, 75, None, "Continue later with:"),
+            (
+                ErrorKind::Unavailable,
+                75,
+                Some((5 << 20, None)),
+                "Continue later with:",
+            ),
+            (
+                ErrorKind::Cancelled,
+                130,
+                None,
+                "Stopped before the first chunk was complete. Continue with:",
+            ),
+        ] {
+            assert_eq!(lines(kind, code, position, None, true), line);
         }
     }
 }

@@ -261,6 +261,7 @@ impl Tool for UploadArguments {
                     original: original(&interrupted),
                     left_behind: left_behind(self, &interrupted),
                     continuation: continuation(self, &interrupted),
+                    is_kept: display.has_resumed() && !self.common.restart,
                     resume: resume.map(|resume| (resume.drive, resume.offset)),
                     error: interrupted.error,
                 })
@@ -893,6 +894,7 @@ fn continuation(arguments: &UploadArguments, interrupted: &Interrupted) -> Optio
     };
     Some(Continuation {
         command: again::changed(PROGRAM, |_| None, changes),
+        is_kept: true,
         place: Some(format!("on drive {}", short(resume.drive))),
         needs,
     })

@@ -679,6 +679,31 @@ fn a_shard_of_another_image_is_a_final_error() {
 }
 
 #[test]
+fn a_join_with_another_image_is_a_final_error() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.file("a.img", &image());
+    desk.file("b.img", &changed(&image(), &[2]));
+    let run = |words: &str| {
+        let words = format!("{words} --name n --verify none");
+        publish(&desk, &server.uri, &words).run()
+    };
+    run("a.img --shard 1/2").code(0);
+    let other = run("b.img --join").code(4).says("is not that of drive");
+    assert!(!other.stderr.contains("again with"), "{other:?}");
+    // What is missing may come: what the other shards sent is kept.
+    let missing = run("a.img --join").code(75).says("shards are missing: 2");
+    let missing = missing.says("Continue later with:");
+    let last = missing.stderr.lines().last().unwrap_or_default();
+    assert!(
+        last.ends_with("a.img --join --name n --verify none"),
+        "{last}"
+    );
+    run("a.img --shard 2/2").code(0);
+    run("a.img --join").code(0);
+}
+
+#[test]
 fn a_drive_is_verified_against_its_receipt() {
     for has_digests in [true, false] {
         let desk = Desk::new();

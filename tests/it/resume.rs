@@ -292,6 +292,23 @@ fn the_command_that_removes_a_forgotten_drive_reaches_its_endpoint() {
     assert!(!left.contains(&first), "{command}");
 }
 
+#[test]
+fn a_run_that_fails_before_it_sends_anything_continues_the_earlier_one() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("");
+    let down = Fault::Answer(refusal(503, ""));
+    scene.proxy.fault(|_| true, usize::MAX, down);
+    let tool = scene.desk.tool(SIMPLE).env("OHURI", scene.proxy.uri());
+    let tool = tool.args("upload -c 16384 --max-outage 1s a.img");
+    let failed = tool.run().code(75);
+    let last = failed.stderr.lines().rev().take(2).collect::<Vec<_>>();
+    let again = "openhosting upload -c 16384 --max-outage 1s a.img";
+    assert_eq!(last, [again, "Continue later with:"], "{failed:?}");
+    scene.proxy.heal();
+    let _ = scene.run("").code(0);
+    scene.check_done();
+}
+
 // ---- What stops a run ----
 
 #[test]

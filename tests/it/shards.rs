@@ -96,12 +96,15 @@ impl Scene {
 fn shards_of_a_download_are_joined_when_all_are_there() {
     for verify in ["sample", "full"] {
         let scene = Scene::new();
-        scene.join("").code(75).says("No shard has begun");
+        let none = scene.join("").code(75).says("No shard has begun");
+        assert!(!none.stderr.contains("ontinue"), "{none:?}");
         let running: Vec<_> = [4, 1, 3, 2].map(|index| scene.shard(index)).into();
         for shard in running {
             shard.wait().code(0);
         }
-        scene.join("").code(75).says("1 of 5 shards are missing: 5");
+        let missing = scene.join("").code(75);
+        let missing = missing.says("1 of 5 shards are missing: 5");
+        missing.says("Continue later with:");
         assert!(!scene.desk.path("out").exists());
         scene.shard(5).wait().code(0);
         let before = scene.reads();
