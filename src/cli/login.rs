@@ -16,6 +16,7 @@ use super::access;
 use super::config::{ConfigFile, Reference};
 use super::drives::each_drive;
 use super::output::{CommandOutput, OutputForm};
+use super::secret_files::read_secret;
 use super::wait_lines::{self, WaitLines};
 use super::{candidates, environment, exit, help, prompt, screen};
 use crate::api::{Client, ClientConfig, Endpoint};
@@ -98,6 +99,8 @@ struct Plan {
     /// The endpoint of the profile, if the profile exists.
     endpoint: Option<String>,
     cacert: Option<PathBuf>,
+    /// The user of the profile, if the profile exists and its key file can be read.
+    user: Option<String>,
 }
 
 impl Plan {
@@ -117,6 +120,7 @@ impl Plan {
             key_file: config.with_file_name(format!("{}.key", arguments.name)),
             endpoint: None,
             cacert: arguments.cacert.clone(),
+            user: None,
             config,
             old: None,
         };
@@ -131,6 +135,7 @@ impl Plan {
                 return Err(unusable(what));
             };
             plan.key_file = path.clone();
+            plan.user = user_in(path);
             plan.endpoint = profile.endpoint.clone();
             plan.cacert = plan.cacert.or_else(|| profile.files.cacert.clone());
             // As endpoints, because a slash at the end makes no difference.
@@ -144,7 +149,27 @@ impl Plan {
             }
         }
         plan.old = old;
+        plan.report_known(&arguments.name);
         Ok(plan)
+    }
+
+    /// Says which profile exists, and what this run replaces.
+    fn report_known(&self, name: &str) {
+        let Some(endpoint) = &self.endpoint else {
+            return;
+        };
+        let user = self.user.as_ref();
+        let user = user.map_or(String::new(), |user| format!(", user {user}"));
+        let config = self.config.display();
+        let key_file = self.key_file.display();
+        for line in [
+            format!("The profile {name:?} in {config} exists: endpoint {endpoint}{user}"),
+            format!(
+                "Its user and key in {key_file} are replaced once the endpoint accepts the new ones"
+            ),
+        ] {
+            exit::Notice::Note.say(FORM.program, &line);
+        }
     }
 
     /// Whether the config contains the profile already. Then only its key file is written.
@@ -225,6 +250,13 @@ impl Plan {
     }
 }
 
+/// The user in a key file; `None` if there is none, or the file cannot be used.
+fn user_in(key_file: &Path) -> Option<String> {
+    let text = read_secret("key", key_file).ok()?;
+    let (user, key) = Credentials::split(text.trim());
+    (key.is_some() && user.parse::<Uuid>().is_ok()).then(|| user.to_owned())
+}
+
 /// A text as a TOML string.
 fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
@@ -235,14 +267,20 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
     let is_asking = std::io::stdin().is_terminal();
     let endpoint = match arguments.endpoint.clone().or_else(|| plan.endpoint.clone()) {
         Some(endpoint) => endpoint,
-        None => ask("Endpoint URI", "--endpoint URI", is_asking, &mut stop).await?,
+        None => {
+            let what = ("Endpoint URI", "--endpoint URI");
+            ask(what, None, is_asking, &mut stop).await?
+        }
     };
     let endpoint = endpoint_of(&endpoint)?;
     // Checked before the user is asked for anything else.
     let (config, is_default) = plan.extended(&arguments.name, &endpoint, arguments.default)?;
     let user = match &arguments.user {
         Some(user) => user.clone(),
-        None => ask("User UUID", "--user UUID", is_asking, &mut stop).await?,
+        None => {
+            let what = ("User UUID", "--user UUID");
+            ask(what, plan.user.as_deref(), is_asking, &mut stop).await?
+        }
     };
     if user.parse::<Uuid>().is_err() {
         // It is not quoted, because it may be, or contain, the key.
@@ -358,23 +396,33 @@ async fn check(
     Ok(drives.len())
 }
 
-/// Asks a question on the terminal.
+/// Asks a question on the terminal. The present value is the answer if the user types none, or
+/// there is no terminal.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`], with the flag to use instead, if there is no terminal or the answer is
-/// empty.
-async fn ask(what: &str, flag: &str, is_asking: bool, stop: &mut Stop) -> Result<String> {
+/// [`ErrorKind::Usage`], with the flag to use instead, if there is no answer and no present value.
+async fn ask(
+    (what, flag): (&str, &str),
+    present: Option<&str>,
+    is_asking: bool,
+    stop: &mut Stop,
+) -> Result<String> {
     let missing = |why: &str| Error::new(ErrorKind::Usage, why).hint_to(format!("Pass {flag}"));
     if !is_asking {
+        if let Some(present) = present {
+            return Ok(present.to_owned());
+        }
         return Err(missing(&format!(
             "{what} is missing, and stdin is not a terminal"
         )));
     }
-    exit::ask(&format!("{what}: "));
+    let shown = present.map_or(String::new(), |present| format!(" [{present}]"));
+    exit::ask(&format!("{what}{shown}: "));
     let line = stop.unless_asked(blocking(read_line)).await?;
-    match line.trim() {
-        "" => Err(missing(&format!("{what} is missing"))),
-        answer => Ok(answer.to_owned()),
+    match (line.trim(), present) {
+        ("", Some(present)) => Ok(present.to_owned()),
+        ("", None) => Err(missing(&format!("{what} is missing"))),
+        (answer, _) => Ok(answer.to_owned()),
     }
 }
 
@@ -395,6 +443,7 @@ mod tests {
     fn plan(old: Option<&str>) -> Plan {
         let config = PathBuf::from("/c/config.toml");
         Plan {
+            user: None,
             old: old.map(|text| {
                 let parsed = ConfigFile::parse(text, &config).unwrap();
                 (text.to_owned(), parsed)

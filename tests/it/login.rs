@@ -43,8 +43,15 @@ fn a_login_is_a_profile_that_works_and_only_the_user_can_read() {
     let _ = bare(&desk, "ls").run().code(0);
     // Again with the same name: the key is replaced, and the config stays.
     let before = std::fs::read(config(&desk)).unwrap();
-    let _ = log_in(&desk, &server, "", &desk.key).code(0);
+    let again = log_in(&desk, &server, "", &desk.key).code(0);
+    let said = format!("exists: endpoint {}, user {}", server.uri, desk.user);
+    let _ = again.says(&said).says("are replaced once the endpoint");
     assert_eq!(std::fs::read(config(&desk)).unwrap(), before);
+    // The endpoint and the user of the profile are the defaults.
+    let key = format!("{}\n", desk.key);
+    let _ = bare(&desk, "login").input(key.as_bytes()).run().code(0);
+    assert_eq!(std::fs::read(config(&desk)).unwrap(), before);
+    let _ = bare(&desk, "ls").run().code(0);
     // Another profile is not the default.
     desk.own(&config(&desk).with_file_name("work.key"));
     let outcome = log_in(&desk, &server, "work", &desk.key).code(0);
@@ -113,6 +120,16 @@ fn questions_are_asked_on_a_terminal_and_the_key_is_not_shown() {
     assert!(shown.contains("Endpoint URI"), "{outcome:?}");
     assert!(shown.contains("Secret API key"), "{outcome:?}");
     let _ = bare(&desk, "ls").run().code(0);
+    // Again: the user is known, and Enter keeps it.
+    let typed = format!("\n{}\n", desk.key);
+    let tool = desk.on_a_terminal(&typed, crate::support::cli::SIMPLE);
+    let outcome = tool.unset("OHAUTH").arg("login").run();
+    let shown = format!("{}{}", outcome.text(), outcome.stderr);
+    assert!(
+        shown.contains(&format!("User UUID [{}]: ", desk.user)),
+        "{outcome:?}"
+    );
+    assert!(shown.contains("accepts you"), "{outcome:?}");
 }
 
 #[test]
