@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::HumanBytes;
@@ -12,15 +14,17 @@ use serde_json::{Value, json};
 
 use super::access::certificates;
 use super::arguments::{self, ImageArguments};
+use super::bar::Bar;
 use super::output::{CommandOutput, OutputForm};
 use super::screen::{stdout_columns, stdout_lines};
 use super::wait_lines::{self, WaitLines};
-use super::{candidates, environment, help};
+use super::{candidates, environment, help, screen};
 use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, check_replace, create_new};
 use crate::image::{Census, Disk, FalseHole, Format, Gpt, Holes, Image, StreamFormat, StreamImage};
+use crate::locks::lock;
 use crate::plan::Plan;
 use crate::transfer::{WebConfig, blocking, open_web};
 
@@ -125,14 +129,53 @@ async fn run(info: &InfoArguments) -> Result<CommandOutput> {
     let (image, chunk, map) = (open(info).await?, info.chunk, info.map.clone());
     let is_format_given = info.image.format.is_some();
     let holes = info.image.holes.unwrap_or_default();
+    let progress = ProgressLine::show(info.image.shown());
+    let mut report = progress.reporter();
     blocking(move || {
-        let survey = ImageSurvey::of(image, chunk, is_format_given, holes)?;
+        let survey = ImageSurvey::of(image, chunk, is_format_given, holes, &mut report)?;
         if let Some(path) = &map {
             write_new(path, &svg(survey.census()?, survey.image.format()))?;
         }
         Ok(CommandOutput::new(text(&survey), object(&survey)))
     })
     .await
+}
+
+/// The line of progress, if stderr is a terminal. It is removed when this is dropped, which a
+/// signal does while the image is still being read.
+struct ProgressLine(Option<Arc<Mutex<Bar>>>);
+
+impl ProgressLine {
+    /// Shows the line for this image.
+    fn show(image: &Path) -> Self {
+        let name = image.file_name().unwrap_or_default().to_string_lossy();
+        let bar = || Arc::new(Mutex::new(Bar::new("Examine", &name, Instant::now())));
+        let bar = screen::can_draw().then(bar);
+        if let Some(bar) = &bar {
+            screen::show(Arc::clone(bar));
+        }
+        Self(bar)
+    }
+
+    /// Sets how many bytes were read, and how many there are to read.
+    fn reporter(&self) -> impl FnMut(u64, u64) + use<> {
+        let bar = self.0.clone();
+        move |done, all| {
+            if let Some(bar) = &bar {
+                let mut bar = lock(bar);
+                bar.set_total(all);
+                bar.at(done, done, Instant::now());
+            }
+        }
+    }
+}
+
+impl Drop for ProgressLine {
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            screen::end();
+        }
+    }
 }
 
 /// The results of the examination.
@@ -149,7 +192,13 @@ struct ImageSurvey {
 
 impl ImageSurvey {
     /// Examines an image. `is_format_given` is set if the user named the format. Blocks.
-    fn of(image: Image, chunk: NonZeroU64, is_format_given: bool, holes: Holes) -> Result<Self> {
+    fn of(
+        image: Image,
+        chunk: NonZeroU64,
+        is_format_given: bool,
+        holes: Holes,
+        report: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
         let false_holes = image.decide_holes(holes);
         let mut notices = image.notices(is_format_given);
         let table = image
@@ -165,13 +214,13 @@ impl ImageSurvey {
             Image::Raw(raw) => Some(raw as &dyn Disk),
             Image::Mapped(mapped) => Some(&**mapped as &dyn Disk),
         };
-        let take = match image.is_local() {
-            true => Census::take,
-            false => Census::of_map,
-        };
         let census = disk.map(|disk| {
             let plan = Plan::new(disk.size(), chunk);
-            take(disk, plan, COLUMNS as u64 * LINES, &levels)
+            let parts = COLUMNS as u64 * LINES;
+            match image.is_local() {
+                true => Census::take(disk, plan, parts, &levels, report),
+                false => Census::of_map(disk, plan, parts, &levels),
+            }
         });
         let census = census.transpose()?;
         image.check_unchanged()?;

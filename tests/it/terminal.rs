@@ -28,6 +28,7 @@ fn is_progress(row: &str) -> bool {
     let phase = words.next().unwrap_or_default();
     let is_phase = [
         "Prepare", "Upload", "Download", "Publish", "Verify", "Hash", "Check", "Compare", "Copy",
+        "Examine",
     ]
     .contains(&phase);
     let is_bar = row.contains('\u{2501}') || row.contains('\u{2500}');
@@ -365,6 +366,21 @@ fn a_reader_that_ends_early_leaves_nothing_on_the_screen() {
 }
 
 #[test]
+fn image_info_shows_that_it_reads() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = desk();
+    on_all_widths(|columns| {
+        let tool = desk.on_a_screen(columns, "", SIMPLE);
+        let outcome = tool.args("image info disk.img").run().code(0);
+        let screen = play(&outcome, columns);
+        assert!(screen.phases().contains(&"Examine"), "{outcome:?}");
+        assert!(outcome.text().contains("On the wire"), "{outcome:?}");
+    });
+}
+
+#[test]
 fn a_disk_is_not_written_to_a_terminal_and_a_cleanup_says_what_it_did() {
     if !has_terminals() {
         return;
@@ -402,7 +418,10 @@ fn a_disk_is_not_written_to_a_terminal_and_a_cleanup_says_what_it_did() {
         for words in ["ls", "image info disk.img", "show disk.img"] {
             let tool = desk.on_a_screen(columns, "", SIMPLE);
             let shown = tool.env("OHURI", &server.uri).args(words).run().code(0);
-            let long = shown.text().lines().find(|line| {
+            // What remains of a row after the line of progress was removed from it.
+            let rows = shown.text().lines();
+            let mut rows = rows.map(|row| row.rsplit("\x1b[K").next().unwrap_or(row));
+            let long = rows.find(|line| {
                 let is_whole = line.contains(' ') && line.chars().count() > usize::from(columns);
                 is_whole && words != "show disk.img"
                     || line.chars().count() > 80.max(columns.into())

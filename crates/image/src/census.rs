@@ -47,14 +47,21 @@ pub struct Census {
 
 impl Census {
     /// Takes the census of a disk divided by `plan`, with a map of at most `parts` parts, at these
-    /// levels. It blocks its thread while it reads and compresses, which may take seconds.
+    /// levels. It blocks its thread while it reads and compresses, which may take seconds; `report`
+    /// gets the bytes that were read so far, and all that will be.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if it cannot be read.
-    pub fn take(disk: &dyn Disk, plan: Plan, parts: u64, levels: &[Level]) -> Result<Self> {
+    pub fn take(
+        disk: &dyn Disk,
+        plan: Plan,
+        parts: u64,
+        levels: &[Level],
+        report: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
         let (mut census, mut sample) = Self::walked(disk, plan, parts, levels)?;
         sample.sort_unstable();
-        census.read(disk, &sample)?;
+        census.read(disk, &sample, report)?;
         Ok(census)
     }
 
@@ -169,7 +176,12 @@ impl Census {
     }
 
     /// Reads the selected chunks, and compresses them at each level.
-    fn read(&mut self, disk: &dyn Disk, sample: &[u64]) -> Result<()> {
+    fn read(
+        &mut self,
+        disk: &dyn Disk,
+        sample: &[u64],
+        report: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
         let levels: Vec<Level> = self.bodies.iter().map(|(level, _)| *level).collect();
         // One buffer for the chunk, and for each level one for a copy and one for the result.
         let pool = BufferPool::new(1 + 2 * levels.len());
@@ -179,7 +191,11 @@ impl Census {
             compressors.push((level, Gzip::new(pool.take(0).ok_or_else(no_buffer)?)));
         }
         let plan = self.plan;
-        for span in sample.iter().filter_map(|index| plan.span(*index)) {
+        let spans = || sample.iter().filter_map(|index| plan.span(*index));
+        let (mut done, all) = (0, spans().map(|span| span.len).sum());
+        for span in spans() {
+            report(done, all);
+            done += span.len;
             let len = usize::try_from(span.len).unwrap_or(usize::MAX);
             let mut bytes = pool.take(len).ok_or_else(no_buffer)?;
             disk.read_at(&mut bytes, span.offset)?;
@@ -251,7 +267,7 @@ mod tests {
         let image = Image::open(file.path(), &ImageOptions::default()).unwrap();
         let plan = Plan::new(image.length().known().unwrap(), NonZeroU64::new(C).unwrap());
         let levels = ["0", "1"].map(|level| level.parse().unwrap());
-        Census::take(image.disk().unwrap(), plan, parts, &levels).unwrap()
+        Census::take(image.disk().unwrap(), plan, parts, &levels, &mut |_, _| ()).unwrap()
     }
 
     #[test]
