@@ -192,7 +192,15 @@ impl Grow {
                 exact_size(to),
                 exact_size(size)
             ))
-            .map_err(|error| error.hint_to("Say how much larger it is to be, as in --grow +10G")),
+            .map_err(|error| {
+                let binary = binary_size(to).filter(|(_, bytes)| *bytes >= size);
+                error.hint_to(match binary {
+                    Some((text, _)) => {
+                        format!("Did you mean --grow {text}? Or give what is added: --grow +10G")
+                    }
+                    None => "Say how much larger it is to be, as in --grow +10G".to_owned(),
+                })
+            }),
             Self::To(to) => Ok(to),
             Self::By(by) => match size.checked_add(by) {
                 Some(to) => Ok(to),
@@ -204,6 +212,18 @@ impl Grow {
             },
         }
     }
+}
+
+/// The same number in the binary unit, with its bytes, for bytes that are a whole number of a
+/// decimal one: 40GB is 40 * 1000^3, and the image has perhaps 40GiB, which is 40 * 1024^3.
+fn binary_size(bytes: u64) -> Option<(String, u64)> {
+    let units = [("TiB", 4), ("GiB", 3), ("MiB", 2), ("KiB", 1)];
+    let (unit, power) = units
+        .into_iter()
+        .find(|(_, power)| bytes > 0 && bytes.is_multiple_of(1000_u64.pow(*power)))?;
+    let number = bytes / 1000_u64.pow(power);
+    let bytes = number.checked_mul(1024_u64.pow(power))?;
+    Some((format!("{number}{unit}"), bytes))
 }
 
 /// Reads how large a drive is to be.
@@ -396,6 +416,15 @@ mod tests {
         assert_eq!(grown("5", 5), Ok(5));
         assert_eq!(grown("4", 5), Err(ErrorKind::Usage));
         assert_eq!(grown("+5", u64::MAX - 4), Err(ErrorKind::Usage));
+        let hint = |text: &str, size| {
+            let error = grow(text).unwrap().applied_to(size).unwrap_err();
+            error.hint().unwrap().to_string()
+        };
+        assert!(hint("40GB", 40 << 30).starts_with("Did you mean --grow 40GiB? "));
+        assert!(hint("40000000000", 40 << 30).starts_with("Did you mean --grow 40GiB? "));
+        // The binary unit would not help.
+        assert!(!hint("40GB", 50 << 30).contains("mean"));
+        assert!(!hint("39G", 40 << 30).contains("mean"));
         for bad in ["", "+", "++1G", "-1G", "1.5G", "10 GB"] {
             assert!(grow(bad).is_err(), "{bad}");
         }

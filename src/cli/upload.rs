@@ -78,7 +78,7 @@ pub(super) struct UploadArguments {
 
     /// Make the new drive larger: SIZE in total, or +SIZE more
     ///
-    /// For example 40G, or +10G.
+    /// For example 40G, or +10G. G is GiB; GB is a power of 1000, and smaller.
     #[arg(long, value_name = "SIZE", value_parser = arguments::grow, conflicts_with_all = ["drive", "resume_from_drive"], hide_short_help = true, help_heading = help::DRIVE)]
     grow: Option<arguments::Grow>,
 

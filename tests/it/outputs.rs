@@ -339,6 +339,10 @@ fn a_drive_is_made_larger_than_its_image() {
         "asks for a drive of 2.0 MiB (2097152 bytes), and the image has 2.9 MiB (3000000 bytes)",
     );
     let _ = refused.says("--grow +10G");
+    // Decimal and binary units are easily mistaken.
+    let _ = run("--grow 2970KB")
+        .code(2)
+        .says("Did you mean --grow 2970KiB?");
     let drive = create(&server, 4 << 20);
     let _ = run(&format!("-d {drive} --grow +1M")).code(2);
     assert_eq!(drives(&server).len(), before + 1);
