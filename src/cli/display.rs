@@ -602,7 +602,11 @@ impl Display {
         };
         let mut parts = Vec::new();
         if progress.wire_bytes > 0 || self.way != Way::Verify {
-            parts.push(format!("{} {moved}", size(progress.wire_bytes)));
+            // All other sizes are of the disk: the line says that this one is not.
+            let data = progress.done_bytes - progress.skipped_bytes;
+            let is_less = moved == "sent" && progress.wire_bytes < data;
+            let compressed = if is_less { " compressed" } else { "" };
+            parts.push(format!("{} {moved}{compressed}", size(progress.wire_bytes)));
         }
         if progress.skipped_bytes > 0 {
             parts.push(format!("{} of zeros skipped", size(progress.skipped_bytes)));

@@ -313,6 +313,26 @@ fn with_gpt(size: u64, sector: u64, backup: u64) -> Vec<u8> {
 }
 
 #[test]
+fn the_summary_of_an_upload_says_that_what_was_sent_is_compressed() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let ramp: Vec<u8> = (0..=255).collect();
+    desk.file("ramp.img", &ramp.repeat(1 << 12));
+    desk.file("noise.img", &noise(3, 1 << 20));
+    let run = |words: &str| {
+        let done = desk.simple(&server.uri).args(words).run().code(0);
+        let said = done.stderr.lines().find(|line| line.contains(" sent"));
+        said.unwrap_or_else(|| panic!("{done:?}")).to_owned()
+    };
+    let said = run("upload ramp.img");
+    assert!(said.contains(" sent compressed, "), "{said}");
+    for words in ["upload noise.img", "upload --level 0 ramp.img"] {
+        let said = run(words);
+        assert!(said.contains("1.0 MiB sent, "), "{words}: {said}");
+    }
+}
+
+#[test]
 fn a_drive_is_made_larger_than_its_image() {
     let desk = Desk::new();
     let server = desk.server();
