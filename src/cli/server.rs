@@ -611,8 +611,12 @@ async fn bind(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
 async fn bind_usual() -> io::Result<(SocketAddr, TcpListener)> {
     match bind(LISTEN).await {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            tracing::warn!("Port {} is in use: listening on another one", LISTEN.port());
-            bind(SocketAddr::new(LISTEN.ip(), 0)).await
+            let bound = bind(SocketAddr::new(LISTEN.ip(), 0)).await?;
+            let (usual, address) = (LISTEN.port(), bound.0);
+            tracing::warn!(
+                "Port {usual} is in use: listening on another one; to keep that one at the next start: --listen {address}"
+            );
+            Ok(bound)
         }
         bound => bound,
     }
@@ -635,7 +639,8 @@ async fn listen_on(
         server = server.with_metrics(listener);
     }
     let signals = Signals::hear().map_err(|error| failed("Cannot hear signals".into(), error))?;
-    announce(&server, address, greeting)?;
+    let asked = addresses.listen.unwrap_or(LISTEN).port();
+    announce(&server, address, asked != address.port(), greeting)?;
     if !greeting.shows_key {
         let user = server.credentials().user();
         tracing::info!(
@@ -726,7 +731,12 @@ fn is_journal() -> bool {
 
 /// Prints the two lines, or the object; on a terminal with a banner around the lines, on stderr.
 /// The kernel accepts connections already.
-fn announce(server: &Server, address: SocketAddr, greeting: &Greeting) -> Result<()> {
+fn announce(
+    server: &Server,
+    address: SocketAddr,
+    is_any_port: bool,
+    greeting: &Greeting,
+) -> Result<()> {
     let uri = format!("{}://{address}/", server.scheme());
     let lines = announcement(server, &uri, greeting);
     if !greeting.has_banner() {
@@ -737,7 +747,8 @@ fn announce(server: &Server, address: SocketAddr, greeting: &Greeting) -> Result
         uri: &uri,
         has_page: greeting.has_page,
         self_signed: greeting.self_signed.as_ref(),
-        port: address.port(),
+        address,
+        is_any_port,
     };
     banner.above().lines().for_each(exit::say);
     exit::print(&lines)?;

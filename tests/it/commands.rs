@@ -187,6 +187,7 @@ fn a_server_on_a_terminal_prints_the_next_steps() {
     for line in [
         "Drives:       drives",
         "Web page:     http://127.0.0.1:",
+        "to keep it: --listen 127.0.0.1:",
         "export OHURI=http://127.0.0.1:",
         "export OHAUTH=",
         "Ctrl-C stops the server",

@@ -6,7 +6,7 @@
 //! without a terminal there is no banner.
 
 use std::fmt::Write as _;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::self_signed::SelfSigned;
@@ -18,8 +18,9 @@ pub(super) struct Banner<'a> {
     pub(super) has_page: bool,
     /// The certificate that clients have to be given.
     pub(super) self_signed: Option<&'a SelfSigned>,
-    /// The port at which it listens.
-    pub(super) port: u16,
+    pub(super) address: SocketAddr,
+    /// Whether it listens at any port that was free, so that the next start gets another one.
+    pub(super) is_any_port: bool,
 }
 
 impl Banner<'_> {
@@ -41,9 +42,16 @@ impl Banner<'_> {
                     Ok(address) => format!("[{address}]"),
                     Err(_) => name.clone(),
                 };
-                let _ = writeln!(text, "{key:<13} https://{host}:{}/", self.port);
+                let _ = writeln!(text, "{key:<13} https://{host}:{}/", self.address.port());
                 key = "";
             }
+        }
+        if self.is_any_port {
+            let address = self.address;
+            let _ = writeln!(
+                text,
+                "Port:         changes at the next start; to keep it: --listen {address}"
+            );
         }
         text +=
             "\nIn another terminal, run these two lines, then for example \"openhosting ls\":\n\n";
@@ -67,11 +75,14 @@ mod tests {
             uri: "http://127.0.0.1:8463/",
             has_page: true,
             self_signed: None,
-            port: 8463,
+            address: ([127, 0, 0, 1], 8463).into(),
+            is_any_port: false,
         };
         let text = banner.above();
         assert!(text.starts_with("Drives:       /d\nWeb page:     http://127.0.0.1:8463/ui/\n\n"));
+        assert!(!text.contains("--listen"), "{text}");
         banner.has_page = false;
+        banner.is_any_port = true;
         let files = SelfSigned {
             certificate: "/c.pem".into(),
             key: "/c.key".into(),
@@ -82,6 +93,10 @@ mod tests {
         let text = banner.above();
         let others = "From others:  https://vm:8463/\n              https://[2001:db8::2]:8463/\n";
         assert!(text.contains(others), "{text}");
+        assert!(
+            text.contains("to keep it: --listen 127.0.0.1:8463\n"),
+            "{text}"
+        );
         assert!(
             !text.contains("Web page") && text.contains("/c.pem (clients"),
             "{text}"
