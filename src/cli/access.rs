@@ -24,7 +24,7 @@ const PROFILE_VARIABLE: &str = "OPENHOSTING_PROFILE";
 const AUTH_VARIABLES: [&str; 2] = ["OHAUTH", "EHAUTH"];
 
 /// The hint if the endpoint or the credentials are not defined anywhere.
-const NOTHING_CONFIGURED: &str = "Or run \"openhosting login\"; to try it without an account: openhosting upload --local DIR IMAGE";
+const NOTHING_CONFIGURED: &str = "Or run \"openhosting login\"; to try it without an account, run \"openhosting server\", or: openhosting upload --local DIR IMAGE";
 
 /// The flags of all tools that reach a cloud.
 #[derive(Debug, Default, PartialEq, Eq, clap::Args)]

@@ -537,7 +537,7 @@ fn errors_are_reported_before_any_request() {
         assert!(outcome.stdout.is_empty(), "{args}: {outcome:?}");
         let _ = outcome.says(says);
     }
-    let or = "Or run \"openhosting login\"; to try it without an account: openhosting upload --local DIR IMAGE\n";
+    let or = "Or run \"openhosting login\"; to try it without an account, run \"openhosting server\", or: openhosting upload --local DIR IMAGE\n";
     let set_uri = format!("openhosting-upload: Please set OHURI=<API endpoint URI>\n{or}");
     let set_auth =
         format!("openhosting-upload: Please set OHAUTH=<user uuid>:<secret API key>\n{or}");
