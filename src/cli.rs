@@ -61,6 +61,7 @@ mod wait_lines;
 mod without_server;
 #[cfg(not(feature = "signing"))]
 mod without_signing;
+mod written_files;
 
 #[cfg(not(all(target_os = "linux", feature = "server")))]
 use without_server::{local, server};

@@ -37,12 +37,15 @@ use openhosting_base::advice;
 
 use keeper::{Keeper, done};
 use log::{Log, cannot};
-use record::VERSION;
+use record::{MAGIC, VERSION};
 
 pub use crate::filesystem::PageCache;
 pub(crate) use keeper::{Data, Note};
 pub use record::{Direction, HEADER_BYTES, Header, HeaderError, Proof, RECORD_BYTES, Record};
 pub use replay::{Replay, ReplayError, State, replay};
+
+/// The extension of a journal, unless the user chose another name.
+pub(crate) const EXTENSION: &str = "ohj";
 
 /// An open journal. While it is open, no other process can open it. A clone is the same journal;
 /// dropping the last one closes it, after what was noted is recorded.
@@ -309,6 +312,19 @@ impl Journal {
         let _ = sync_directory(directory_of(path));
         Ok(())
     }
+}
+
+/// Whether a file is a journal, perhaps a damaged one, and not a file of another kind that was named
+/// by mistake. A journal whose start is lost is only recognised by the extension that journals have
+/// by default.
+pub(crate) fn may_be_journal(path: &Path) -> bool {
+    if path.extension().is_some_and(|end| end == EXTENSION) {
+        return true;
+    }
+    let mut start = Vec::new();
+    let read =
+        File::open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut start));
+    read.is_ok() && (start.is_empty() || start == MAGIC)
 }
 
 /// Copies a damaged journal to `PATH.bad`, replacing an earlier copy. A link with that name is

@@ -84,6 +84,19 @@ enum CredentialSource {
 }
 
 impl Access {
+    /// The files that these flags name, with their names in messages.
+    pub(super) fn files(&self) -> Vec<(&'static str, &Path)> {
+        let all = [
+            ("file of --cacert", &self.cacert),
+            ("file of --cert", &self.cert),
+            ("file of --key", &self.key),
+        ];
+        let given = all.into_iter();
+        given
+            .filter_map(|(what, path)| Some((what, path.as_deref()?)))
+            .collect()
+    }
+
     /// Creates a client of the endpoint. If the key must be asked for, or a command prints the
     /// credentials, this may wait for a person. `stop` ends that wait.
     ///

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::printable;
+use super::written_files::{WrittenFile, check_written, start_of};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, check_replace, replace, with_suffix};
@@ -74,7 +75,24 @@ pub(super) fn check(path: &Path) -> Result<()> {
         return Ok(());
     }
     let beside = beside(path);
+    let file = WrittenFile {
+        what: "SHA-256 line",
+        path: &beside,
+        is_kind: is_line,
+    };
+    check_written(&[file], &[])?;
     check_replace(&beside, Access::Usual).map_err(|cause| cannot_write(&beside, cause))
+}
+
+/// Whether a file consists of such a line.
+fn is_line(path: &Path) -> bool {
+    let bytes = start_of(path);
+    let line = bytes.strip_prefix(b"\\").unwrap_or(&bytes);
+    let Some((digest, rest)) = line.split_at_checked(64) else {
+        return false;
+    };
+    let ends = rest.iter().filter(|byte| **byte == b'\n').count();
+    digest.iter().all(u8::is_ascii_hexdigit) && rest.starts_with(b"  ") && ends == 1
 }
 
 fn beside(path: &Path) -> PathBuf {

@@ -15,6 +15,7 @@ use super::drive_state::LocalUploads;
 use super::other_journals::others;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::unfinished::Continuation;
+use super::written_files::{WrittenFile, check_written, is_same};
 use super::{again, arguments, candidates, checksum_line, complete, help, quote};
 use crate::advice::Remedy;
 use crate::api::Client;
@@ -277,6 +278,7 @@ async fn run(
             .hint_to("Name a file instead of -, or send the output to a file or a program")
             .into());
     }
+    check_files(arguments)?;
     if arguments.checksum && arguments.way() == Way::Down {
         checksum_line::check(&arguments.file)?;
     }
@@ -339,6 +341,25 @@ async fn run(
         checksum_line::keep(digest, &arguments.file)?;
     }
     Ok(done)
+}
+
+/// Checks that FILE and --journal are two files, and none that --force should not replace. Blocks.
+fn check_files(arguments: &DownloadArguments) -> Result<()> {
+    let mut others = arguments.common.access.files();
+    let file = arguments.file.as_path();
+    for (what, path) in &others {
+        if arguments.way() == Way::Down && is_same(file, path) {
+            let what = format!("Cannot write {}: it is the {what}", file.display());
+            return Err(Error::new(ErrorKind::Usage, what).hint_to("Choose another name"));
+        }
+    }
+    let part = part_of(file);
+    others.extend([
+        ("file of the download", file),
+        ("file of the download", &part),
+    ]);
+    let journal = arguments.journal.as_deref().map(WrittenFile::journal);
+    check_written(journal.as_slice(), &others)
 }
 
 /// How to make the file of its parts.

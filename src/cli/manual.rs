@@ -12,6 +12,7 @@ use clap_mangen::Man;
 
 use super::complete::Shell;
 use super::help::{self, Entry, Sections};
+use super::written_files::{WrittenFile, check_written, start_of};
 use super::{download, exit, server, upload, usage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, replace};
@@ -92,7 +93,22 @@ fn complete(arguments: &Completions, root: Command) -> Result<()> {
 fn put(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     std::fs::create_dir_all(directory).map_err(|cause| cannot(directory).because(cause))?;
     let file = directory.join(name);
+    let written = WrittenFile {
+        what: "file of openhosting",
+        path: &file,
+        is_kind: is_ours,
+    };
+    check_written(&[written], &[])?;
     replace(&file, Access::Usual, bytes).map_err(|cause| cannot(&file).because(cause))
+}
+
+/// Whether a file is a page or a script of any version: each contains a name of a program.
+fn is_ours(path: &Path) -> bool {
+    let name = b"openhosting";
+    let start = start_of(path);
+    start
+        .windows(name.len())
+        .any(|bytes| bytes.eq_ignore_ascii_case(name))
 }
 
 /// `openhosting man`.

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use crate::drive::DriveId;
 use crate::filesystem::open_to_read;
-use crate::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, replay};
+use crate::journal::{Direction, EXTENSION, HEADER_BYTES, Header, RECORD_BYTES, replay};
 use crate::system::is_locked;
 
 /// Maximum number of names in a directory to look at, and of journals to open, the most recently
@@ -19,8 +19,6 @@ const NAMES_MAX: usize = 10_000;
 const JOURNALS_MAX: usize = 64;
 /// Bytes to read of each: the drive is among the first records.
 const START_BYTES: usize = HEADER_BYTES + 64 * RECORD_BYTES;
-/// The extension of a journal.
-const EXTENSION: &str = "ohj";
 
 /// A transfer that runs, or that did not end.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,10 +18,11 @@ use super::github::Report;
 use super::local::{Local, endpoint_name};
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
-use super::signing::{Signer, signature_of};
+use super::signing::{Signer, is_signature, signature_of};
 use super::tool::CommonArguments;
 use super::unfinished::{Continuation, LeftBehind};
 use super::upload::{check_gzip, how_to_serve, jobs_for};
+use super::written_files::{WrittenFile, check_written};
 use super::{arguments, complete, environment, findings_file, help, image_notices, quote};
 use crate::amounts::{duration, size};
 use crate::api::Client;
@@ -31,6 +32,7 @@ use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Format, Holes, Image, ImageOptions};
 use crate::monitor::{Event, Monitor};
+use crate::publish::receipts::read_receipt;
 use crate::publish::{
     Base, PublishOptions, Published, Role, Unpublished, check_new_name, check_receipt, clean_up,
     publish, readers,
@@ -430,7 +432,8 @@ async fn publish_or_clean_up(
     let mut options = options(arguments)?;
     // All of this is done before anything is sent, because the path may be wrong, and the user may
     // type a wrong password.
-    if let (Some(receipt), Some(_)) = (&arguments.receipt, &arguments.image) {
+    if let (Some(receipt), Some(image)) = (&arguments.receipt, &arguments.image) {
+        check_files(arguments, receipt, image)?;
         check_receipt(receipt)?;
     }
     let signer = match &arguments.sign_key {
@@ -459,6 +462,27 @@ async fn publish_or_clean_up(
         signer.sign(file, &comment)?;
     }
     Ok(outcome)
+}
+
+/// Checks that the receipt and its signature replace nothing else. Blocks.
+fn check_files(arguments: &PublishArguments, receipt: &Path, image: &Path) -> Result<()> {
+    let signature = signature_of(receipt);
+    let mut written = vec![WrittenFile {
+        what: "receipt",
+        path: receipt,
+        is_kind: |path| read_receipt(path).is_ok(),
+    }];
+    if arguments.sign_key.is_some() {
+        written.push(WrittenFile {
+            what: "signature",
+            path: &signature,
+            is_kind: is_signature,
+        });
+    }
+    let key = arguments.sign_key.as_deref().map(|key| ("key", key));
+    let mut others = arguments.common.access.files();
+    others.extend(key.into_iter().chain([("image", image)]));
+    check_written(&written, &others)
 }
 
 async fn go(

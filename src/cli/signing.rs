@@ -76,6 +76,12 @@ pub(super) fn signature_of(path: &Path) -> PathBuf {
     with_suffix(path, ".minisig")
 }
 
+/// Whether a file is a signature.
+pub(super) fn is_signature(path: &Path) -> bool {
+    let text = read_named(path, SIGNATURE_BYTES_MAX).unwrap_or_default();
+    Signature::decode(&String::from_utf8_lossy(&text)).is_ok()
+}
+
 /// Verifies the signature beside a file, which has these bytes, with a public key: a minisign file,
 /// or the line in it.
 pub(super) fn check(path: &Path, bytes: &[u8], public: &str) -> Result<()> {

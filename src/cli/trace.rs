@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use super::written_files::start_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Untrusted, overwrite};
 use crate::monitor::{Encoded, Event, Monitor, Reason};
@@ -20,7 +21,8 @@ pub(super) struct TraceMonitor<'a> {
 }
 
 impl<'a> TraceMonitor<'a> {
-    /// Writes to `path`; an existing regular file of this user is overwritten.
+    /// Writes to `path`; an existing regular file of this user is overwritten. `is_trace` has
+    /// checked it.
     pub(super) fn create(path: &Path, next: &'a mut dyn Monitor) -> Result<Self> {
         let file = overwrite(path).map_err(|cause| {
             let hint = Untrusted::of(&cause).map(|why| why.remedy(path, "or choose another file"));
@@ -56,6 +58,18 @@ impl Monitor for TraceMonitor<'_> {
         }
         self.next.event(event);
     }
+}
+
+/// Whether a file is a trace, or begins as one.
+pub(super) fn is_trace(path: &Path) -> bool {
+    let start = start_of(path);
+    let first = start.split(|byte| *byte == b'\n').next();
+    let first = serde_json::from_slice::<serde_json::Value>(first.unwrap_or_default());
+    first.is_ok_and(|line| {
+        ["at_ms", "chunk", "reason"]
+            .iter()
+            .all(|key| line.get(key).is_some())
+    })
 }
 
 /// The keys are documented in docs/user/trace.md; `benches/tools/plot.rs` reads them.

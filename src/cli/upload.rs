@@ -17,8 +17,9 @@ use super::drive_state::forget_uploads;
 use super::local::{LOCAL, Local, endpoint_name};
 use super::other_journals::{Other, others};
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
-use super::trace::TraceMonitor;
+use super::trace::{TraceMonitor, is_trace};
 use super::unfinished::{Continuation, LeftBehind};
+use super::written_files::{WrittenFile, check_written};
 use super::{again, arguments, complete, environment, exit, help, image_notices, quote};
 use crate::amounts::{age, size};
 use crate::api::Client;
@@ -276,6 +277,7 @@ async fn run(
     mut stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
     check_new_drive_flags(arguments)?;
+    check_files(arguments)?;
     display.set_part(arguments.shard);
     let rate_max = arguments.common.limit_rate;
     let Some(directory) = &arguments.local else {
@@ -292,6 +294,26 @@ async fn run(
     let result = send(arguments, client, &Findings::default(), display, stop).await;
     local.stop().await;
     result
+}
+
+/// Checks that the files of --journal and --trace replace nothing else. Blocks.
+fn check_files(arguments: &UploadArguments) -> Result<()> {
+    let mut written = Vec::new();
+    if let Some(path) = &arguments.journal {
+        written.push(WrittenFile::journal(path));
+    }
+    if let Some(path) = &arguments.trace {
+        written.push(WrittenFile {
+            what: "trace",
+            path,
+            is_kind: is_trace,
+        });
+    }
+    let digests = arguments.sha256_file.as_deref();
+    let mut others = arguments.common.access.files();
+    others.push(("image", arguments.image.path.as_path()));
+    others.extend(digests.map(|path| ("file of --sha256-file", path)));
+    check_written(&written, &others)
 }
 
 /// How to use a drive in a directory.

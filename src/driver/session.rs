@@ -13,7 +13,7 @@ use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Weakness, once};
-use crate::journal::{Direction, Header, Journal, Note, Record, Replay, State};
+use crate::journal::{Direction, Header, Journal, Note, Record, Replay, State, may_be_journal};
 use crate::monitor::Monitor;
 use crate::plan::{Plan, Span};
 use openhosting_base::advice;
@@ -241,7 +241,7 @@ fn open(path: &Path, restart: bool) -> Result<Option<(Journal, Option<Replay>)>>
     match Journal::open(path) {
         Ok(None) => Ok(None),
         Ok(Some((journal, replay))) => Ok(Some((journal, Some(replay)))),
-        Err(error) if restart && error.hint().is_some() => {
+        Err(error) if restart && error.hint().is_some() && may_be_journal(path) => {
             // Its start is damaged, and the user wants to start over.
             std::fs::remove_file(path).map_err(|cause| {
                 let what = format!("Cannot remove the journal {}", path.display());

@@ -15,7 +15,7 @@ pub const HEADER_BYTES: usize = 4096;
 /// Bytes of a record.
 pub const RECORD_BYTES: usize = 64;
 
-const MAGIC: &[u8; 8] = b"OHJOURNL";
+pub(crate) const MAGIC: &[u8; 8] = b"OHJOURNL";
 /// The version that is written. Every earlier version can be read.
 pub(super) const VERSION: u32 = 2;
 /// The first version that has [`Record::Run`], [`Record::Written`] and

@@ -102,6 +102,66 @@ fn qemu_img(desk: &Desk, words: &str) {
     assert!(run.status.success(), "qemu-img {words}: {run:?}");
 }
 
+/// Flags that name a file to write never cost a file of another kind, even with --restart.
+#[test]
+fn a_file_to_write_replaces_no_file_of_another_kind() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let image = noise(4, 100_000);
+    desk.file("a.img", &image);
+    desk.file("notes.txt", b"three weeks of work");
+    desk.file("b.img.sha256", b"three weeks of work");
+    std::fs::create_dir(desk.path("pages")).unwrap();
+    desk.file("pages/openhosting.1", b"three weeks of work");
+    let drive = desk
+        .upload(&server.uri)
+        .arg("a.img")
+        .run()
+        .code(0)
+        .created();
+    for (words, what) in [
+        ("upload --restart --journal a.img a.img", "it is the image"),
+        (
+            "upload --restart --journal notes.txt a.img",
+            "not a journal",
+        ),
+        ("upload --trace a.img a.img", "it is the image"),
+        ("upload --trace notes.txt a.img", "not a trace"),
+        ("upload --trace t --journal ./t a.img", "it is the journal"),
+        (
+            "download --journal b.img DRIVE b.img",
+            "it is the file of the download",
+        ),
+        (
+            "download --restart --journal a.img DRIVE b.img",
+            "not a journal",
+        ),
+        ("download --checksum DRIVE b.img", "not a SHA-256 line"),
+        ("man ./pages", "not a file of openhosting"),
+    ] {
+        let words = words.replace("DRIVE", &drive);
+        let outcome = desk.simple(&server.uri).args(&words).run();
+        let code = outcome.status.code().unwrap();
+        assert!(code == 1 || code == 2, "{words}: {outcome:?}");
+        let _ = outcome.says(what);
+        assert!(!desk.path("b.img").exists(), "{words}");
+    }
+    assert_eq!(drives(&server).len(), 1);
+    assert_eq!(std::fs::read(desk.path("a.img")).unwrap(), image);
+    for name in ["notes.txt", "b.img.sha256", "pages/openhosting.1"] {
+        let left = std::fs::read(desk.path(name)).unwrap();
+        assert_eq!(left, b"three weeks of work", "{name}");
+    }
+    // Files of the kind are replaced as before.
+    for _ in 0..2 {
+        let tool = desk.simple(&server.uri).args("upload --trace t.jsonl -d");
+        let _ = tool.arg(&drive).arg("a.img").run().code(0);
+        let _ = desk.simple(&server.uri).args("man ./new").run().code(0);
+        let tool = desk.simple(&server.uri).args("download --force --checksum");
+        let _ = tool.arg(&drive).arg("c.img").run().code(0);
+    }
+}
+
 #[test]
 fn qemu_img_finds_the_drive_in_a_qcow2() {
     let bench = Bench::new();

@@ -341,6 +341,47 @@ fn without_a_receipt_the_copy_is_compared() {
     }
 }
 
+/// What a command writes replaces neither its own image, whatever its name there, nor a file of
+/// another kind. Nothing is sent then.
+#[test]
+fn a_receipt_replaces_only_a_receipt() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let file = desk.file("a.img", &image());
+    desk.file("notes.txt", b"three weeks of work");
+    std::fs::hard_link(&file, desk.path("hard")).unwrap();
+    std::os::unix::fs::symlink(&file, desk.path("soft")).unwrap();
+    for (name, code) in [("notes.txt", 1), ("a.img", 2), ("hard", 2), ("soft", 2)] {
+        let refused = publish(&desk, &proxy.uri(), "a.img --name n --receipt").arg(name);
+        let refused = refused.run().code(code).says("Cannot write the receipt");
+        let why = match code {
+            1 => "it exists and is not a receipt",
+            _ => "it is the image",
+        };
+        let _ = refused.says(why);
+    }
+    desk.file("s.json.minisig", b"three weeks of work");
+    let words = "a.img --name n --receipt s.json --sign-key key";
+    let signed = publish(&desk, &proxy.uri(), words).run().code(1);
+    let _ = signed.says("Cannot write the signature");
+    assert!(proxy.requests().is_empty());
+    assert!(drives(&server).is_empty());
+    for name in ["a.img", "hard", "soft"] {
+        assert_eq!(std::fs::read(desk.path(name)).unwrap(), image(), "{name}");
+    }
+    for name in ["notes.txt", "s.json.minisig"] {
+        assert_eq!(
+            std::fs::read(desk.path(name)).unwrap(),
+            b"three weeks of work"
+        );
+    }
+    // A job that passes the receipt of its last run, and one whose file is new and empty.
+    desk.file("r.json", b"");
+    for _ in 0..2 {
+        published(&desk, &server.uri, "a.img --name n --receipt r.json");
+    }
+}
+
 #[test]
 fn a_receipt_from_elsewhere_describes_the_base() {
     let desk = Desk::new();
