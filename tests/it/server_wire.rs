@@ -3,7 +3,7 @@
 use serde_json::json;
 use sha2::Digest;
 
-use crate::support::http::{Ask, create, raw, read_all};
+use crate::support::http::{Ask, basic, create, raw, read_all};
 use crate::support::server::TestServer;
 use crate::support::watchdog::wait_until;
 use crate::support::{gunzip, gzip, noise, ramp, recorded};
@@ -634,4 +634,39 @@ fn one_connection_carries_many_requests() {
     // A client that closed only its sending direction still receives its answer.
     let reply = raw(server.address(), format!("{first}\r\n").as_bytes());
     assert_eq!(reply.unwrap().status, 200);
+}
+
+#[test]
+fn a_request_with_two_meanings_is_refused() {
+    let server = TestServer::start();
+    let key = basic(&server.auth());
+    let other = basic(B);
+    for (head, status) in [
+        (
+            format!("GET /drives/list HTTP/1.1\r\nHost: a\r\n{key}"),
+            200,
+        ),
+        (
+            format!("GET /drives/list HTTP/1.1\r\nHost: a\r\n{other}{key}"),
+            400,
+        ),
+        (
+            format!("GET http://A/drives/list HTTP/1.1\r\nHost: a\r\n{key}"),
+            200,
+        ),
+        (
+            format!("GET http://b/drives/list HTTP/1.1\r\nHost: a\r\n{key}"),
+            400,
+        ),
+    ] {
+        let reply = raw(server.address(), format!("{head}\r\n").as_bytes());
+        assert_eq!(reply.unwrap().status, status, "{head}");
+    }
+    let twice = "name a\nsize 1\nsize 4096";
+    let reply = Ask::of(&server).post("/drives/create", twice);
+    assert!(reply.expect(400).text().contains("\"size\""));
+    let twice = r#"{"name": "a", "size": 1, "size": 4096}"#;
+    let ask = Ask::of(&server).with("Content-Type: application/json");
+    ask.post("/drives/create", twice).expect(400);
+    assert_eq!(Ask::of(&server).get("/drives/list").expect(200).text(), "");
 }

@@ -146,8 +146,13 @@ async fn dispatch(
     // visitor.
     check_site(request.headers())?;
     // A request without a key is not a guess.
-    let header = request.headers().get(AUTHORIZATION);
-    let header = header.ok_or_else(Refusal::auth)?;
+    let mut keys = request.headers().get_all(AUTHORIZATION).iter();
+    let header = keys.next().ok_or_else(Refusal::auth)?;
+    if keys.next().is_some() {
+        return Err(Refusal::framing(
+            "The request has several Authorization headers",
+        ));
+    }
     let prove = || api.users.prove(header.as_bytes());
     let user = api.guard.prove(record.from(), prove)?;
     record.set_user(&user)?;

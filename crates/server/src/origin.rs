@@ -5,6 +5,7 @@
 //! `Origin` in older browsers. Other clients do not send these headers.
 
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN};
+use hyper::http::uri::Authority;
 use hyper::{Request, Version};
 
 use openhosting_tenancy::Refusal;
@@ -64,7 +65,10 @@ pub(super) fn check_host<B>(request: &Request<B>) -> Result<(), Refusal> {
         (Some(host), None) => {
             let host = host.to_str().unwrap_or("@");
             let is_host = |c: char| c.is_ascii_graphic() && !"/\\@?#,".contains(c);
-            host.is_empty() || host.chars().all(is_host)
+            // A target with an authority of its own, as for a proxy, must name the same one.
+            let target = request.uri().authority().map(Authority::as_str);
+            let is_same = target.is_none_or(|target| target.eq_ignore_ascii_case(host));
+            is_same && (host.is_empty() || host.chars().all(is_host))
         }
         (Some(_), Some(_)) => false,
     };
