@@ -357,12 +357,14 @@ fn weakness_of(locked: Locked, path: &Path) -> Option<Weakness> {
 mod tests {
     use std::fs::OpenOptions;
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    use std::rc::Rc;
 
     use rustix::fs::OFlags;
 
     use super::record::tests::header_of;
     use super::*;
     use crate::digest::Digest;
+    use crate::filesystem::simulated::{Simulated, simulate};
 
     fn header() -> Header {
         header_of(Direction::Download)
@@ -455,8 +457,34 @@ mod tests {
         options.read(true).custom_flags(flags).open("/").unwrap()
     }
 
+    /// A disk that takes every write and then fails to sync.
+    #[derive(Debug)]
+    struct Broken;
+
+    impl Simulated for Broken {
+        fn sync(&self, _: &File) -> std::io::Result<()> {
+            Err(rustix::io::Errno::IO.into())
+        }
+
+        fn boot(&self) -> [u8; 16] {
+            [0; 16]
+        }
+    }
+
     #[test]
     fn a_failed_sync_stays_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::create(&directory.path().join("j.ohj"), &header()).unwrap();
+        simulate(Some(Rc::new(Broken)));
+        let first = journal.record(&[holes(1)]);
+        simulate(None);
+        assert!(first.is_err(), "it was not synced");
+        let second = journal.record(&[holes(2)]);
+        assert!(second.is_err(), "the first record may not be on the disk");
+    }
+
+    #[test]
+    fn a_failed_write_stays_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let mut journal = Journal::create(&directory.path().join("j.ohj"), &header()).unwrap();
         let file = |journal: &mut Journal, file| {
@@ -465,7 +493,7 @@ mod tests {
         };
         let good = file(&mut journal, never_synced());
         let first = journal.record(&[holes(1)]);
-        assert!(first.is_err(), "it was not synced");
+        assert!(first.is_err(), "it was not written");
         file(&mut journal, good);
         let second = journal.record(&[holes(2)]);
         assert!(second.is_err(), "the first record is not there");
