@@ -271,7 +271,9 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(1);
         let mut creation = begun();
         let mut now = S;
+        assert_eq!(creation.gives_up_at(), None);
         let mut step = creation.post_failed(&refused(502), true, now, &mut rng);
+        assert_eq!(creation.gives_up_at(), Some(901 * S));
         while let CreateStep::Look { after } = step {
             now += after;
             step = creation.look_failed(&Failure::Connect("refused".into()), true, now, &mut rng);

@@ -968,6 +968,16 @@ mod tests {
     }
 
     #[test]
+    fn a_proof_that_gets_no_answer_ends_the_transfer() {
+        let mut engine = engine(2, 1, Zeros::Unproven);
+        engine.hole(0..2);
+        assert!(matches!(engine.next(S), Action::ProveZeros(_)));
+        let failure = refused(502, None);
+        engine.unproved(failure.clone());
+        assert_eq!(engine.next(S), Action::End(Ending::GaveUp(failure)));
+    }
+
+    #[test]
     fn zeros_are_written_to_an_existing_drive() {
         let mut engine = engine(2, 4, Zeros::for_drive(false));
         engine.hole(0..2);
@@ -1116,8 +1126,10 @@ mod tests {
     #[test]
     fn a_read_of_the_wrong_length_is_repeated_a_few_times() {
         let failure = Failure::WrongLength("3 bytes".into());
-        let (ending, now) = outage(&mut engine(1, 1, Zeros::Write), &failure);
+        let mut engine = engine(1, 1, Zeros::Write);
+        let (ending, now) = outage(&mut engine, &failure);
         assert_eq!(ending, Ending::Failed(failure));
+        assert_eq!(engine.retries(), u64::from(DOUBTFUL_ATTEMPTS) - 1);
         assert!(now < 60 * S, "{now:?}");
     }
 
@@ -1374,7 +1386,13 @@ mod tests {
         let later = until + 100 * S;
         assert_eq!(engine.next(later), Action::Probe);
         engine.probed(Err(asked(503)), later);
-        assert!(matches!(engine.next(later + 99 * S), Action::Wait(Some(_))));
+        let Action::Wait(Some(again)) = engine.next(later + 99 * S) else {
+            panic!("the endpoint asked for 100 s");
+        };
+        assert_eq!(engine.next(again), Action::Probe);
+        // It asks for more time than there is.
+        engine.probed(Err(asks(3600)), again);
+        assert_eq!(engine.next(again), Action::End(Ending::GaveUp(asks(3600))));
     }
 
     #[test]
