@@ -1,6 +1,7 @@
 //! Arguments that several tools take.
 
 use std::fmt;
+use std::io::IsTerminal;
 use std::num::{IntErrorKind, NonZeroU32, NonZeroU64, ParseIntError};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -302,6 +303,16 @@ impl ImageArguments {
     /// Whether it is stdin.
     pub(super) fn is_stdin(&self) -> bool {
         self.path.as_os_str() == "-"
+    }
+
+    /// Fails if the image would be read from the keyboard.
+    pub(super) fn refuse_terminal(&self) -> Result<()> {
+        if !self.is_stdin() || !std::io::stdin().is_terminal() {
+            return Ok(());
+        }
+        let what = "Standard input is a terminal, and not an image";
+        Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("Name a file instead of -, or pipe an image into the command"))
     }
 
     /// Its base name.

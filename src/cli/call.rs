@@ -13,17 +13,22 @@ use bytes::Bytes;
 use clap::Parser;
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Response, StatusCode};
+use uuid::Uuid;
 
 use super::access::Access;
 use super::exit::Notice;
 use super::tool::as_program;
-use super::{candidates, exit, help, signals};
+use super::{candidates, exit, help, signals, usage};
 use crate::api::{Client, ClientConfig, Flow, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nonblocking::{self, Waiting};
+use crate::quoting::quote;
+use crate::transfer::blocking;
 use crate::wire::{Format, X_ELASTIC_ERROR};
 
 const PROGRAM: &str = "openhosting";
+/// The first words of the API's calls (docs/dev/reference.md, 1.1).
+pub(super) const API_OBJECTS: [&str; 4] = ["drives", "servers", "resources", "profile"];
 /// Bytes of a large body to read at a time.
 const STEP_BYTES: usize = 256 * 1024;
 /// A message is printed if a call had no answer for this long.
@@ -109,9 +114,11 @@ pub(super) fn call(arguments: &CallArguments) -> ExitCode {
 /// Returns whether the endpoint answered with success.
 async fn run(arguments: &CallArguments, client: &Client) -> Result<bool> {
     let url = client.endpoint().url(arguments.segments())?;
-    let body = match (&arguments.file, arguments.stdin) {
-        (Some(path), _) => Some(file_body(path)?),
-        (None, true) => Some(stdin_body()?),
+    // Input from a terminal or a pipe may block for any time, in which a signal must still be
+    // heard.
+    let body = match (arguments.file.clone(), arguments.stdin) {
+        (Some(path), _) => Some(blocking(move || file_body(&path)).await?),
+        (None, true) => Some(blocking(stdin_body).await?),
         (None, false) => None,
     };
     let json = arguments.json.then(|| Format::Json.media_type());
@@ -145,15 +152,42 @@ async fn run(arguments: &CallArguments, client: &Client) -> Result<bool> {
         );
         exit::say(line.trim_end());
         // Programs read the same lines as from the providers' script.
-        if status == StatusCode::NOT_FOUND
-            && std::io::stdout().is_terminal()
-            && let Some(object) = arguments.segments().next()
-        {
-            let example = if object == "profile" { "info" } else { "list" };
-            exit::say(&format!("A call that exists: {PROGRAM} {object} {example}"));
+        if status == StatusCode::NOT_FOUND && std::io::stdout().is_terminal() {
+            let segments: Vec<_> = arguments.segments().collect();
+            if let Some(advice) = advice_on_missing(&segments) {
+                exit::say(&advice);
+            }
         }
     }
     Ok(status.is_success())
+}
+
+/// What to do after the answer 404 to a call with this path.
+fn advice_on_missing(path: &[&str]) -> Option<String> {
+    let (first, rest) = path.split_first()?;
+    if !API_OBJECTS.contains(first) {
+        return Some(match usage::nearest(&first.to_lowercase(), API_OBJECTS) {
+            Some(object) => {
+                let rest: String = rest
+                    .iter()
+                    .map(|word| format!(" {}", quote(word)))
+                    .collect();
+                format!("Did you mean: {PROGRAM} {object}{rest}")
+            }
+            None => "A call begins with drives, servers, resources or profile".to_owned(),
+        });
+    }
+    match rest {
+        [name, _, ..] if *first == "drives" && name.parse::<Uuid>().is_err() => Some(format!(
+            "Raw calls take the UUID of a drive, which this prints: {PROGRAM} show {}",
+            quote(name)
+        )),
+        // The advice must not be the call that has failed.
+        ["list" | "info"] => Some(format!("This endpoint has no call {:?}", path.join(" "))),
+        // An endpoint without one call about profiles has none.
+        _ if *first == "profile" => Some("This endpoint has no such call".to_owned()),
+        _ => Some(format!("A call that exists: {PROGRAM} {first} list")),
+    }
 }
 
 /// Waits for an answer. As in the original script, the call is made once. But if it hangs, a
@@ -221,6 +255,9 @@ fn stdin_body() -> Result<Upload> {
 /// the length, and the input may not fit into memory.
 fn spool(source: File) -> Result<Upload> {
     let cannot = |cause| Error::new(ErrorKind::Local, "Cannot keep the input data").because(cause);
+    if source.is_terminal() {
+        exit::say("Type the input; Ctrl-D ends it");
+    }
     let mut spooled = tempfile::tempfile().map_err(cannot)?;
     let len = std::io::copy(&mut Waiting(source), &mut spooled).map_err(cannot)?;
     spooled.rewind().map_err(cannot)?;
@@ -326,5 +363,36 @@ mod tests {
         assert_eq!(path, ["drives", "list", "-j", "--fail"]);
         assert!(CallArguments::try_parse_from(["openhosting"]).is_err());
         assert!(CallArguments::try_parse_from(["openhosting", "-x", "drives"]).is_err());
+    }
+    /// Whatever failed is not advised again, and what is advised can exist.
+    #[test]
+    fn the_advice_after_404_is_another_call() {
+        for (path, advice) in [
+            ("drives", "A call that exists: openhosting drives list"),
+            ("drives lst", "A call that exists: openhosting drives list"),
+            (
+                "servers x start",
+                "A call that exists: openhosting servers list",
+            ),
+            ("drives list", "This endpoint has no call \"drives list\""),
+            ("profile info", "This endpoint has no call \"profile info\""),
+            ("profile lst", "This endpoint has no such call"),
+            (
+                "list",
+                "A call begins with drives, servers, resources or profile",
+            ),
+            ("drive list", "Did you mean: openhosting drives list"),
+            (
+                "drives web-1 info",
+                "Raw calls take the UUID of a drive, which this prints: openhosting show web-1",
+            ),
+            (
+                "drives 7cdd6a1d-0c3c-4d4f-8f3f-5d4c9b8b2f6a info",
+                "A call that exists: openhosting drives list",
+            ),
+        ] {
+            let words: Vec<_> = path.split(' ').collect();
+            assert_eq!(advice_on_missing(&words).as_deref(), Some(advice), "{path}");
+        }
     }
 }

@@ -272,7 +272,15 @@ impl Reference {
     /// No message quotes them.
     pub(super) async fn fetch(&self, profile: &str) -> Result<Zeroizing<String>> {
         let text = match self {
-            Self::File(path) => secret_files::read_secret("credentials", path)?,
+            Self::File(path) => {
+                let read = secret_files::read_secret("credentials", path);
+                read.map_err(|error| match path.exists() {
+                    true => error,
+                    false => {
+                        error.hint_to(format!("Store them again: openhosting login {profile}"))
+                    }
+                })?
+            }
             Self::Variable(name) => return environment::variable(&[name])?
                 .map(Zeroizing::new)
                 .ok_or_else(|| {

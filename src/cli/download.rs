@@ -117,7 +117,7 @@ pub(super) struct DownloadArguments {
     #[command(flatten)]
     common: CommonArguments,
 
-    /// Drive to download: a UUID, its beginning, or a name
+    /// Drive to download: a UUID, 4 or more digits of it, or a name
     ///
     /// NAME~1 is the published drive before the newest one of this name.
     #[arg(value_name = "DRIVE", add = complete::drives())]

@@ -81,7 +81,7 @@ pub(super) struct ShowArguments {
     #[command(flatten)]
     access: Access,
 
-    /// Drive to show: a UUID, its beginning, or a name
+    /// Drive to show: a UUID, 4 or more digits of it, or a name
     ///
     /// NAME~1 is the published drive before the newest one of this name.
     #[arg(value_name = "DRIVE", add = complete::drives())]

@@ -3,9 +3,10 @@
 use std::str::FromStr;
 
 use super::drives::{drives_that, look_at_drive};
+use super::usage;
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::publish::selection::{Several, is_candidate, select};
 use crate::transfer::Patience;
 
@@ -84,7 +85,13 @@ impl DriveReference {
             Self::Word(word) => {
                 let is_candidate = |drive: &DriveInfo| is_candidate(drive, word);
                 let drives = drives_that(client, patience, is_candidate).await?;
-                Ok(select(&drives, word, several)?.id)
+                match select(&drives, word, several) {
+                    Ok(drive) => Ok(drive.id),
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        Err(with_nearest(error, client, word).await)
+                    }
+                    Err(error) => Err(error),
+                }
             }
         }
     }
@@ -96,6 +103,25 @@ impl DriveReference {
     pub(super) async fn look(&self, client: &Client, patience: &Patience) -> Result<DriveInfo> {
         let id = self.find(client, patience, Several::Newest).await?;
         look_at_drive(client, id, patience).await
+    }
+}
+
+/// Adds the name of the drive that was probably meant. It is requested once, because the user
+/// learns the essential without it.
+async fn with_nearest(error: Error, client: &Client, word: &str) -> Error {
+    let name = |drive: &DriveInfo| drive.properties.get("name").map(str::to_owned);
+    let is_similar = |drive: &DriveInfo| {
+        name(drive).is_some_and(|name| usage::nearest(word, [name.as_str()]).is_some())
+    };
+    let Ok(similar) = client.drives_that(is_similar).await else {
+        return error;
+    };
+    let names: Vec<_> = similar.iter().filter_map(name).collect();
+    match usage::nearest(word, names.iter().map(String::as_str)) {
+        Some(name) => error.hint_to(format!(
+            "Did you mean {name:?}? List your drives with: openhosting ls"
+        )),
+        None => error,
     }
 }
 

@@ -98,6 +98,7 @@ pub(super) fn main(arguments: &ImageCommand) -> ExitCode {
 
 /// Opens the image. If it is on a web server, only headers and tables are fetched.
 async fn open(info: &InfoArguments) -> Result<Image> {
+    info.image.refuse_terminal()?;
     let (image, options) = (info.image.clone(), info.image.options());
     let Some(url) = image.url()? else {
         return blocking(move || match image.is_stdin() {

@@ -22,9 +22,6 @@ use crate::error::{Error, ErrorKind};
 
 const PROGRAM: &str = "openhosting";
 
-/// The first words of the API's calls (docs/dev/reference.md, 1.1).
-const API_OBJECTS: [&str; 4] = ["drives", "servers", "resources", "profile"];
-
 /// What other tools call our commands.
 const OTHER_WORDS: [(&str, &str); 8] = [
     ("delete", "rm"),
@@ -300,13 +297,14 @@ fn begins_call(command: &str) -> bool {
     let mut segments = command.split([' ', '/']).filter(|word| !word.is_empty());
     segments
         .next()
-        .is_some_and(|first| API_OBJECTS.contains(&first))
+        .is_some_and(|first| call::API_OBJECTS.contains(&first))
 }
 
 /// The error for a word that is neither a command nor an object of the API.
 fn unknown(word: &str) -> Error {
     let lower = word.to_lowercase();
-    let like = usage::nearest(&lower, COMMANDS.iter().map(|own| own.word));
+    let commands = COMMANDS.iter().map(|own| own.word);
+    let like = usage::nearest(&lower, call::API_OBJECTS.into_iter().chain(commands));
     let other_tools = OTHER_WORDS.iter().find(|(other, _)| *other == lower);
     let command = other_tools.map(|(_, command)| *command).or(like);
     let hint = match command {
@@ -413,6 +411,8 @@ mod tests {
             ("verison", "version"),
             ("delete", "rm"),
             ("info", "show"),
+            ("drive", "drives"),
+            ("resource", "resources"),
         ] {
             let hint = unknown(word).hint().unwrap().to_string();
             assert_eq!(hint, format!("Did you mean {command:?}?"), "{word}");

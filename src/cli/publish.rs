@@ -2,6 +2,7 @@
 //! complete and verified.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -530,13 +531,38 @@ async fn work(
         allow_backing: arguments.allow_backing.clone(),
         ..ImageOptions::default()
     };
-    let image = stop.unless_asked(open(arguments, image, how, &options.patience));
+    let path = image;
+    let image = stop.unless_asked(open(arguments, path, how, &options.patience));
     let image = options.patience.watching(display, image).await?;
     let given = arguments.format;
     let lines = image_notices::by_content(&image, given, "takes");
     let image = image_notices::show(image, lines, given.is_some(), display, &mut stop).await?;
+    if image.disk().is_none() {
+        return Err(read_once(path).into());
+    }
     let published = publish(client, image, options, display, stop).await?;
     Ok(PublishOutcome::Published(published))
+}
+
+/// The error for an image that can only be read once, with the command that makes one that can be
+/// published.
+fn read_once(path: &Path) -> Error {
+    let shown = quote(&path.to_string_lossy());
+    let hint = match web_url(path) {
+        Ok(Some(url)) if url.is_shown_whole() => {
+            format!("Download it first: curl -fLO {shown}")
+        }
+        Ok(Some(_)) => "Download it first: curl -fLO URL".to_owned(),
+        _ => match path.extension().and_then(OsStr::to_str) {
+            Some("gz") => format!("Unpack it first: gzip -dk {shown}"),
+            Some("xz") => format!("Unpack it first: xz -dk {shown}"),
+            Some("zst") => format!("Unpack it first: zstd -dk {shown}"),
+            Some("bz2") => format!("Unpack it first: bzip2 -dk {shown}"),
+            _ => "Unpack it, and publish the file".to_owned(),
+        },
+    };
+    let what = "An image that can only be read once cannot be published";
+    Error::new(ErrorKind::Usage, what).hint_to(hint)
 }
 
 /// Opens the image on a thread on which it may block.

@@ -52,7 +52,7 @@ fn flag(remedy: &Remedy) -> String {
         Remedy::CleanUp => "--cleanup",
         Remedy::WriteReceipt => "\"openhosting publish --receipt FILE\"",
         Remedy::DataDirectory => "--data DIR, or --local DIR of the tools",
-        Remedy::ServerCertificate => "--tls-cert and --tls-key",
+        Remedy::ServerCertificate => "--tls-self-signed, or --tls-cert and --tls-key",
         Remedy::InsecureListen => "--insecure-listen",
         Remedy::Format(format) => return format!("--format {format}"),
         Remedy::ChooseDisk => "--disk NAME",

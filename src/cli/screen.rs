@@ -199,7 +199,19 @@ pub(super) fn wrap(line: &str, columns: usize) -> Vec<String> {
     }
     // What a command at the end of our messages starts with. The name of the program at the start
     // of the line is not one, since nothing precedes it.
-    let commands = ["openhosting", "rm ", "sgdisk ", "echo "];
+    let commands = [
+        "openhosting",
+        "rm ",
+        "sgdisk ",
+        "echo ",
+        "printf ",
+        "minisign ",
+        "curl ",
+        "gzip ",
+        "xz ",
+        "zstd ",
+        "bzip2 ",
+    ];
     let starts = commands.iter().filter_map(|command| {
         let before = format!(": {command}");
         Some((line.match_indices(&before).last()?.0 + 2, *command))

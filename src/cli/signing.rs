@@ -3,15 +3,26 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use minisign::{SecretKey, SecretKeyBox};
 use minisign_verify::{PublicKey, Signature};
+use zeroize::Zeroizing;
 
 use super::{prompt, secret_files};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, open_named, read_named, replace, with_suffix};
+use crate::transfer::blocking;
 
 /// The variable with the password of an encrypted key.
 const PASSWORD_VARIABLE: &str = "OHSIGNPASSWORD";
+
+/// Advice with the command that makes a key without a password.
+const MAKE_KEY: &str = "make one without a password: minisign -GW -p sign.pub -s sign.key";
+
+/// Bytes of a secret key: the three algorithms, the salt, two limits, the number of the key, the
+/// key itself and its checksum.
+const SECRET_KEY_BYTES: usize = 3 * 2 + 32 + 2 * 8 + 8 + 64 + 32;
 
 /// Maximum bytes of a signature, which is read into memory: it has four lines, two of which are
 /// comments of any length.
@@ -19,6 +30,48 @@ const SIGNATURE_BYTES_MAX: u64 = 64 << 10;
 
 /// A key for signing. It has no Debug, because it is secret.
 pub(super) struct Signer(SecretKey);
+
+/// What a file that is named as a signing key holds.
+enum KeyFile {
+    NoKey,
+    Public,
+    Plain(Box<SecretKey>),
+    Encrypted(SecretKeyBox),
+}
+
+impl KeyFile {
+    /// The second line of a minisign file is base64. The decoded bytes of a secret key begin with
+    /// the names of three algorithms, of two bytes each: signature, encryption and checksum.
+    fn of(text: &str) -> Self {
+        let line = text.lines().nth(1).unwrap_or_default().trim();
+        let is_public = |line: &str| PublicKey::from_base64(line).is_ok();
+        if is_public(line) || is_public(text.trim()) {
+            return Self::Public;
+        }
+        let bytes = BASE64.decode(line).map(Zeroizing::new);
+        let Ok(bytes) = bytes.as_deref() else {
+            return Self::NoKey;
+        };
+        match bytes.get(..SECRET_KEY_BYTES) {
+            Some([b'E', b'd', 0, 0, b'B', b'2', ..]) => {
+                plain_key(bytes).map_or(Self::NoKey, |key| Self::Plain(Box::new(key)))
+            }
+            Some([b'E', b'd', b'S', b'c', b'B', b'2', ..]) => {
+                Self::Encrypted(text.to_owned().into())
+            }
+            _ => Self::NoKey,
+        }
+    }
+}
+
+/// A key without a password. minisign 0.11 writes zeros as its checksum, which the crate refuses,
+/// so the key is accepted if its two halves, secret and public, belong together.
+fn plain_key(bytes: &[u8]) -> Option<SecretKey> {
+    let key = SecretKey::from_bytes(bytes).ok()?;
+    let public = minisign::PublicKey::from_secret_key(&key).ok()?;
+    let trial = minisign::sign(Some(&public), &key, std::io::empty(), None, None);
+    trial.is_ok().then_some(key)
+}
 
 impl Signer {
     /// Reads a minisign key. If it is encrypted and OHSIGNPASSWORD is not set, asks for the
@@ -28,32 +81,49 @@ impl Signer {
             let what = format!("Cannot use the key {}: {why}", path.display());
             Error::new(ErrorKind::Usage, what)
         };
-        let text = secret_files::read_secret("key", path)?;
-        let boxed = SecretKeyBox::from_string(&text).map_err(|_| cannot("it is no key"))?;
-        // The causes of these errors are not shown, because they may quote the key.
-        if let Ok(key) = boxed.clone().into_unencrypted_secret_key() {
-            return Ok(Self(key));
+        // A file that is no secret key is reported as that before its mode, which does not matter.
+        let bytes = secret_files::read_public_bytes("key", path)?;
+        let no_key = |why| cannot(why).hint_to(format!("Name a secret key; {MAKE_KEY}"));
+        match KeyFile::of(&String::from_utf8_lossy(&bytes)) {
+            KeyFile::NoKey => return Err(no_key("it is no minisign key")),
+            KeyFile::Public => return Err(no_key("it is a public key")),
+            KeyFile::Plain(_) | KeyFile::Encrypted(_) => {}
         }
-        let password = match std::env::var(PASSWORD_VARIABLE) {
-            Ok(password) if !password.is_empty() => password,
+        let text = secret_files::read_secret("key", path)?;
+        // The causes of these errors are not shown, because they may quote the key.
+        let boxed = match KeyFile::of(&text) {
+            KeyFile::Plain(key) => return Ok(Self(*key)),
+            KeyFile::Encrypted(boxed) => boxed,
+            KeyFile::NoKey | KeyFile::Public => return Err(no_key("it has changed")),
+        };
+        let (password, is_typed) = match std::env::var(PASSWORD_VARIABLE) {
+            Ok(password) if !password.is_empty() => (password, false),
             _ if std::io::stdin().is_terminal() => {
                 let question = format!("Password of {}:", path.display());
                 match prompt::secret(question).await {
                     Err(error) if error.kind() == ErrorKind::Usage => {
                         return Err(cannot("its password cannot be asked for"));
                     }
-                    answer => answer?.to_string(),
+                    answer => (answer?.to_string(), true),
                 }
             }
             _ => {
-                return Err(cannot("it is no key, or has a password").hint_to(format!(
-                    "Set {PASSWORD_VARIABLE}, or make a key with: minisign -GW"
-                )));
+                return Err(cannot("it has a password")
+                    .hint_to(format!("Set {PASSWORD_VARIABLE}, or {MAKE_KEY}")));
             }
         };
-        let key = boxed.into_secret_key(Some(password));
-        key.map(Self)
-            .map_err(|_| cannot("it is no key, or its password is another one"))
+        // The derivation of a key from the password takes seconds.
+        let key = blocking(move || {
+            boxed
+                .into_secret_key(Some(password))
+                .map_err(|_| Error::new(ErrorKind::Usage, "Wrong password"))
+        });
+        key.await.map(Self).map_err(|_| {
+            cannot("the password is wrong").hint_to(match is_typed {
+                true => "Run it again with the password of this key".to_owned(),
+                false => format!("The password is from {PASSWORD_VARIABLE}: correct or unset it"),
+            })
+        })
     }
 
     /// Signs a file; the signature is written to a file beside it.
@@ -118,6 +188,14 @@ mod tests {
 
     use super::*;
 
+    /// A key that `minisign -GW` of minisign 0.11 made, for this test only, and its public key.
+    const MADE_BY_MINISIGN: &str = "untrusted comment: minisign encrypted secret key\n\
+        RWQAAEIyAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\
+        o6hZl9bx9z7yF/4oUNYj/tsPfHJbqRq9BEWZr94zHzau6IyPIqVcOgPH6LMh98v9N0gK+Zr0\
+        PPfBoD75X5XRaCwI71R1hZ22AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
+    const MADE_BY_MINISIGN_PUBLIC: &str =
+        "RWSjqFmX1vH3PgPH6LMh98v9N0gK+Zr0PPfBoD75X5XRaCwI71R1hZ22";
+
     /// A private key in a file that others cannot read, and its public key.
     fn key(directory: &Path, password: Option<&str>) -> (PathBuf, String) {
         let pair = match password {
@@ -157,6 +235,58 @@ mod tests {
         assert_eq!(kind(b"a receipt", &public), ErrorKind::Integrity);
         std::fs::remove_file(&beside).unwrap();
         assert_eq!(kind(b"a receipt", &public), ErrorKind::Integrity);
+    }
+
+    /// minisign 0.11 writes zeros as the checksum of a key without a password.
+    #[tokio::test]
+    async fn a_key_of_the_program_minisign_signs() {
+        let directory = tempfile::tempdir().unwrap();
+        let (secret, _) = key(directory.path(), None);
+        std::fs::write(&secret, MADE_BY_MINISIGN).unwrap();
+        let file = directory.path().join("r.json");
+        std::fs::write(&file, b"a receipt").unwrap();
+        let signer = Signer::open(&secret).await.unwrap();
+        signer.sign(&file, "drive x").unwrap();
+        check(&file, b"a receipt", MADE_BY_MINISIGN_PUBLIC).unwrap();
+        // Its secret half is damaged: the halves no longer belong together.
+        let damaged = MADE_BY_MINISIGN.replace("4oUNYj", "4oUNZj");
+        assert_ne!(damaged, MADE_BY_MINISIGN);
+        std::fs::write(&secret, damaged).unwrap();
+        let error = Signer::open(&secret).await.err().unwrap();
+        assert!(
+            error.to_string().ends_with("it is no minisign key"),
+            "{error}"
+        );
+    }
+
+    /// Each of these needs another remedy.
+    #[tokio::test]
+    async fn no_key_a_public_key_and_a_key_with_a_password_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let (secret, public) = key(directory.path(), Some("pw"));
+        let encrypted = std::fs::read_to_string(&secret).unwrap();
+        assert!(matches!(KeyFile::of(&encrypted), KeyFile::Encrypted(_)));
+        // These may be readable by others, and the advice must not be about that.
+        std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o644)).unwrap();
+        for (text, why) in [
+            (
+                format!("untrusted comment: x\n{public}\n"),
+                "it is a public key",
+            ),
+            (public, "it is a public key"),
+            (
+                "my notes\n3 weeks of work\n".to_owned(),
+                "it is no minisign key",
+            ),
+            (String::new(), "it is no minisign key"),
+            (encrypted[..100].to_owned(), "it is no minisign key"),
+        ] {
+            std::fs::write(&secret, &text).unwrap();
+            let error = Signer::open(&secret).await.err().unwrap();
+            assert!(error.to_string().ends_with(why), "{text}: {error}");
+            let hint = error.hint().unwrap().to_string();
+            assert!(hint.starts_with("Name a secret key; make one"), "{hint}");
+        }
     }
 
     #[tokio::test]

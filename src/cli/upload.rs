@@ -1,7 +1,6 @@
 //! `openhosting-upload`.
 
 use std::ffi::{OsStr, OsString};
-use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -65,7 +64,7 @@ pub(super) struct UploadArguments {
 
     /// Write to this existing drive: a UUID or a name
     ///
-    /// Without it a new drive is created. The beginning of a UUID is enough.
+    /// Without it a new drive is created. The first 4 digits of a UUID, or more, are enough.
     #[arg(short, long, value_name = "DRIVE", add = complete::drives())]
     drive: Option<DriveReference>,
 
@@ -168,8 +167,9 @@ pub(super) struct UploadArguments {
 
     /// Send part I of N, while other machines send the others
     ///
-    /// I counts from 1. All machines write to the same drive.
-    #[arg(long, value_name = "I/N", requires = "drive", conflicts_with_all = ["offset", "checksum"], hide_short_help = true, help_heading = help::MACHINES)]
+    /// I counts from 1. All machines write to the same drive, which exists: -d DRIVE. Without -d,
+    /// the command prints how to create it.
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["offset", "checksum", "resume_from_drive"], hide_short_help = true, help_heading = help::MACHINES)]
     shard: Option<Shard>,
 
     #[command(flatten)]
@@ -386,7 +386,7 @@ async fn send(
         (None, length) => length.first(),
     };
     let mut options = options(arguments, drive, size, patience);
-    check_name(arguments, &options.target)?;
+    check_new_drive(arguments, &options.target)?;
     options.jobs = jobs_for(arguments.common.jobs, findings);
     if options.jobs < arguments.common.jobs {
         let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
@@ -481,11 +481,7 @@ async fn open_any(arguments: &UploadArguments, patience: &Patience) -> Result<Im
         let what = "-z is for files: what is fetched or piped is known by its content";
         return Err(Error::new(ErrorKind::Usage, what).hint_to("Leave -z out"));
     }
-    if image.is_stdin() && std::io::stdin().is_terminal() {
-        let what = "Standard input is a terminal, and not an image";
-        return Err(Error::new(ErrorKind::Usage, what)
-            .hint_to("Name a file instead of -, or pipe an image into the command"));
-    }
+    image.refuse_terminal()?;
     if let Some(url) = image.url()? {
         return open_web(&url, &options, &arguments.web(patience)?).await;
     }
@@ -553,12 +549,23 @@ fn check_sha256(arguments: &UploadArguments, image: &Image) -> Result<()> {
         .hint_to("Check all of its files before, with: sha256sum -c FILE"))
 }
 
-/// Refuses a name that drives cannot have, before anything is created. Often it is the file name of
-/// the image.
-fn check_name(arguments: &UploadArguments, target: &Target) -> Result<()> {
+/// Before anything is created, refuses a new drive for shards, each of which would create its own,
+/// and a name that drives cannot have. Often it is the file name of the image.
+fn check_new_drive(arguments: &UploadArguments, target: &Target) -> Result<()> {
     let Target::New(spec) = target else {
         return Ok(());
     };
+    if arguments.shard.is_some() {
+        let what = "--shard needs a drive that exists: give it with -d instead of -n";
+        let (name, size) = (quote(&spec.name), spec.size);
+        let hint = match &arguments.local {
+            Some(_) => "Leave out --shard, or upload the image without it first".to_owned(),
+            None => format!(
+                r"Create the drive: printf 'name %s\nsize %s\n' {name} {size} | openhosting -c drives create"
+            ),
+        };
+        return Err(Error::new(ErrorKind::Usage, what).hint_to(hint));
+    }
     let checked = check_new_name(&spec.name).and_then(|()| spec.to_properties().map(|_| ()));
     checked.map_err(|error| {
         let image = quote(&arguments.image.path.to_string_lossy());

@@ -15,6 +15,22 @@ const SIMILARITY_MIN: f64 = 0.85;
 /// words, higher ones miss words with two wrong letters.
 const WORD_SIMILARITY_MIN: f64 = 0.75;
 
+/// Flags of other commands or programs, the commands that lack them, and what to do instead.
+const OTHER_FLAGS: &[(&str, &[&str], &str)] = &[
+    (
+        "--sha256",
+        &["download"],
+        "--checksum prints the SHA-256 of the disk",
+    ),
+    ("-f", &["rm"], "-y destroys drives without a question"),
+    ("--force", &["rm"], "-y destroys drives without a question"),
+    (
+        "--local",
+        &["ls", "show", "rm", "download", "verify"],
+        "Start a server for the directory: openhosting server --data DIR",
+    ),
+];
+
 /// The name that an unknown word was probably meant to be.
 pub(super) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let names = names.into_iter();
@@ -36,7 +52,7 @@ pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {
     let (what, hint) = match error.kind() {
         Wrong::ValueValidation => invalid(error),
         Wrong::InvalidValue => not_listed(error),
-        Wrong::UnknownArgument => unknown(error, &see),
+        Wrong::UnknownArgument => unknown(error, program, &see),
         Wrong::MissingRequiredArgument => {
             let missing = all(error, ContextKind::InvalidArg);
             let missing: Vec<_> = missing.iter().map(|name| plain_name(name)).collect();
@@ -68,6 +84,7 @@ pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {
         }
         _ => (first_paragraph(&error.render().to_string()), None),
     };
+    let hint = hint.or_else(|| file_like_a_flag(std::env::args().skip(1)));
     let hint = hint.unwrap_or_else(|| match one(error, ContextKind::Usage) {
         usage if usage.is_empty() => see,
         usage => first_paragraph(&usage),
@@ -117,10 +134,22 @@ fn not_listed(error: &clap::Error) -> (String, Option<String>) {
 }
 
 /// A flag that does not exist, or one word too many.
-fn unknown(error: &clap::Error, see: &str) -> (String, Option<String>) {
+fn unknown(error: &clap::Error, program: &str, see: &str) -> (String, Option<String>) {
     let word = one(error, ContextKind::InvalidArg);
     if !word.starts_with('-') || word == "-" {
-        return (format!("There is one word too many: {word:?}"), None);
+        let words: Vec<_> = std::env::args().skip(2).collect();
+        let hint = name_without_flag(&words, program);
+        return (format!("There is one word too many: {word:?}"), hint);
+    }
+    if let Some(hint) = file_like_a_flag(std::env::args().skip(1)) {
+        return (format!("There is no flag {word}"), Some(hint));
+    }
+    let other = OTHER_FLAGS.iter().find(|(flag, programs, _)| {
+        let command = program.strip_prefix("openhosting ").unwrap_or(program);
+        *flag == word && programs.contains(&command)
+    });
+    if let Some((_, _, hint)) = other {
+        return (format!("There is no flag {word}"), Some((*hint).to_owned()));
     }
     let like = one(error, ContextKind::SuggestedArg);
     let like = like.split(' ').next().unwrap_or_default();
@@ -131,6 +160,39 @@ fn unknown(error: &clap::Error, see: &str) -> (String, Option<String>) {
         false => see.to_owned(),
     };
     (format!("There is no flag {word}"), Some(hint))
+}
+
+/// `upload IMAGE NAME` or `publish NAME IMAGE`, without other words: the command that was meant.
+fn name_without_flag(words: &[String], program: &str) -> Option<String> {
+    let [one, two] = words else {
+        return None;
+    };
+    let is_image = |word: &str| std::path::Path::new(word).is_file() || word.contains("://");
+    let (name, image) = match (is_image(one), is_image(two)) {
+        (false, true) => (one, two),
+        (true, false) => (two, one),
+        _ => return None,
+    };
+    // This is rather another image.
+    if name.contains(['.', '/']) {
+        return None;
+    }
+    let mut commands = ["publish", "upload"].into_iter();
+    let command = commands.find(|command| program.ends_with(command))?;
+    Some(format!(
+        "Run: openhosting {command} -n {} {}",
+        quote(name),
+        quote(image)
+    ))
+}
+
+/// Advice about the first of these words that is the name of a file and looks like a flag.
+fn file_like_a_flag(words: impl Iterator<Item = String>) -> Option<String> {
+    let mut words = words.take_while(|word| word != "--");
+    let is_file = |word: &String| word.starts_with('-') && std::path::Path::new(word).is_file();
+    let file = words.find(is_file)?;
+    let path = quote(&format!("./{file}"));
+    Some(format!("For the file {file}, write: {path}"))
 }
 
 /// Two flags that exclude each other, or a flag that was given twice.
@@ -233,7 +295,6 @@ mod tests {
                 "--local cannot be used with --endpoint",
                 "Leave out --local or the other flag",
             ),
-            ("--shard 1/2 a", "--drive is missing", ""),
         ] {
             let words = ["up"].into_iter().chain(line.split_whitespace());
             let error = UploadArguments::try_parse_from(words).unwrap_err();

@@ -115,6 +115,11 @@ fn none(word: &str) -> Error {
             "No drive has the name {word:?}: as a UUID it has {digits} digits, and a UUID has 32"
         ),
         true => format!("No drive has the name {word:?}, nor a UUID that begins so"),
+        false if word.len() < PREFIX_MIN && word.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            format!(
+                "No drive has the name {word:?}, and of a UUID at least {PREFIX_MIN} digits are needed"
+            )
+        }
         false => format!("No drive has the name {word:?}"),
     };
     Error::new(ErrorKind::NotFound, what).hint_to(LIST)

@@ -28,7 +28,7 @@ fn an_unknown_command_is_refused_and_sends_nothing() {
         (
             "drive list",
             "There is no command \"drive\"",
-            "openhosting api",
+            "Did you mean \"drives\"?",
         ),
         ("list", "There is no command \"list\"", "Did you mean"),
         ("/nope", "There is no command \"/nope\"", "openhosting help"),

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::support::cli::{Desk, Outcome, SIMPLE, Tool};
-use crate::support::noise;
+use crate::support::{gzip, noise};
 
 /// The words after `openhosting`, the exit code, a part of the line that says what is wrong, and a
 /// part of the line that says what to do. `''` is an empty word.
@@ -23,7 +23,7 @@ const COMMANDS: &[Mistake] = &[
     ("UPLOAD a.img", 2, "\"UPLOAD\"", "Did you mean \"upload\"?"),
     ("Remove x", 2, "\"Remove\"", "Did you mean \"rm\"?"),
     ("remove x", 2, "\"remove\"", "Did you mean \"rm\"?"),
-    ("drive list", 2, "\"drive\"", "openhosting help"),
+    ("drive list", 2, "\"drive\"", "Did you mean \"drives\"?"),
     ("help uplod", 2, "\"uplod\"", "Did you mean \"upload\"?"),
     ("-v ls", 2, "\"ls\"", "openhosting ls --help"),
     (
@@ -93,7 +93,7 @@ const COMMANDS: &[Mistake] = &[
         "openhosting ls",
     ),
     ("rm", 2, "is missing", "Usage: openhosting rm"),
-    ("rm -f x", 2, "-f", "openhosting rm -h"),
+    ("rm -f x", 2, "-f", "-y destroys"),
     ("rm -y nosuch", 1, "\"nosuch\"", "openhosting ls"),
     ("rm DRIVE", 2, "terminal", "--yes"),
     ("api", 2, "CMD", "Usage: openhosting api"),
@@ -231,10 +231,22 @@ const UPLOADS: &[Mistake] = &[
     ("upload --shard 3/2 -d x a.img", 2, "\"3/2\"", "1/3"),
     ("upload --shard one -d x a.img", 2, "\"one\"", "1/3"),
     (
-        "upload --shard 1/2 a.img",
+        "upload --shard 1/2 -n web a.img",
         2,
-        "--drive",
-        "Usage: openhosting upload",
+        "-d instead of -n",
+        "| openhosting -c drives create",
+    ),
+    (
+        "upload a.img web",
+        2,
+        "\"web\"",
+        "Run: openhosting upload -n web a.img",
+    ),
+    (
+        "upload -dash.img",
+        2,
+        "IMAGE is missing",
+        "For the file -dash.img, write: ./-dash.img",
     ),
     ("upload --format qcow3 a.img", 2, "\"qcow3\"", "raw, qcow2"),
     (
@@ -310,6 +322,25 @@ const DOWNLOADS: &[Mistake] = &[
     ("download x", 2, "FILE", "Usage: openhosting download"),
     ("download a b c", 2, "\"c\"", "Usage: openhosting download"),
     ("download nosuch out", 1, "\"nosuch\"", "openhosting ls"),
+    (
+        "download ther out",
+        1,
+        "\"ther\"",
+        "Did you mean \"there\"?",
+    ),
+    ("download abc out", 1, "at least 4 digits", "openhosting ls"),
+    (
+        "download --sha256 x out",
+        2,
+        "--sha256",
+        "--checksum prints",
+    ),
+    (
+        "download --local c x out",
+        2,
+        "--local",
+        "openhosting server --data DIR",
+    ),
     ("download UUID out", 1, "UUID", "openhosting ls"),
     (
         "download 0012e24-6eae-4279-9912-3432f698cec8 out",
@@ -390,6 +421,18 @@ const DOWNLOADS: &[Mistake] = &[
 
 const PUBLICATIONS: &[Mistake] = &[
     ("publish a.img", 2, "--name", "Usage: openhosting publish"),
+    (
+        "publish nightly a.img",
+        2,
+        "one word too many",
+        "Run: openhosting publish -n nightly a.img",
+    ),
+    (
+        "publish -n x a.img.gz",
+        2,
+        "read once",
+        "Unpack it first: gzip -dk a.img.gz",
+    ),
     ("publish -n '' a.img", 2, "--name", "Write --name NAME"),
     ("publish -n x", 2, "no image", "--cleanup"),
     (
@@ -411,6 +454,12 @@ const PUBLICATIONS: &[Mistake] = &[
         "for example 3",
     ),
     ("publish -n x --tag '' a.img", 2, "--tag", "--tag"),
+    (
+        "publish -n x --receipt r --sign-key a.toml a.img",
+        2,
+        "a.toml: it is no minisign key",
+        "make one without a password: minisign -GW",
+    ),
     (
         "publish -n x --sign-key k a.img",
         2,
@@ -757,6 +806,8 @@ fn scene(desk: Desk, uri: String) -> Scene {
         desk.file(name, &noise(1, 65_536));
     }
     desk.file("empty.img", b"");
+    desk.file("-dash.img", b"any");
+    desk.file("a.img.gz", &gzip(&noise(1, 65_536)));
     desk.file("a.toml", b"[nonsense\n");
     let open = desk.file("open.users", format!("{UUID}:secret\n").as_bytes());
     std::fs::set_permissions(open, PermissionsExt::from_mode(0o644)).unwrap();

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use openhosting::journal::{HEADER_BYTES, RECORD_BYTES};
 
-use crate::support::cli::{Desk, Outcome, Running};
-use crate::support::http::{assert_drive, create};
+use crate::support::cli::{Desk, Outcome, Running, SIMPLE};
+use crate::support::http::{assert_drive, create, drives};
 use crate::support::proxy::{Fault, FaultProxy, Request};
 use crate::support::server::TestServer;
 use crate::support::{noise, ramp};
@@ -263,6 +263,30 @@ fn shards_of_an_upload_fill_one_drive() {
     assert_eq!(desk.journals(), Vec::<PathBuf>::new());
 }
 
+/// Each shard alone would create a drive of its own. The advice is run as it is printed.
+#[test]
+fn the_printed_command_creates_the_drive_for_shards() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.file("in", &image());
+    let refused = desk.upload(&server.uri);
+    let refused = refused.args("-n it's --shard 1/2 in").run().code(2);
+    let command = refused.stderr.split_once("Create the drive: ").unwrap().1;
+    let bin = std::path::Path::new(SIMPLE).parent().unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let shell = desk.tool("sh").env("OHURI", &server.uri);
+    let shell = shell.env("PATH", format!("{}:{path}", bin.display()));
+    let _ = shell.arg("-c").arg(command.trim()).run().code(0);
+    for shard in ["1/2", "2/2"] {
+        let tool = desk.upload(&server.uri).args("-q -c 64K -d it's --shard");
+        let _ = tool.arg(shard).arg("in").run().code(0);
+    }
+    let [drive] = &*drives(&server) else {
+        panic!("one drive");
+    };
+    assert_drive(&server, drive, &image());
+}
+
 #[test]
 fn impossible_shards_are_refused() {
     let scene = Scene::new();
@@ -286,7 +310,7 @@ fn impossible_shards_are_refused() {
     let stdout = tool.args("--shard 1/2").arg(&scene.drive).arg("-");
     stdout.run().code(2).says("stdout is none");
     let upload = |flags: &str| scene.desk.upload(&scene.server.uri).args(flags).run();
-    upload("--shard 1/5 in").code(2).says("--drive");
+    upload("--shard 1/5 in").code(2).says("-d instead of -n");
     let piped = format!("-d {} --shard 1/5 -", scene.drive);
     let tool = scene.desk.upload(&scene.server.uri).args(&piped);
     tool.input(&gzipped()).run().code(2).says("--size");

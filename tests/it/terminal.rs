@@ -404,11 +404,22 @@ fn a_disk_is_not_written_to_a_terminal_and_a_cleanup_says_what_it_did() {
     let local = run("publish --local c -n nightly disk.img").code(0);
     let shown = play(&local, 80).lines.join(" ");
     assert!(shown.contains(next), "{shown}");
-    for call in ["drives", "drives lst"] {
+    for (call, next) in [
+        ("drives", "A call that exists: openhosting drives list"),
+        ("drives lst", "A call that exists: openhosting drives list"),
+        ("profile info", "This endpoint has no call"),
+        ("api list", "A call begins with drives, servers"),
+        ("api drive list", "Did you mean: openhosting drives list"),
+        ("drives disk.img info", "prints: openhosting show disk.img"),
+    ] {
         let missing = run(call);
-        let next = "A call that exists: openhosting drives list";
         assert!(missing.text().contains(next), "{missing:?}");
+        let failed = format!("openhosting {call}");
+        let repeats = |line: &str| line.trim_end().ends_with(&failed);
+        assert!(!missing.text().lines().any(repeats), "{missing:?}");
     }
+    let _ = run("drives list").code(0);
+    let _ = run("show disk.img").code(0);
     desk.own(&desk.path("c"));
     let cleaned = run("publish -n nightly --cleanup").code(0);
     let screen = play(&cleaned, 80);
@@ -468,6 +479,26 @@ fn ctrl_c_at_a_question_says_that_nothing_was_done() {
     assert_eq!(drives(&server), [drive]);
 }
 
+/// Ctrl-C ends a call that waits for typed input, and the terminal says that it waits.
+#[test]
+fn ctrl_c_ends_a_raw_call_that_waits_for_its_input() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = Desk::new();
+    let server = desk.server();
+    for words in ["-c drives create", "-f /dev/tty drives create"] {
+        let tool = desk.on_a_screen(80, "Ctrl-D ends it", SIMPLE);
+        let tool = tool.env("OHURI", &server.uri).args(words);
+        let stopped = tool.run().code(130);
+        assert!(
+            stopped.text().contains("Type the input; Ctrl-D ends it"),
+            "{stopped:?}"
+        );
+    }
+    assert_eq!(drives(&server), Vec::<String>::new());
+}
+
 #[test]
 fn a_terminal_is_not_filled_with_the_source_of_a_page() {
     if !has_terminals() {
@@ -494,13 +525,15 @@ fn an_image_is_not_read_from_the_keyboard() {
     }
     let desk = Desk::new();
     let server = desk.server();
-    let tool = desk.on_a_terminal("", UPLOAD).env("OHURI", &server.uri);
-    let outcome = tool.args("-").run();
-    let shown = format!("{}{}", outcome.text(), outcome.stderr);
-    assert!(
-        shown.contains("Standard input is a terminal"),
-        "{outcome:?}"
-    );
+    for words in ["upload -", "image info -"] {
+        let tool = desk.on_a_terminal("", SIMPLE).env("OHURI", &server.uri);
+        let outcome = tool.args(words).run();
+        let shown = format!("{}{}", outcome.text(), outcome.stderr);
+        assert!(
+            shown.contains("Standard input is a terminal"),
+            "{outcome:?}"
+        );
+    }
     assert_eq!(drives(&server), Vec::<String>::new());
 }
 

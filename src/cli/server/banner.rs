@@ -10,6 +10,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::self_signed::SelfSigned;
+use crate::quoting::quote;
 
 /// The facts that a banner prints.
 pub(super) struct Banner<'a> {
@@ -53,8 +54,18 @@ impl Banner<'_> {
                 "Port:         changes at the next start; to keep it: --listen {address}"
             );
         }
-        text +=
-            "\nIn another terminal, run these two lines, then for example \"openhosting ls\":\n\n";
+        // The other terminal may be in another directory.
+        let example = self
+            .self_signed
+            .map_or("openhosting ls".to_owned(), |files| {
+                let path = std::path::absolute(&files.certificate);
+                let path = path.as_deref().unwrap_or(&files.certificate);
+                format!("openhosting ls --cacert {}", quote(&path.to_string_lossy()))
+            });
+        let _ = writeln!(
+            text,
+            "\nIn another terminal, run these two lines, then for example \"{example}\":\n"
+        );
         text
     }
 
@@ -101,5 +112,20 @@ mod tests {
             !text.contains("Web page") && text.contains("/c.pem (clients"),
             "{text}"
         );
+        assert!(
+            text.contains("\"openhosting ls --cacert /c.pem\""),
+            "{text}"
+        );
+        // The other terminal is in another directory.
+        let files = SelfSigned {
+            certificate: "c.pem".into(),
+            key: "c.key".into(),
+            names: Vec::new(),
+            missing: Vec::new(),
+        };
+        banner.self_signed = Some(&files);
+        let path = std::path::absolute("c.pem").unwrap();
+        let example = format!("openhosting ls --cacert {}", quote(&path.to_string_lossy()));
+        assert!(banner.above().contains(&example), "{}", banner.above());
     }
 }
