@@ -9,11 +9,13 @@ const OLD_COMMAND: &str = "##[";
 const COMMAND: &str = "::";
 
 /// Whether a character affects a terminal or the structure of lines instead of being visible: ASCII
-/// and Latin 1 control characters, line ends, and characters that change the direction of text.
+/// and Latin 1 control characters, line ends, characters that change the direction of text, and
+/// characters without a width, with which two different names look the same.
 fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// `text` as one line: active characters are escaped, as in `\u{1b}`, and nothing in it is a
@@ -65,6 +67,7 @@ mod tests {
             ("a\r\nb\tc", "a\\r\\nb\\tc"),
             ("a\u{9b}b\u{7f}", "a\\u{9b}b\\u{7f}"),
             ("a\u{202e}b\u{2028}", "a\\u{202e}b\\u{2028}"),
+            ("a\u{200b}b\u{2060}", "a\\u{200b}b\\u{2060}"),
             ("::error::x", "\\::error::x"),
             (" \n::error::x", "\\ \\n::error::x"),
             ("a ::b:: ##[warning]c", "a ::b:: ##\\[warning]c"),

@@ -34,7 +34,11 @@ pub(crate) fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// The end of the file `path`, at most [`RING_BYTES`]; empty if the file does not exist.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = match File::open(path) {
+    // QEMU can write in this directory, so the file is opened as carefully as for writing.
+    let mut options = File::options();
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let options = options.read(true).custom_flags(flags.bits().cast_signed());
+    let mut file = match options.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
