@@ -198,6 +198,8 @@ pub(super) struct Display {
     quiet: bool,
     /// Whether the caller prints on stdout itself.
     is_stdout_left: bool,
+    /// Why a part of the output was not written, the first time.
+    unwritten: Option<std::io::Error>,
     /// The format of progress lines, if there are any.
     lines: Option<Lines>,
     /// When the last line of progress was due, or a plain one was printed.
@@ -228,6 +230,8 @@ pub(super) struct Display {
     bytes: Option<u64>,
     /// Bytes of the disk that need not be transferred.
     earlier_bytes: u64,
+    /// The byte of the disk at which the run begins, as far as the user chose it.
+    offset: u64,
     /// Bytes of the disk, including those that need not be transferred.
     disk_bytes: Option<u64>,
     /// When the program, the transfer of chunks or the phase began.
@@ -273,6 +277,7 @@ impl Display {
             name,
             quiet,
             is_stdout_left: false,
+            unwritten: None,
             lines,
             last_line_at: Duration::ZERO,
             waiting: Vec::new(),
@@ -289,6 +294,7 @@ impl Display {
             bar: bar.map(|bar| Arc::new(Mutex::new(bar))),
             bytes: None,
             earlier_bytes: 0,
+            offset: 0,
             disk_bytes: None,
             since: Instant::now(),
             began: Instant::now(),
@@ -332,6 +338,21 @@ impl Display {
     /// The run transfers only this part.
     pub(super) fn set_part(&mut self, part: Option<Shard>) {
         self.part = part;
+    }
+
+    /// Fails if a part of the output was not written, unless nothing reads it any more.
+    pub(super) fn check_written(&mut self) -> crate::Result<()> {
+        match self.unwritten.take() {
+            Some(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The run leaves out what is before this byte, whoever transferred it.
+    pub(super) fn set_offset(&mut self, offset: u64) {
+        self.offset = offset;
     }
 
     /// Figures about the transfer so far, for the report of this run.
@@ -411,7 +432,8 @@ impl Display {
         }
         let held = std::mem::take(&mut self.held);
         if !held.is_empty() {
-            write_out(&mut Waiting(std::io::stdout()), &held);
+            // Held back for a terminal only.
+            let _ = write_out(&mut Waiting(std::io::stdout()), &held);
         }
         let is_summed = match self.lines {
             None => self.bar.is_some(),
@@ -491,7 +513,7 @@ impl Display {
     /// Prints a line on stderr, where an incomplete line of dots may be.
     fn say(&self, line: &str) {
         if self.dots != Dots::Off && self.started && self.way == Way::DownToStdout {
-            write_out(&mut Waiting(std::io::stderr()), " ");
+            let _ = write_out(&mut Waiting(std::io::stderr()), " ");
         }
         exit::say_wrapped(&format!("{}: {line}", self.program));
     }
@@ -611,8 +633,14 @@ impl Display {
         if progress.skipped_bytes > 0 {
             parts.push(format!("{} of zeros skipped", size(progress.skipped_bytes)));
         }
-        if self.earlier_bytes > 0 {
-            parts.push(format!("{} done before", size(self.earlier_bytes)));
+        // Nothing is known about the bytes before an offset, so they do not count as done.
+        let left_out = self.offset.min(self.earlier_bytes);
+        if left_out > 0 {
+            parts.push(format!("{} before -o left out", size(left_out)));
+        }
+        if self.earlier_bytes > left_out {
+            let earlier = self.earlier_bytes - left_out;
+            parts.push(format!("{} done before", size(earlier)));
         }
         if progress.retries > 0 {
             parts.push(format!("{} retries", progress.retries));
@@ -621,6 +649,7 @@ impl Display {
             parts.push(match verified_bytes {
                 0 => "not verified".to_owned(),
                 bytes if bytes >= done => "all verified".to_owned(),
+                _ if left_out > 0 => "sample verified from -o on".to_owned(),
                 _ => "sample verified".to_owned(),
             });
         }
@@ -655,14 +684,21 @@ impl Display {
             Way::Up | Way::Down if self.is_stdout_left => {}
             Way::Up | Way::Down if self.is_held => self.held += text,
             Way::Up | Way::Down => {
-                let write = || write_out(&mut Waiting(std::io::stdout()), text);
+                let mut written = Ok(());
+                let write = || written = write_out(&mut Waiting(std::io::stdout()), text);
                 match part {
                     Part::Whole => screen::write(write),
                     Part::Middle => screen::write_part(write),
                     Part::End => screen::write_end(write),
                 }
+                if let Err(cause) = written {
+                    self.unwritten.get_or_insert(cause);
+                }
             }
-            Way::DownToStdout => write_out(&mut Waiting(std::io::stderr()), text),
+            Way::DownToStdout => {
+                // It is not an error if stderr is closed.
+                let _ = write_out(&mut Waiting(std::io::stderr()), text);
+            }
             Way::Publish | Way::Verify => {}
         }
     }
@@ -856,9 +892,9 @@ enum Part {
 }
 
 /// Writes at once. A reader that went away does not stop the transfer.
-fn write_out(out: &mut dyn Write, text: &str) {
-    let _ = out.write_all(text.as_bytes());
-    let _ = out.flush();
+fn write_out(out: &mut dyn Write, text: &str) -> std::io::Result<()> {
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// When to print the line of dots. `shows` says whether progress is shown on stderr.
@@ -997,6 +1033,9 @@ impl Monitor for Display {
                 self.bytes = *bytes;
                 self.chunks = *chunks;
                 self.earlier_bytes = *earlier_bytes;
+                if self.way == Way::Up {
+                    self.offset -= self.offset % chunk_bytes.max(&1);
+                }
                 self.disk_bytes = bytes.map(|bytes| bytes + earlier_bytes);
                 self.began = Instant::now();
                 self.last_line_at = Duration::ZERO;

@@ -271,14 +271,11 @@ async fn run(
 ) -> Result<Downloaded, DownloadInterrupted> {
     let (format, packing) = arguments.output()?;
     display.set_part(arguments.shard);
+    display.set_offset(arguments.offset.unwrap_or_default());
     check_target(arguments)?;
-    if arguments.way() == Way::DownToStdout && std::io::stdout().is_terminal() {
-        let what = "The bytes of a disk would garble the terminal";
-        return Err(Error::new(ErrorKind::Usage, what)
-            .hint_to("Name a file instead of -, or send the output to a file or a program")
-            .into());
-    }
+    check_stdout(arguments)?;
     check_files(arguments)?;
+    check_offset(arguments)?;
     if arguments.checksum && arguments.way() == Way::Down {
         checksum_line::check(&arguments.file)?;
     }
@@ -385,6 +382,45 @@ fn check_target(arguments: &DownloadArguments) -> Result<()> {
         "Name a file in it, for example {}",
         quote(&named.to_string_lossy())
     )))
+}
+
+/// Refuses a stdout that cannot receive the disk, before anything is fetched.
+fn check_stdout(arguments: &DownloadArguments) -> Result<()> {
+    if arguments.way() != Way::DownToStdout {
+        return Ok(());
+    }
+    if std::io::stdout().is_terminal() {
+        let what = "The bytes of a disk would garble the terminal";
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("Name a file instead of -, or send the output to a file or a program"));
+    }
+    if nonblocking::is_stdout_closed() {
+        let what =
+            "Nothing can receive the disk: stdout is closed, or /dev/null opened for reading";
+        return Err(Error::new(ErrorKind::Local, what)
+            .hint_to("Send the output to a file or a program, or name a file instead of -"));
+    }
+    Ok(())
+}
+
+/// Refuses an offset past the end of FILE, before any question is asked: nothing would fetch what is
+/// between. `openhosting-download` accepts it with a warning, because the original script accepts it.
+fn check_offset(arguments: &DownloadArguments) -> Result<()> {
+    let offset = arguments.offset.unwrap_or_default();
+    if offset == 0 || arguments.way() == Way::DownToStdout || !again::is_one_program() {
+        return Ok(());
+    }
+    let file = arguments.file.display();
+    let what = match arguments.file.metadata() {
+        Ok(there) if !there.is_file() || there.len() >= offset => return Ok(()),
+        Ok(there) => format!(
+            "{file} has {} bytes, fewer than the {offset} of -o",
+            there.len()
+        ),
+        Err(_) => format!("-o {offset} continues a file, and {file} does not exist"),
+    };
+    Err(Error::new(ErrorKind::Usage, what)
+        .hint_to("Start at the number of bytes that the file has already, or leave out -o"))
 }
 
 /// A notice about a file name that suggests another format than the file will have.
@@ -515,7 +551,12 @@ fn with_command(arguments: &DownloadArguments, error: Error) -> Error {
         .hint()
         .and_then(|hint| hint.remedies().find_map(earlier));
     let Some(id) = earlier else {
-        return error;
+        let is_for_uploads = |remedy: &Remedy| *remedy == Remedy::CompareWithDrive;
+        let hint = error.hint();
+        return match hint.is_some_and(|hint| hint.remedies().any(is_for_uploads)) {
+            true => error.hint_to(advice!["Start over with ", Remedy::Restart]),
+            false => error,
+        };
     };
     let again = command_for_drive(arguments, id, Changes::default());
     error.hint_to(advice![
@@ -600,6 +641,10 @@ fn original(arguments: &DownloadArguments, interrupted: &DownloadInterrupted) ->
     let mut lines = Vec::new();
     if !interrupted.is_whole {
         lines.push(format!("Failed to read chunk at offset {offset}: aborting"));
+    }
+    if interrupted.error.is_permanent() || interrupted.error.kind() == ErrorKind::Integrity {
+        // The same command would fail again: the error says what helps.
+        return lines;
     }
     if interrupted.is_journaled {
         lines.push(

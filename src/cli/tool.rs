@@ -268,7 +268,7 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
         let transferred = tool.transfer(display, stop).await;
         let report = display.report(rows(display.progress(), &image));
         match transferred {
-            Ok(done) => complete(&tool, done, report),
+            Ok(done) => complete(&tool, done, report, display.check_written()),
             Err(unfinished) => RunOutcome {
                 resume: unfinished.resume,
                 original: unfinished.original,
@@ -283,7 +283,13 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
 
 /// The outcome of a complete transfer. Its digest is printed and its journal removed at the very
 /// end.
-fn complete<T: Tool>(tool: &T, done: CompleteTransfer, mut report: Report) -> RunOutcome<'_> {
+/// `written` is whether the lines before were.
+fn complete<T: Tool>(
+    tool: &T,
+    done: CompleteTransfer,
+    mut report: Report,
+    written: Result<()>,
+) -> RunOutcome<'_> {
     report.digest = done.checksum;
     let verified = done.verified_bytes;
     report.rows.push(("Verified", format!("{verified} bytes")));
@@ -300,7 +306,7 @@ fn complete<T: Tool>(tool: &T, done: CompleteTransfer, mut report: Report) -> Ru
             if let Some(next) = &done.next {
                 tool.notice(next);
             }
-            done.journal.remove().and(printed)
+            done.journal.remove().and(printed).and(written)
         })),
         ..RunOutcome::default()
     }

@@ -279,6 +279,7 @@ async fn run(
     check_new_drive_flags(arguments)?;
     check_files(arguments)?;
     display.set_part(arguments.shard);
+    display.set_offset(arguments.offset);
     let rate_max = arguments.common.limit_rate;
     let Some(directory) = &arguments.local else {
         let client = arguments.common.client(&mut stop).await?;
@@ -375,6 +376,7 @@ async fn send(
     let given = arguments.image.format;
     let mut lines = image_notices::by_content(&image, given, "sends");
     lines.extend(packed(arguments, &image));
+    check_offset(arguments, image.length())?;
     let image = image_notices::show(image, lines, given.is_some(), display, &mut stop).await?;
     let size = match (arguments.grow, image.length()) {
         (Some(grow), Length::Known(size)) => grow.applied_to(size)?,
@@ -537,6 +539,20 @@ fn check_size(image: &Image, declared: Option<u64>) -> Result<()> {
     }
 }
 
+/// Refuses an offset that is not within the image, of which nothing would be sent.
+/// `openhosting-upload` accepts it with a warning, because the original script accepts it.
+fn check_offset(arguments: &UploadArguments, length: Length) -> Result<()> {
+    let offset = arguments.offset;
+    match length {
+        Length::Known(size) if again::is_one_program() && offset > 0 && offset >= size => {
+            let what = format!("-o {offset} is not within the image, which has {size} bytes");
+            Err(Error::new(ErrorKind::Usage, what)
+                .hint_to("Name a byte of the image, or leave out -o"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a digest if the image's file is only the description of a disk in several files. Such a
 /// digest would not protect the data of the disk.
 fn check_sha256(arguments: &UploadArguments, image: &Image) -> Result<()> {
@@ -680,6 +696,14 @@ fn check_new_drive_flags(arguments: &UploadArguments) -> Result<()> {
     if arguments.name.as_deref() == Some("") {
         return Err(Error::new(ErrorKind::Usage, "The name of -n is empty")
             .hint_to("Write -n NAME, or leave -n out: then the drive has the name of the file"));
+    }
+    if arguments.offset > 0 && arguments.existing().is_none() {
+        let what = format!(
+            "-o {} is for a drive that exists: a new one would hold zeros before this byte",
+            arguments.offset
+        );
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("Add -d DRIVE to resume an upload to that drive, or leave out -o"));
     }
     let Some(flag) = ignored(arguments).next() else {
         return Ok(());

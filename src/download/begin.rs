@@ -1,6 +1,5 @@
 //! Opens the destination of a download, and resumes an earlier run.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::check_earlier::accept_unsynced;
@@ -15,7 +14,7 @@ use crate::driver::differing::differing;
 use crate::driver::session::{Identity, JournalOptions, Session, gaps};
 use crate::driver::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::directory_of;
+use crate::filesystem::{directory_of, open_to_read};
 use crate::image::{Fingerprint, ImageTarget, TargetFormat, part_of};
 use crate::journal::{Direction, Record};
 use crate::monitor::{Event, Monitor};
@@ -71,14 +70,19 @@ impl Opening<'_> {
                 file_size - size
             ));
         }
-        let room = room_notice(&path, file_size, options);
+        // On another thread: whatever a path names, signals and the deadline still work.
+        let (name, asked) = (path.clone(), options.clone());
+        let room = blocking(move || Ok(room_notice(&name, file_size, &asked)));
+        let room = stop.clone().unless_asked(room).await?;
         room.into_iter().for_each(|line| monitor.notice(line));
         if options.packing.is_some() {
             let sink = Packed::create(path, force, self.plan.count(), options).await?;
             let (sink, session) = (Sink::Packed(sink), self.without_journal().await?);
             return Ok(Opened { sink, session });
         }
-        if options.offset.is_some() {
+        if let Some(offset) = options.offset {
+            let line = gap_before(&path, offset);
+            line.into_iter().for_each(|line| monitor.warn(line));
             let target = blocking(move || ImageTarget::in_place(&path, size, force)).await?;
             let (sink, session) = (Sink::File(target), self.without_journal().await?);
             return Ok(Opened { sink, session });
@@ -235,6 +239,21 @@ impl Opening<'_> {
     }
 }
 
+/// A line about a file that ends before the offset: the bytes between stay zeros. The command line
+/// refuses it, except in the place of the original script, which accepts it.
+fn gap_before(path: &Path, offset: u64) -> Option<String> {
+    let len = match path.metadata() {
+        Ok(there) if !there.is_file() => return None,
+        there => there.map_or(0, |there| there.len()),
+    };
+    (len < offset).then(|| {
+        format!(
+            "{} has {len} bytes, and the download starts at byte {offset}: what is between is not fetched",
+            path.display()
+        )
+    })
+}
+
 /// A line about a file system that has less room than the disk is large. It is no error: a file
 /// needs no room for zeros, and how much of the drive is zeros may not be known yet.
 fn room_notice(path: &Path, size: u64, options: &DownloadOptions) -> Option<String> {
@@ -243,7 +262,8 @@ fn room_notice(path: &Path, size: u64, options: &DownloadOptions) -> Option<Stri
         return None;
     }
     let directory = directory_of(path);
-    let there = File::open(part_of(path)).ok();
+    // What is not a file of this user is reported later: it may be a named pipe or a link.
+    let there = open_to_read(&part_of(path)).ok();
     let there = there.and_then(|part| allocated_bytes(&part));
     let needed = size.saturating_sub(there.unwrap_or(0));
     let free = free_bytes(directory).filter(|free| *free < needed)?;

@@ -36,7 +36,9 @@ use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Concurrency, Engine, EngineConfig, Limits, Operation, Zeros};
 use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
-use crate::verify::read_back::{Again, Digests, Expected, Local, ReadFrom, Sampler, verify};
+use crate::verify::read_back::{
+    Again, Digests, Expected, Local, Passed, ReadFrom, Sampler, Verified, Verify, verify,
+};
 use crate::verify::sample_places::HolePlaces;
 use openhosting_base::advice;
 
@@ -60,7 +62,8 @@ pub async fn download(
     client.open_ahead(first).await;
     let look = stop.unless_asked(look(client, options));
     let info = options.patience.watching(monitor, look).await?;
-    let base = options.offset.unwrap_or_default().min(info.size);
+    let base = options.offset.unwrap_or_default();
+    check_offset(&destination, base, info.size)?;
     let opening = Opening {
         client,
         options,
@@ -73,6 +76,21 @@ pub async fn download(
     let fetching = run.start(opened, monitor)?;
     let fetched = run.fetch(fetching, monitor, stop.clone()).await?;
     run.finish(fetched, monitor, stop).await
+}
+
+/// Refuses an offset that is not within the drive. At its very end, it is accepted for a file that
+/// has all bytes: a script may resume a download that was complete.
+fn check_offset(destination: &Destination, offset: u64, size: u64) -> Result<()> {
+    let is_complete = || match destination {
+        Destination::File { path, .. } => path.metadata().is_ok_and(|it| it.len() == size),
+        Destination::Stream(_) => false,
+    };
+    if offset == 0 || offset < size || (offset == size && is_complete()) {
+        return Ok(());
+    }
+    let what = format!("Offset {offset} is not within the drive, which has {size} bytes");
+    Err(Error::new(ErrorKind::Usage, what)
+        .hint_to("Start at the number of bytes that the file has already, or leave the offset out"))
 }
 
 /// What stays the same from the start of a download to its end.
@@ -164,7 +182,7 @@ impl<'a> Run<'a> {
             options,
             info,
             plan,
-            base: options.offset.unwrap_or_default().min(info.size),
+            base: options.offset.unwrap_or_default(),
             others,
             sampler,
             force,
@@ -409,7 +427,8 @@ impl<'a> Run<'a> {
         // Everything on this machine was read before this point, so the drive can be checked while
         // the sample is read again.
         let mut still = StillThere::of(client, options, self.info);
-        let verified = match verify(from, &self.sampler, local, monitor, stop.clone()).await {
+        let verified = self.compare(from, local, monitor, stop.clone()).await;
+        let verified = match verified {
             Err(error) if error.kind() == ErrorKind::Integrity => {
                 return Err(mismatched(error, journal).await);
             }
@@ -437,6 +456,49 @@ impl<'a> Run<'a> {
             verified,
             checksum,
             journal: Ended::of(journal),
+        })
+    }
+
+    /// Compares with the drive what this run wrote; a full verification also what is before it.
+    async fn compare(
+        &self,
+        from: ReadFrom<'_>,
+        local: Local,
+        monitor: &mut dyn Monitor,
+        stop: Stop,
+    ) -> Result<Verified> {
+        let before = self.before_offset(&local);
+        let again = ReadFrom {
+            passed: Passed::default(),
+            ..from
+        };
+        let verified = verify(from, &self.sampler, local, monitor, stop.clone()).await?;
+        let Some(before) = before else {
+            return Ok(verified);
+        };
+        let before = Local::Again(before);
+        let before = verify(again, &self.sampler, before, monitor, stop).await?;
+        Ok(Verified {
+            ranges: before.ranges + verified.ranges,
+            bytes: before.bytes + verified.bytes,
+        })
+    }
+
+    /// What a full verification compares in addition if there is an offset: the bytes before it,
+    /// which this run did not write.
+    fn before_offset(&self, local: &Local) -> Option<Again> {
+        let (Local::Again(again), Verify::Full, 1..) = (local, self.options.verify, self.base)
+        else {
+            return None;
+        };
+        let plan = Plan::new(self.base, self.options.chunk);
+        Some(Again {
+            disk: Arc::clone(&again.disk),
+            is_image: false,
+            plan,
+            base: 0,
+            chunks: std::iter::once(0..plan.count()).collect(),
+            holes: RangeSet::new(),
         })
     }
 

@@ -22,6 +22,7 @@ use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
 use crate::policy::{Concurrency, Operation, Zeros};
 use crate::shard::Shard;
+use crate::verify::read_back::Verify;
 use crate::wire::Properties;
 use openhosting_base::advice;
 
@@ -221,6 +222,7 @@ async fn open_session(
     if let Some(shard) = options.shard {
         check_shard(shard, &options.target, &plan)?;
     }
+    check_offset(image, options, monitor)?;
     let identity = Identity {
         direction: Direction::Upload,
         user: client.user().to_owned(),
@@ -239,6 +241,36 @@ async fn open_session(
         ));
     }
     Ok(session)
+}
+
+/// Warns about an offset that leaves the drive without a part of the image. The command line refuses
+/// it, except in the place of the original script, which accepts it.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if everything should be verified, and what is before the offset can only be
+/// read once.
+fn check_offset(image: &Image, options: &UploadOptions, monitor: &mut dyn Monitor) -> Result<()> {
+    let offset = options.offset;
+    if offset == 0 {
+        return Ok(());
+    }
+    if options.verify == Verify::Full && image.disk().is_none() {
+        let what = format!(
+            "A full verification cannot compare what is before offset {offset}: this image is read once, in order"
+        );
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("Leave the offset out, or decompress the image first"));
+    }
+    match image.length() {
+        Length::Known(size) if offset >= size => monitor.warn(format!(
+            "Offset {offset} is not within the image, which has {size} bytes: nothing is sent"
+        )),
+        _ if matches!(options.target, Target::New(_)) => monitor.warn(format!(
+            "The drive is new, and what the image has before offset {offset} is not sent to it"
+        )),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Warns about other uses of the image, and returns it with its partition table.

@@ -32,7 +32,9 @@ use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::Plan;
 use crate::policy::{Ending, Engine, EngineConfig, Operation, Zeros};
 use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
-use crate::verify::read_back::{Again, Digests, Expected, Local, ReadFrom, Sampler, verify};
+use crate::verify::read_back::{
+    Again, Digests, Expected, Local, ReadFrom, Sampler, Verify, verify,
+};
 use crate::wire::Properties;
 
 /// Uploads `image`. It is done when every chunk was confirmed by the endpoint, or is a hole on a
@@ -64,8 +66,10 @@ pub async fn upload(
         Ok(uploaded) => Ok(uploaded),
         Err(error) => {
             let mut resume = run.resume;
-            let offset = resume.chunk.saturating_mul(chunk_bytes);
-            resume.offset = offset.min(resume.size.unwrap_or(u64::MAX));
+            // An offset at the end would be refused, so a run that sent everything names its last
+            // chunk.
+            let last = resume.chunks.map_or(u64::MAX, |n| n.saturating_sub(1));
+            resume.offset = resume.chunk.min(last).saturating_mul(chunk_bytes);
             Err(Interrupted {
                 error,
                 resume: Some(resume),
@@ -219,6 +223,16 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// The chunks to compare at the end. A full verification also compares what is before the
+    /// offset: nobody has proven that the drive holds it.
+    fn to_verify(&self, plan: &Plan, others: &RangeSet<u64>) -> RangeSet<u64> {
+        let first = match self.options.verify {
+            Verify::Full => 0,
+            Verify::None | Verify::Sample => self.first,
+        };
+        gaps(plan, first, others).into_iter().collect()
+    }
+
     /// The chunks of this run's part of the image that need not be sent.
     fn there(&self, plan: &Plan, passed: &RangeSet<u64>) -> RangeSet<u64> {
         let mut there = passed.clone();
@@ -270,7 +284,7 @@ impl<'a> Run<'a> {
             is_image: true,
             plan,
             base: 0,
-            chunks: gaps(&plan, self.first, &scope.others).into_iter().collect(),
+            chunks: self.to_verify(&plan, &scope.others),
             holes: session.state.holes.clone(),
         });
         let seed = fastrand::u64(..);
@@ -438,6 +452,7 @@ impl<'a> Run<'a> {
     /// Checks that what was sent is the image that was meant, and cuts the drive to its size. The
     /// checks are in the order in which a user has to know their results.
     async fn check_sent(&mut self, sent: &mut Sent, monitor: &mut dyn Monitor) -> Result<()> {
+        self.check_offset(&sent.plan, sent.again.is_none())?;
         let trailer = sent.checks.trailer.as_ref();
         if let Some(trailer) = trailer.and_then(|trailer| trailer.get()) {
             monitor.warn(trailer.to_string());
@@ -450,6 +465,18 @@ impl<'a> Run<'a> {
             self.check_member(member, &mut sent.journal).await?;
         }
         Ok(())
+    }
+
+    /// Fails if a stream, whose size was unknown at first, ended before the offset.
+    fn check_offset(&self, plan: &Plan, is_stream: bool) -> Result<()> {
+        let (offset, size) = (self.options.offset, plan.size());
+        if offset == 0 || offset < size || !is_stream {
+            return Ok(());
+        }
+        let what = format!(
+            "Offset {offset} is not within the image, which has {size} bytes: nothing was sent"
+        );
+        Err(Error::new(ErrorKind::Usage, what).permanent())
     }
 
     /// Cuts a drive that grew with the image to its size, and reports the late notices of the

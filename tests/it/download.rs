@@ -278,6 +278,37 @@ fn an_offset_of_a_download_is_not_rounded() {
     assert!(bytes[..60] == [1; 60] && bytes[60..] == scene.image[60..]);
 }
 
+#[test]
+fn an_offset_of_a_download_never_hides_missing_bytes() {
+    let scene = Scene::new();
+    let run = |words: &str| {
+        let tool = scene
+            .desk
+            .simple(&scene.server.uri)
+            .args("download -c 16384");
+        tool.args(words).arg(&scene.drive).arg("out").run()
+    };
+    let _ = run("-o 100").code(2).says("out does not exist");
+    scene.desk.file("out", &scene.image[..50]);
+    let _ = run("-o 100")
+        .code(2)
+        .says("50 bytes, fewer than the 100 of -o");
+    let script = |words: &str| scene.run(&format!("{words} out"));
+    let said = format!(
+        "Offset {} is not within the drive, which has {SIZE} bytes",
+        SIZE + 1
+    );
+    let _ = script(&format!("-o {}", SIZE + 1)).code(2).says(&said);
+    assert_eq!(std::fs::read(scene.path("out")).unwrap().len(), 50);
+    let _ = script("-o 100")
+        .code(0)
+        .says("what is between is not fetched");
+    // A full verification also compares what is before the offset.
+    let _ = run(&format!("--verify full -o {}", 5 * C))
+        .code(4)
+        .says("does not hold what was transferred");
+}
+
 // ---- What it refuses ----
 
 #[test]

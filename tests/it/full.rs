@@ -61,6 +61,23 @@ fn a_full_device_at_stdout_is_reported() {
 }
 
 #[test]
+fn a_stdout_that_is_closed_or_full_is_no_success() {
+    let scene = Scene::new();
+    let tool = scene.shell("exec", ">&-").arg(&scene.drive).arg("-");
+    let _ = tool.run().code(1).says("stdout is closed");
+    // What the shell redirects to /dev/null is discarded on purpose.
+    let tool = scene.shell("exec", ">/dev/null").arg(&scene.drive).arg("-");
+    let _ = tool.run().code(0);
+    let script = format!("exec {UPLOAD} -q a.img >/dev/full");
+    let tool = scene.desk.tool("sh").arg("-c").arg(script);
+    let _ = tool
+        .env("OHURI", &scene.server.uri)
+        .run()
+        .code(1)
+        .says("Cannot write to stdout: No space left on device");
+}
+
+#[test]
 fn a_digest_that_cannot_be_printed_is_an_error() {
     let scene = Scene::new();
     let out = scene.desk.path("out.img");

@@ -366,6 +366,25 @@ fn manual_pages_and_completions_replace_links() {
 }
 
 #[test]
+fn a_pipe_in_place_of_a_staged_file_does_not_block() {
+    let scene = Scene::new();
+    let place = scene.place(0, 0o1777);
+    let out = place.join("out");
+    let made = Command::new("mkfifo")
+        .arg(place.join("out.oh-part"))
+        .status();
+    assert!(made.unwrap().success());
+    let _ = scene
+        .download(Who::Root, "", &out)
+        .code(1)
+        .says("out.oh-part");
+    std::fs::rename(place.join("out.oh-part"), place.join("pipe")).unwrap();
+    symlink(place.join("pipe"), place.join("out.oh-part")).unwrap();
+    let _ = scene.download(Who::Root, "--restart", &out).code(0);
+    assert_eq!(std::fs::read(&out).unwrap(), scene.image);
+}
+
+#[test]
 fn a_pipe_in_place_of_a_file_does_not_block() {
     let scene = Scene::new();
     let pipe = scene.desk.path("pipe");

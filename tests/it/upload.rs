@@ -330,6 +330,49 @@ fn an_offset_is_rounded_down_and_may_lie_beyond_the_end() {
 }
 
 #[test]
+fn an_offset_never_hides_that_a_part_of_the_image_is_missing() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let size = 4 * C + 10;
+    let image = noise(4, size as usize);
+    desk.file("a.img", &image);
+    let run = |words: &str| {
+        let tool = desk
+            .simple(&server.uri)
+            .args("upload --no-journal -c 65536");
+        tool.args(words).arg("a.img").run()
+    };
+    let _ = run(&format!("-n x -o {C}")).code(2).says("-d DRIVE");
+    assert!(drives(&server).is_empty());
+    let drive = run("").code(0).created();
+    for offset in [size, 100 * size] {
+        let outcome = run(&format!("-d {drive} -o {offset}")).code(2);
+        let _ = outcome.says(&format!(
+            "-o {offset} is not within the image, which has {size} "
+        ));
+    }
+    // Everything is compared, also what is before the offset.
+    Ask::of(&server)
+        .post(&format!("/drives/{drive}/write/100"), "other")
+        .expect(204);
+    let outcome = run(&format!("-d {drive} -o {}", 2 * C)).code(0);
+    let said = format!("{}{}", outcome.text(), outcome.stderr);
+    assert!(said.contains("128 KiB before -o left out"), "{said}");
+    assert!(said.contains("sample verified from -o on"), "{said}");
+    assert!(!said.contains("done before"), "{said}");
+    let outcome = run(&format!("--verify full -d {drive} -o {}", 2 * C));
+    let _ = outcome.code(4).says("does not hold what was transferred");
+    // In the place of the script, which accepts them, there is a warning.
+    for (words, says) in [
+        (format!("-n x -o {C}"), "The drive is new"),
+        (format!("-d {drive} -o {size}"), "nothing is sent"),
+    ] {
+        let tool = desk.upload(&server.uri).args("--no-journal -c 65536");
+        let _ = tool.args(&words).arg("a.img").run().code(0).says(says);
+    }
+}
+
+#[test]
 fn name_tier_and_sharing_reach_the_drive() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();

@@ -35,6 +35,26 @@ pub fn stdout() -> io::Result<Waiting<File>> {
     Ok(Waiting(File::from(stdout)))
 }
 
+/// Whether stdout was closed when the program started.
+///
+/// The runtime opens `/dev/null` for reading and writing in place of a closed stream, before `main`.
+/// Some programs start others with such a stdout, for example Python with `DEVNULL`, so this is also
+/// true for a stdout whose output should be discarded. A `/dev/null` from the redirection of a shell
+/// is for writing only.
+pub fn is_stdout_closed() -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::fs::{OFlags, fcntl_getfl};
+        let Ok(Waiting(file)) = stdout() else {
+            return true;
+        };
+        let is_null = file.metadata().is_ok_and(|it| crate::is_null_device(&it));
+        is_null && fcntl_getfl(&file).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR)
+    }
+    #[cfg(not(unix))]
+    stdout().is_err()
+}
+
 /// Standard input without a buffer.
 ///
 /// # Errors
