@@ -1,14 +1,13 @@
 //! Files that flags name and a command writes. None of them replaces a file that is not of its
 //! kind, or that the same command reads.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::directory_of;
+use crate::filesystem::{Untrusted, directory_of, open_to_read};
 use crate::journal::may_be_journal;
-use crate::system::FileId;
+use crate::system::{FileId, Rights, user};
 
 /// Bytes at the beginning of a file that decide its kind.
 const START_BYTES: u64 = 64 << 10;
@@ -57,19 +56,27 @@ impl<'a> WrittenFile<'a> {
 
     /// Checks that what exists under its name may be replaced.
     fn check_kind(&self) -> Result<()> {
-        let Ok(metadata) = self.path.metadata() else {
+        let Ok(metadata) = self.path.symlink_metadata() else {
             // If there is something that cannot be inspected, writing will fail.
             return Ok(());
         };
-        // Directories have errors of their own, and nothing is lost with an empty file.
-        if metadata.is_dir() || (metadata.is_file() && metadata.len() == 0) {
+        // A link is replaced, or refused when it is opened, but not followed. Directories have
+        // errors of their own, and nothing is lost with an empty file.
+        let is_empty = metadata.is_file() && metadata.len() == 0;
+        if metadata.is_symlink() || metadata.is_dir() || is_empty {
             return Ok(());
         }
-        if !metadata.is_file() || !(self.is_kind)(self.path) {
-            let why = format!("it exists and is not a {}", self.what);
-            return Err(self.refused(ErrorKind::Local, &why));
-        }
-        Ok(())
+        let owner = Rights::of(&metadata).owner;
+        let why = if !metadata.is_file() {
+            Untrusted::NotAFile.to_string()
+        } else if (self.is_kind)(self.path) {
+            return Ok(());
+        } else if owner != user() {
+            Untrusted::Owner(owner).to_string()
+        } else {
+            format!("it exists and is not a {}", self.what)
+        };
+        Err(self.refused(ErrorKind::Local, &why))
     }
 
     fn refused(&self, kind: ErrorKind, why: &str) -> Error {
@@ -83,7 +90,7 @@ impl<'a> WrittenFile<'a> {
 pub(super) fn start_of(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     // What was read before a failure is not of the kind, or is enough to recognise it.
-    if let Ok(file) = File::open(path) {
+    if let Ok(file) = open_to_read(path) {
         let _ = file.take(START_BYTES).read_to_end(&mut bytes);
     }
     bytes
@@ -119,7 +126,8 @@ mod tests {
         std::fs::write(path("empty"), "").unwrap();
         std::fs::hard_link(path("ours"), path("hard")).unwrap();
         std::os::unix::fs::symlink(path("ours"), path("soft")).unwrap();
-        std::os::unix::fs::symlink("/dev/null", path("device")).unwrap();
+        std::os::unix::fs::symlink(path("notes"), path("link")).unwrap();
+        std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
         let check = |name: &str, other: &str| {
             let path = path(name);
             let file = WrittenFile {
@@ -131,10 +139,10 @@ mod tests {
             let checked = check_written(&[file], &[("image", &other)]);
             checked.map_err(|error| error.kind())
         };
-        for fine in ["ours", "empty", "new", "soft", "hard", "none/new"] {
+        for fine in ["ours", "empty", "new", "soft", "hard", "none/new", "link"] {
             assert_eq!(check(fine, "image"), Ok(()), "{fine}");
         }
-        for wrong in ["notes", "device"] {
+        for wrong in ["notes", "socket"] {
             assert_eq!(check(wrong, "image"), Err(ErrorKind::Local), "{wrong}");
         }
         for (name, other) in [
