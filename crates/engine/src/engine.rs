@@ -915,6 +915,19 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_cannot_be_read_ends_the_transfer() {
+        let mut unread = engine(3, 2, Zeros::Write);
+        unread.image_failed();
+        let mut changed = engine(3, 2, Zeros::Write);
+        changed.chunk(0, ());
+        assert_eq!(sent(&changed.next(S)), 0);
+        changed.failed_here(0);
+        for engine in [&mut unread, &mut changed] {
+            assert_eq!(engine.next(S), Action::End(Ending::ImageFailed));
+        }
+    }
+
+    #[test]
     fn another_attempt_sends_the_same_payload() {
         let mut engine = Engine::new(engine(2, 2, Zeros::Write).config);
         engine.chunk(0, "data");
