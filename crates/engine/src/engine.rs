@@ -1538,6 +1538,21 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_breaks_after_progress_lowers_no_limit() {
+        for (advanced, is_lowered) in [(1 << 20, false), (0, true)] {
+            let mut config = large_chunks().config;
+            (config.jobs_min, config.jobs) = (8, 8);
+            let mut engine = Engine::new(config);
+            engine.chunk(0, ());
+            assert_eq!(sent(&engine.next(S)), 0);
+            let before = engine.limit();
+            let answer = Err(Failure::Broken("reset".into()));
+            engine.attempted(0, &failing(1 << 20, advanced), answer, S);
+            assert_eq!(engine.limit() < before, is_lowered, "{advanced}");
+        }
+    }
+
+    #[test]
     fn a_stop_lets_requests_in_flight_finish() {
         let mut engine = engine(2, 1, Zeros::Write);
         engine.chunk(0, ());
