@@ -1613,6 +1613,12 @@ mod tests {
         let piece = piece_of(&engine);
         assert!((600_000..900_000).contains(&piece), "{piece}");
         assert_eq!(engine.spare(now), 0);
+        // Fewer chunks are left than the limit: requests for pieces are in flight that nothing
+        // counts, so what arrives now says nothing about the speed of one.
+        let (mut engine, now) = near_the_end(100, 8, slow, 5);
+        let piece = piece_of(&engine);
+        engine.arrived(1 << 40, now + S);
+        assert_eq!(piece_of(&engine), piece);
         let (engine, _) = near_the_end(100, 8, 20 << 20, 12);
         assert_eq!(piece_of(&engine), u64::MAX);
         let (engine, now) = near_the_end(20, 1, slow, 1);
