@@ -80,6 +80,12 @@ mod tests {
     }
 
     #[test]
+    fn a_step_is_a_tenth_of_a_second_unless_that_is_too_small() {
+        assert_eq!(bucket(1_000_000).step_bytes(), 100_000);
+        assert_eq!(bucket(1000).step_bytes(), 1024);
+    }
+
+    #[test]
     fn requests_are_admitted_in_order() {
         let mut bucket = bucket(1000);
         let waits = [0; 5].map(|_| bucket.take(500, S * 10).as_millis());
