@@ -1,7 +1,5 @@
 //! Request bodies: bounded in size, and abandoned if they stall.
 
-use std::collections::HashSet;
-use std::fmt;
 use std::io::{self, BufRead, Read};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +11,6 @@ use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -173,47 +170,7 @@ pub(super) async fn keys_and_values(request: Request<Incoming>) -> Result<Proper
         return Err(Refusal::usage("Only the body of a write may be gzip"));
     }
     let body = small(request.into_body()).await?;
-    if let Some(key) = repeated_key(format, &body) {
-        return Err(Refusal::usage(format!("The key {key:?} is there twice")));
-    }
     Properties::parse(format, &body).map_err(|error| Refusal::usage(error.to_string()))
-}
-
-/// A key that a body has more than once: something in front of this server may use the other value.
-fn repeated_key(format: Format, body: &[u8]) -> Option<String> {
-    let mut seen = HashSet::new();
-    let mut keys = match format {
-        Format::Json => serde_json::from_slice::<JsonKeys>(body).ok()?.0,
-        _ => String::from_utf8_lossy(body)
-            .lines()
-            .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
-            .filter(|key| !key.is_empty())
-            .collect(),
-    };
-    keys.extract_if(.., |key| !seen.insert(key.clone())).next()
-}
-
-/// The keys of a JSON object, including those that are repeated.
-struct JsonKeys(Vec<String>);
-
-impl<'de> Deserialize<'de> for JsonKeys {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Keys;
-        impl<'de> Visitor<'de> for Keys {
-            type Value = JsonKeys;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<JsonKeys, M::Error> {
-                let mut keys = Vec::new();
-                while let Some((key, IgnoredAny)) = map.next_entry()? {
-                    keys.push(key);
-                }
-                Ok(JsonKeys(keys))
-            }
-        }
-        from.deserialize_map(Keys)
-    }
 }
 
 /// The encoding of a request's body, according to its headers.
