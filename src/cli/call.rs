@@ -92,6 +92,10 @@ pub(super) fn of_the_script(words: &[OsString]) -> (CallArguments, String) {
 
 /// Makes the call.
 pub(super) fn call(arguments: &CallArguments) -> ExitCode {
+    // Flags after the first word are words of the path. No call of the API ends in these.
+    if let Some(flag @ ("-h" | "--help")) = arguments.command.last().map(String::as_str) {
+        return main(&["api".into(), flag.into()]);
+    }
     let answer = signals::hearing_at_once(async |mut stop| {
         // One call is everything, so when it is interrupted nothing must be finished first.
         let client = arguments

@@ -63,7 +63,7 @@ const USAGE: Entry = (
 );
 const DIFFERS: Entry = (
     "4",
-    "the image or the drive changed meanwhile, or bytes differ",
+    "the image or the drive changed during the transfer, or the copy differs from it",
 );
 const GAVE_UP: Entry = ("75", "gave up for now: run it again later");
 const INTERRUPTED: Entry = ("130", "stopped by SIGINT (Ctrl-C)");
@@ -98,12 +98,27 @@ const TRANSFER_STATUS: &[Entry] = &[
     ("143", "stopped by SIGTERM: run it again to continue"),
 ];
 
-/// The exit codes of other commands that read an image or compare bytes.
-const COMPARE_STATUS: &[Entry] = &[
+/// The exit codes of the command that compares a drive with a receipt.
+const VERIFY_STATUS: &[Entry] = &[
     DONE,
     FAILED,
     USAGE,
-    DIFFERS,
+    (
+        "4",
+        "the drive differs from the receipt, or the receipt's signature is wrong",
+    ),
+    GAVE_UP,
+    INTERRUPTED,
+    READER_ENDED,
+    TERMINATED,
+];
+
+/// The exit codes of the command that only reads an image, which may be on a web server.
+const IMAGE_STATUS: &[Entry] = &[
+    DONE,
+    FAILED,
+    USAGE,
+    ("4", "the image changed during the run"),
     GAVE_UP,
     INTERRUPTED,
     READER_ENDED,
@@ -280,7 +295,7 @@ const VERIFY: Sections = Sections {
         ("RECEIPT.minisig", "signature of the receipt, with --pubkey"),
         CONFIG,
     ],
-    exit_status: COMPARE_STATUS,
+    exit_status: VERIFY_STATUS,
 };
 
 const LS: Sections = Sections {
@@ -343,7 +358,7 @@ const IMAGE_INFO: Sections = Sections {
     values: &[("CHUNK", BYTES)],
     environment: &[PROXY],
     files: &[],
-    exit_status: COMPARE_STATUS,
+    exit_status: IMAGE_STATUS,
 };
 
 const LOGIN: Sections = Sections {

@@ -88,8 +88,8 @@ pub(super) struct PublishArguments {
 
     /// Remove unfinished drives of the name first
     ///
-    /// This includes a drive that this command could continue, so in a nightly job, use it without
-    /// IMAGE after a success: then the program does nothing else.
+    /// It also removes a drive that this command could continue. In a nightly job, pass it in a
+    /// command of its own, without IMAGE, after a success.
     #[arg(long)]
     cleanup: bool,
 

@@ -35,11 +35,11 @@ pub(super) struct CommonArguments {
     #[arg(hide_default_value = true, short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     pub(super) jobs: NonZeroU32,
 
-    /// Never use fewer than N concurrent requests
+    /// Use at least N concurrent requests, if the endpoint accepts them
     ///
     /// A transfer starts with 4 requests (32 if a round trip takes more than 50 ms), or with N if
-    /// that is more. If N is also the value of --jobs, the number does not change. If a probe found
-    /// that the endpoint accepts fewer, fewer are used.
+    /// that is more. If N is also the value of --jobs, the number does not change. If "openhosting
+    /// probe" found that the endpoint accepts fewer, fewer are used.
     #[arg(long, value_name = "N", default_value = "1", value_parser = arguments::jobs, hide_short_help = true, help_heading = help::SPEED)]
     pub(super) min_jobs: NonZeroU32,
 

@@ -632,6 +632,20 @@ fn help_and_version_need_no_configuration() {
         let outcome = tool.run().code(0);
         assert!(outcome.text().contains(says), "{outcome:?}");
     }
+    // A raw call without a configuration would be an error.
+    for words in [
+        "drives --help",
+        "-c servers create -h",
+        "api drives list --help",
+    ] {
+        let tool = desk.simple("").unset("OHURI").unset("OHAUTH").args(words);
+        let outcome = tool.run().code(0);
+        let help = outcome.text();
+        assert!(
+            help.contains("Usage: openhosting api "),
+            "{words}: {outcome:?}"
+        );
+    }
 }
 
 #[test]
