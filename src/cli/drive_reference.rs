@@ -83,15 +83,18 @@ impl DriveReference {
         match self {
             Self::Id(id) => Ok(*id),
             Self::Word(word) => {
-                let is_candidate = |drive: &DriveInfo| is_candidate(drive, word);
-                let drives = drives_that(client, patience, is_candidate).await?;
-                match select(&drives, word, several) {
-                    Ok(drive) => Ok(drive.id),
-                    Err(error) if error.kind() == ErrorKind::NotFound => {
-                        Err(with_nearest(error, client, word).await)
-                    }
-                    Err(error) => Err(error),
-                }
+                // Drives with similar names are for the advice if no other one is meant.
+                let is_wanted =
+                    |drive: &DriveInfo| is_candidate(drive, word) || is_similar(drive, word);
+                let drives = drives_that(client, patience, is_wanted).await?;
+                let (candidates, similar): (Vec<_>, Vec<_>) = drives
+                    .into_iter()
+                    .partition(|drive| is_candidate(drive, word));
+                let selected = select(&candidates, word, several).map(|drive| drive.id);
+                selected.map_err(|error| match error.kind() {
+                    ErrorKind::NotFound => with_nearest(error, &similar, word),
+                    _ => error,
+                })
             }
         }
     }
@@ -106,18 +109,18 @@ impl DriveReference {
     }
 }
 
-/// Adds the name of the drive that was probably meant. It is requested once, because the user
-/// learns the essential without it.
-async fn with_nearest(error: Error, client: &Client, word: &str) -> Error {
-    let name = |drive: &DriveInfo| drive.properties.get("name").map(str::to_owned);
-    let is_similar = |drive: &DriveInfo| {
-        name(drive).is_some_and(|name| usage::nearest(word, [name.as_str()]).is_some())
-    };
-    let Ok(similar) = client.drives_that(is_similar).await else {
-        return error;
-    };
-    let names: Vec<_> = similar.iter().filter_map(name).collect();
-    match usage::nearest(word, names.iter().map(String::as_str)) {
+fn name(drive: &DriveInfo) -> Option<&str> {
+    drive.properties.get("name")
+}
+
+/// Whether the word may be the drive's name, mistyped.
+fn is_similar(drive: &DriveInfo, word: &str) -> bool {
+    usage::nearest(word, name(drive)).is_some()
+}
+
+/// Adds the name of the drive that was probably meant.
+fn with_nearest(error: Error, similar: &[DriveInfo], word: &str) -> Error {
+    match usage::nearest(word, similar.iter().filter_map(name)) {
         Some(name) => error.hint_to(format!(
             "Did you mean {name:?}? List your drives with: openhosting ls"
         )),
