@@ -28,7 +28,7 @@ use crate::digest::ChunkDigest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
     self, Access, Lock, Locked, Staged, Untrusted, Weakness, create_whole, directory_of, open_own,
-    remedy, sync_directory, unsynced, with_suffix,
+    open_to_read, remedy, sync_directory, unsynced, with_suffix,
 };
 use crate::locks;
 use crate::plan::Span;
@@ -323,7 +323,7 @@ pub(crate) fn may_be_journal(path: &Path) -> bool {
     }
     let mut start = Vec::new();
     let read =
-        File::open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut start));
+        open_to_read(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut start));
     read.is_ok() && (start.is_empty() || start == MAGIC)
 }
 
@@ -394,6 +394,23 @@ mod tests {
         assert_eq!(replay.state.holes.iter().collect::<Vec<_>>(), [&(1..3)]);
         journal.remove().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_no_journal() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        drop(Journal::create(&path("journal"), &header()).unwrap());
+        std::fs::write(path("damaged.ohj"), "lost").unwrap();
+        std::fs::write(path("empty"), "").unwrap();
+        for name in ["journal", "damaged.ohj", "empty"] {
+            assert!(may_be_journal(&path(name)), "{name}");
+        }
+        std::fs::write(path("image"), [7; 512]).unwrap();
+        std::fs::write(path("short"), &MAGIC[..3]).unwrap();
+        for name in ["image", "short", "none"] {
+            assert!(!may_be_journal(&path(name)), "{name}");
+        }
     }
 
     #[test]
