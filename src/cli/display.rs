@@ -432,7 +432,8 @@ impl Display {
         }
         let held = std::mem::take(&mut self.held);
         if !held.is_empty() {
-            // Held back for a terminal only.
+            // It goes to a pipe. If its reader has ended, the summary below and the exit code still
+            // say how the transfer ended.
             let _ = write_out(&mut Waiting(std::io::stdout()), &held);
         }
         let is_summed = match self.lines {
@@ -891,7 +892,7 @@ enum Part {
     End,
 }
 
-/// Writes at once. A reader that went away does not stop the transfer.
+/// Writes without a buffer, so that each dot appears when its chunk is complete.
 fn write_out(out: &mut dyn Write, text: &str) -> std::io::Result<()> {
     out.write_all(text.as_bytes())?;
     out.flush()

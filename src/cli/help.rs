@@ -299,7 +299,6 @@ const VERIFY: Sections = Sections {
 };
 
 const LS: Sections = Sections {
-    values: &[],
     examples: &[
         ("List your drives", "openhosting ls"),
         (
@@ -314,10 +313,10 @@ const LS: Sections = Sections {
     environment: ACCESS,
     files: &[CONFIG],
     exit_status: CALL_STATUS,
+    ..NOTHING
 };
 
 const SHOW: Sections = Sections {
-    values: &[],
     examples: &[
         ("Show a drive by its name", "openhosting show web-1"),
         (
@@ -328,10 +327,10 @@ const SHOW: Sections = Sections {
     environment: ACCESS,
     files: &[CONFIG],
     exit_status: CALL_STATUS,
+    ..NOTHING
 };
 
 const RM: Sections = Sections {
-    values: &[],
     examples: &[
         ("Destroy a drive, after a question", "openhosting rm web-1"),
         (
@@ -342,6 +341,7 @@ const RM: Sections = Sections {
     environment: ACCESS,
     files: &[CONFIG],
     exit_status: CALL_STATUS,
+    ..NOTHING
 };
 
 const IMAGE_INFO: Sections = Sections {
@@ -357,12 +357,11 @@ const IMAGE_INFO: Sections = Sections {
     ],
     values: &[("CHUNK", BYTES)],
     environment: &[PROXY],
-    files: &[],
     exit_status: IMAGE_STATUS,
+    ..NOTHING
 };
 
 const LOGIN: Sections = Sections {
-    values: &[],
     examples: &[
         (
             "Store the profile \"default\", after three questions",
@@ -392,10 +391,10 @@ const LOGIN: Sections = Sections {
         ),
     ],
     exit_status: CALL_STATUS,
+    ..NOTHING
 };
 
 const DOCTOR: Sections = Sections {
-    values: &[],
     examples: &[
         ("Check everything", "openhosting doctor"),
         ("Check another profile", "openhosting doctor --profile work"),
@@ -403,10 +402,10 @@ const DOCTOR: Sections = Sections {
     environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME],
     files: &[CONFIG, JOURNALS],
     exit_status: CALL_STATUS,
+    ..NOTHING
 };
 
 const API: Sections = Sections {
-    values: &[],
     examples: &[
         (
             "List the UUIDs of all drives",
@@ -424,10 +423,10 @@ const API: Sections = Sections {
     environment: ACCESS,
     files: &[CONFIG],
     exit_status: CALL_STATUS,
+    ..NOTHING
 };
 
 const PROBE: Sections = Sections {
-    values: &[],
     examples: &[
         (
             "Probe the endpoint, and save the findings for later transfers",
@@ -441,6 +440,7 @@ const PROBE: Sections = Sections {
     environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME],
     files: &[CONFIG, FINDINGS],
     exit_status: CALL_STATUS,
+    ..NOTHING
 };
 
 const SERVER: Sections = Sections {
@@ -506,7 +506,6 @@ const MAN: Sections = Sections {
 };
 
 const VERSION: Sections = Sections {
-    values: &[],
     examples: &[(
         "Print the version, and which files are in use",
         "openhosting version --verbose",
@@ -520,10 +519,10 @@ const VERSION: Sections = Sections {
     ],
     files: &[CONFIG],
     exit_status: LOCAL_STATUS,
+    ..NOTHING
 };
 
 const ROOT: Sections = Sections {
-    values: &[],
     examples: &[
         (
             "Upload an image to a new drive",
@@ -538,6 +537,7 @@ const ROOT: Sections = Sections {
     environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME, NO_COLOR],
     files: &[CONFIG, JOURNALS, FINDINGS],
     exit_status: TRANSFER_STATUS,
+    ..NOTHING
 };
 
 /// The sections of a command, which is given by its word, or by its name with dashes, as in
