@@ -38,7 +38,7 @@ const ANSWER_BYTES_MAX: u64 = 4096;
 ///
 /// Asks for what is missing, checks it with one call, and writes it to the config file.
 /// The key is stored in a file of its own that only you can read. Where stdin is not a
-/// terminal, its first line is the key.
+/// terminal, its first line is the key, or UUID:KEY.
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-login", bin_name = "openhosting login", version, after_long_help = help::after("login"))]
 pub(super) struct LoginArguments {
@@ -265,54 +265,21 @@ fn quoted(text: &str) -> String {
 async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput> {
     let plan = Plan::of(arguments)?;
     let is_asking = std::io::stdin().is_terminal();
-    let endpoint = match arguments.endpoint.clone().or_else(|| plan.endpoint.clone()) {
-        Some(endpoint) => endpoint,
-        None => {
-            let what = ("Endpoint URI", "--endpoint URI");
-            ask(what, None, is_asking, &mut stop).await?
-        }
+    let endpoint = match arguments.endpoint.as_ref().or(plan.endpoint.as_ref()) {
+        Some(endpoint) => endpoint_of(endpoint)?,
+        None if is_asking => ENDPOINT.ask(None, endpoint_of, &mut stop).await?,
+        None => return Err(ENDPOINT.unanswered()),
     };
-    let endpoint = endpoint_of(&endpoint)?;
     // Checked before the user is asked for anything else.
     let (config, is_default) = plan.extended(&arguments.name, &endpoint, arguments.default)?;
-    let user = match &arguments.user {
-        Some(user) => user.clone(),
-        None => {
-            let what = ("User UUID", "--user UUID");
-            ask(what, plan.user.as_deref(), is_asking, &mut stop).await?
+    let user = arguments.user.as_deref().map(user_of).transpose()?;
+    let (user, key) = match is_asking {
+        true => ask_user_and_key(user, &plan, &mut stop).await?,
+        false => {
+            let line = stop.unless_asked(blocking(read_line)).await?;
+            read_user_and_key(user, &plan, &line)?
         }
     };
-    if user.parse::<Uuid>().is_err() {
-        // It is not quoted, because it may be, or contain, the key.
-        let (what, hint) = match user.contains(':') {
-            true => (
-                "The user is only the part before the colon",
-                "Run it again, with the UUID as the user; it asks for the key separately",
-            ),
-            false => (
-                "The value is not the UUID of a user",
-                "The provider shows it beside the secret API key",
-            ),
-        };
-        return Err(Error::new(ErrorKind::Usage, what).hint_to(hint));
-    }
-    let key = match is_asking {
-        true => {
-            stop.unless_asked(prompt::secret(prompt::SECRET_KEY.to_owned()))
-                .await?
-        }
-        false => stop.unless_asked(blocking(read_line)).await?,
-    };
-    let key = key.trim();
-    // Servers and profiles show both together.
-    let key = key.strip_prefix(&format!("{user}:")).unwrap_or(key);
-    if key.is_empty() {
-        return Err(
-            Error::new(ErrorKind::Usage, "The secret API key is missing")
-                .hint_to("Type it when it is asked for, or give it as the first line of stdin"),
-        );
-    }
-    let key = Zeroizing::new(key.to_owned());
     let credentials = Credentials::new(&user, &**key)?;
     let drives = check(&plan, &endpoint, &credentials, &mut stop).await?;
     plan.write(&config, &user, &key)?;
@@ -341,6 +308,92 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
         lines.join("\n") + "\n",
         json!(Value::Null),
     ))
+}
+
+/// Asks for the key on the terminal, and for the user if none is given.
+async fn ask_user_and_key(
+    user: Option<String>,
+    plan: &Plan,
+    stop: &mut Stop,
+) -> Result<(String, Zeroizing<String>)> {
+    let (user, key) = match &arguments.user {
+        Some(user) => (user_of(user)?, None),
+        None => USER.ask(plan.user.as_deref(), user_and_key, stop).await?,
+    };
+    let key = match key {
+        Some(key) => key,
+        None => {
+            let question = prompt::secret(prompt::SECRET_KEY.to_owned());
+            let line = stop.unless_asked(question).await?;
+            key_of(&user, &line)?
+        }
+    };
+    Ok((user, key))
+}
+
+/// The user and the key if this line of stdin is the key, or both as `UUID:KEY`.
+fn read_user_and_key(
+    user: Option<String>,
+    plan: &Plan,
+    line: &str,
+) -> Result<(String, Zeroizing<String>)> {
+    let user = match (user, user_and_key(line)) {
+        (Some(user), _) => user,
+        (None, Ok((user, Some(key)))) => return Ok((user, key)),
+        (None, _) => plan.user.clone().ok_or_else(|| USER.unanswered())?,
+    };
+    let key = key_of(&user, line)?;
+    Ok((user, key))
+}
+
+/// The UUID of a user, from the command line.
+///
+/// # Errors
+/// [`ErrorKind::Usage`]. The value is not quoted, because it may be, or contain, the key.
+fn user_of(text: &str) -> Result<String> {
+    match user_and_key(text)? {
+        (user, None) => Ok(user),
+        (_, Some(_)) => Err(Error::new(
+            ErrorKind::Usage,
+            "The user is only the part before the colon",
+        )
+        .hint_to("Run it again, with the UUID as the user; it asks for the key separately")),
+    }
+}
+
+/// A user, and the key if it follows after a colon, as servers and profiles show them.
+///
+/// # Errors
+/// [`ErrorKind::Usage`], without the value, as for [`user_of`].
+fn user_and_key(text: &str) -> Result<(String, Option<Zeroizing<String>>)> {
+    let (user, key) = Credentials::split(text.trim());
+    if user.parse::<Uuid>().is_err() {
+        return Err(
+            Error::new(ErrorKind::Usage, "The value is not the UUID of a user")
+                .hint_to("The provider shows it beside the secret API key"),
+        );
+    }
+    let key = key.filter(|key| !key.is_empty());
+    Ok((
+        user.to_owned(),
+        key.map(|key| Zeroizing::new(key.to_owned())),
+    ))
+}
+
+/// The key of this user, which may follow after the user.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if there is none.
+fn key_of(user: &str, line: &str) -> Result<Zeroizing<String>> {
+    let line = line.trim();
+    let key = line.strip_prefix(&format!("{user}:")).unwrap_or(line);
+    if key.is_empty() {
+        return Err(
+            Error::new(ErrorKind::Usage, "The secret API key is missing")
+                .hint_to("Type it when it is asked for, or give it as the first line of stdin"),
+        );
+    }
+    Ok(Zeroizing::new(key.to_owned()))
 }
 
 /// The endpoint of this text; a scheme that is missing is named.
@@ -396,33 +449,56 @@ async fn check(
     Ok(drives.len())
 }
 
-/// Asks a question on the terminal. The present value is the answer if the user types none, or
-/// there is no terminal.
-///
-/// # Errors
-/// [`ErrorKind::Usage`], with the flag to use instead, if there is no answer and no present value.
-async fn ask(
-    (what, flag): (&str, &str),
-    present: Option<&str>,
-    is_asking: bool,
-    stop: &mut Stop,
-) -> Result<String> {
-    let missing = |why: &str| Error::new(ErrorKind::Usage, why).hint_to(format!("Pass {flag}"));
-    if !is_asking {
-        if let Some(present) = present {
-            return Ok(present.to_owned());
+/// A question on the terminal.
+struct Question {
+    what: &'static str,
+    /// How to answer it without a terminal.
+    instead: &'static str,
+}
+
+const ENDPOINT: Question = Question {
+    what: "Endpoint URI",
+    instead: "Pass --endpoint URI",
+};
+const USER: Question = Question {
+    what: "User UUID",
+    instead: "Pass --user UUID, or give UUID:KEY as the first line of stdin",
+};
+
+impl Question {
+    /// Asks until the answer can be parsed. The present value is the answer if the user types none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] at the end of the input, and for no answer without a present value.
+    async fn ask<T>(
+        &self,
+        present: Option<&str>,
+        parse: impl Fn(&str) -> Result<T>,
+        stop: &mut Stop,
+    ) -> Result<T> {
+        let shown = present.map_or(String::new(), |present| format!(" [{present}]"));
+        loop {
+            exit::ask(&format!("{}{shown}: ", self.what));
+            let line = stop.unless_asked(blocking(read_line)).await?;
+            let answer = match (line.trim(), present) {
+                ("", Some(present)) if !line.is_empty() => present,
+                ("", _) => {
+                    let what = format!("{} is missing", self.what);
+                    return Err(Error::new(ErrorKind::Usage, what).hint_to(self.instead));
+                }
+                (answer, _) => answer,
+            };
+            match parse(answer) {
+                Ok(value) => return Ok(value),
+                Err(error) => exit::print_error(FORM.program, &error),
+            }
         }
-        return Err(missing(&format!(
-            "{what} is missing, and stdin is not a terminal"
-        )));
     }
-    let shown = present.map_or(String::new(), |present| format!(" [{present}]"));
-    exit::ask(&format!("{what}{shown}: "));
-    let line = stop.unless_asked(blocking(read_line)).await?;
-    match (line.trim(), present) {
-        ("", Some(present)) => Ok(present.to_owned()),
-        ("", None) => Err(missing(&format!("{what} is missing"))),
-        (answer, _) => Ok(answer.to_owned()),
+
+    /// The error if nobody can be asked.
+    fn unanswered(&self) -> Error {
+        let what = format!("{} is missing, and stdin is not a terminal", self.what);
+        Error::new(ErrorKind::Usage, what).hint_to(self.instead)
     }
 }
 
@@ -481,6 +557,36 @@ mod tests {
             .extended("work", &endpoint, false)
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
+    }
+
+    #[test]
+    fn a_user_and_a_key_may_be_given_together() {
+        const USER: &str = "b7d6a1c0-2a32-4c4e-9c5b-3f4d1f3f8a11";
+        let read = |given: Option<&str>, known: Option<&str>, line: &str| {
+            let plan = Plan {
+                user: known.map(str::to_owned),
+                ..plan(None)
+            };
+            let read = read_user_and_key(given.map(str::to_owned), &plan, line);
+            read.map(|(user, key)| (user, key.to_string())).ok()
+        };
+        let both = Some((USER.to_owned(), "key".to_owned()));
+        let line = format!("{USER}:key\n");
+        for (given, known, line) in [
+            (None, None, &*line),
+            (Some(USER), None, &line),
+            (Some(USER), None, "key\n"),
+            (None, Some(USER), "key\n"),
+            (None, Some(USER), &line),
+        ] {
+            assert_eq!(read(given, known, line), both, "{given:?} {known:?} {line}");
+        }
+        for line in ["key\n", "\n", "", "x:key\n", &format!("{USER}:\n")] {
+            assert_eq!(read(None, None, line), None, "{line}");
+        }
+        assert_eq!(read(Some(USER), None, &format!("{USER}:\n")), None);
+        // A key in the command line is visible to others.
+        assert!(user_of(USER).is_ok() && user_of(line.trim()).is_err());
     }
 
     #[test]

@@ -130,6 +130,30 @@ fn questions_are_asked_on_a_terminal_and_the_key_is_not_shown() {
         "{outcome:?}"
     );
     assert!(shown.contains("accepts you"), "{outcome:?}");
+    // A wrong answer is asked for again, and the key may follow the user.
+    let typed = format!(
+        "x.example\n{}\nadmin\n{}:{}\n",
+        server.uri, desk.user, desk.key
+    );
+    desk.own(&config(&desk).with_file_name("work.key"));
+    let tool = desk.on_a_terminal(&typed, crate::support::cli::SIMPLE);
+    let outcome = tool.unset("OHAUTH").arg("login").arg("work").run();
+    let shown = format!("{}{}", outcome.text(), outcome.stderr);
+    for part in ["has no scheme", "not the UUID of a user", "accepts you"] {
+        assert!(shown.contains(part), "{part}: {outcome:?}");
+    }
+}
+
+/// The server and the environment write them together.
+#[test]
+fn a_script_may_pass_user_and_key_together() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.own(&config(&desk).with_file_name("default.key"));
+    let outcome = bare(&desk, &format!("login --endpoint {}", server.uri))
+        .input(format!("{}:{}\n", desk.user, desk.key).as_bytes())
+        .run();
+    assert!(outcome.code(0).text().contains("accepts you"));
 }
 
 #[test]
