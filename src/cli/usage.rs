@@ -49,10 +49,11 @@ pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {
         program => program,
     };
     let see = format!("Run \"{program} -h\" for its arguments and flags");
+    let words = words();
     let (what, hint) = match error.kind() {
         Wrong::ValueValidation => invalid(error),
         Wrong::InvalidValue => not_listed(error),
-        Wrong::UnknownArgument => unknown(error, program, &see),
+        Wrong::UnknownArgument => unknown(error, program, &words, &see),
         Wrong::MissingRequiredArgument => {
             let missing = all(error, ContextKind::InvalidArg);
             let missing: Vec<_> = missing.iter().map(|name| plain_name(name)).collect();
@@ -84,7 +85,7 @@ pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {
         }
         _ => (first_paragraph(&error.render().to_string()), None),
     };
-    let hint = hint.or_else(|| file_like_a_flag(std::env::args().skip(1)));
+    let hint = hint.or_else(|| file_like_a_flag(&words));
     let hint = hint.unwrap_or_else(|| match one(error, ContextKind::Usage) {
         usage if usage.is_empty() => see,
         usage => first_paragraph(&usage),
@@ -134,14 +135,18 @@ fn not_listed(error: &clap::Error) -> (String, Option<String>) {
 }
 
 /// A flag that does not exist, or one word too many.
-fn unknown(error: &clap::Error, program: &str, see: &str) -> (String, Option<String>) {
+fn unknown(
+    error: &clap::Error,
+    program: &str,
+    words: &[String],
+    see: &str,
+) -> (String, Option<String>) {
     let word = one(error, ContextKind::InvalidArg);
     if !word.starts_with('-') || word == "-" {
-        let words: Vec<_> = std::env::args().skip(2).collect();
-        let hint = name_without_flag(&words, program);
+        let hint = name_without_flag(words, program);
         return (format!("There is one word too many: {word:?}"), hint);
     }
-    if let Some(hint) = file_like_a_flag(std::env::args().skip(1)) {
+    if let Some(hint) = file_like_a_flag(words) {
         return (format!("There is no flag {word}"), Some(hint));
     }
     let other = OTHER_FLAGS.iter().find(|(flag, programs, _)| {
@@ -162,9 +167,18 @@ fn unknown(error: &clap::Error, program: &str, see: &str) -> (String, Option<Str
     (format!("There is no flag {word}"), Some(hint))
 }
 
+/// The words of the command line after the program's name. In one that is not UTF-8, the wrong
+/// bytes are replaced: it is compared with names, and no command is made of it.
+fn words() -> Vec<String> {
+    let words = std::env::args_os().skip(1);
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect()
+}
+
 /// `upload IMAGE NAME` or `publish NAME IMAGE`, without other words: the command that was meant.
 fn name_without_flag(words: &[String], program: &str) -> Option<String> {
-    let [one, two] = words else {
+    let [_, one, two] = words else {
         return None;
     };
     let is_image = |word: &str| std::path::Path::new(word).is_file() || word.contains("://");
@@ -187,9 +201,9 @@ fn name_without_flag(words: &[String], program: &str) -> Option<String> {
 }
 
 /// Advice about the first of these words that is the name of a file and looks like a flag.
-fn file_like_a_flag(words: impl Iterator<Item = String>) -> Option<String> {
-    let mut words = words.take_while(|word| word != "--");
-    let is_file = |word: &String| word.starts_with('-') && std::path::Path::new(word).is_file();
+fn file_like_a_flag(words: &[String]) -> Option<String> {
+    let mut words = words.iter().take_while(|word| *word != "--");
+    let is_file = |word: &&String| word.starts_with('-') && std::path::Path::new(word).is_file();
     let file = words.find(is_file)?;
     let path = quote(&format!("./{file}"));
     Some(format!("For the file {file}, write: {path}"))
