@@ -90,8 +90,8 @@ pub(super) struct ShowArguments {
 
 /// Destroys drives and all that is on them
 ///
-/// Nothing is destroyed unless every drive that you name is found. A drive that a server uses
-/// stays.
+/// If one of the drives is not found, none is destroyed. A drive that a virtual server uses is
+/// not destroyed.
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-rm", bin_name = "openhosting rm", version, after_long_help = help::after("rm"))]
 pub(super) struct RmArguments {

@@ -63,7 +63,7 @@ const USAGE: Entry = (
 );
 const DIFFERS: Entry = (
     "4",
-    "the image or the drive changed during the transfer, or the copy differs from it",
+    "the source changed during the transfer, or the result is wrong (a digest or comparison failed)",
 );
 const GAVE_UP: Entry = ("75", "gave up for now: run it again later");
 const INTERRUPTED: Entry = ("130", "stopped by SIGINT (Ctrl-C)");
@@ -151,7 +151,7 @@ const PROXY: Entry = (
 );
 const STATE_HOME: Entry = (
     "XDG_STATE_HOME",
-    "directory that contains openhosting/, with journals, findings and receipts [default: ~/.local/state]",
+    "directory that contains openhosting/, with journals, findings and receipts [default: $STATE_DIRECTORY, which systemd sets for a service, or ~/.local/state]",
 );
 const NO_COLOR: Entry = ("NO_COLOR", "print without colour");
 
@@ -412,7 +412,7 @@ const API: Sections = Sections {
             "openhosting api drives list",
         ),
         (
-            "Show a server as JSON",
+            "Show a virtual server as JSON",
             "openhosting api -j servers UUID info",
         ),
         (
@@ -451,8 +451,8 @@ const SERVER: Sections = Sections {
             "openhosting server --listen 192.0.2.7:8463 --tls-self-signed",
         ),
         (
-            "Start it in a script, wait until it is ready, and use it there",
-            "openhosting server >env & until [ -s env ]; do sleep 1; done; . ./env",
+            "Start it in a script, and wait until it is ready or has failed; then run: . ./oh",
+            "openhosting server >oh & until [ -s oh ] || ! kill -0 $!; do sleep 1; done",
         ),
     ],
     values: &[("BYTES, SIZE", BYTES), RATE],
@@ -462,7 +462,7 @@ const SERVER: Sections = Sections {
     )],
     files: &[(
         "~/.local/share/openhosting-server/",
-        "drives, servers and the user that the server generated",
+        "drives, virtual servers, and the user that was generated",
     )],
     exit_status: LOCAL_STATUS,
 };

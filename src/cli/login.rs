@@ -60,7 +60,7 @@ pub(super) struct LoginArguments {
 
     /// Make this profile the default in place of another one
     ///
-    /// Without this flag, it becomes the default only if there is none.
+    /// Without this flag, it becomes the default only if there is none, whatever its name is.
     #[arg(long)]
     default: bool,
 }
@@ -316,18 +316,13 @@ async fn ask_user_and_key(
     plan: &Plan,
     stop: &mut Stop,
 ) -> Result<(String, Zeroizing<String>)> {
-    let (user, key) = match &arguments.user {
-        Some(user) => (user_of(user)?, None),
-        None => USER.ask(plan.user.as_deref(), user_and_key, stop).await?,
+    let user = match user {
+        Some(user) => user,
+        None => USER.ask(plan.user.as_deref(), user_of, stop).await?,
     };
-    let key = match key {
-        Some(key) => key,
-        None => {
-            let question = prompt::secret(prompt::SECRET_KEY.to_owned());
-            let line = stop.unless_asked(question).await?;
-            key_of(&user, &line)?
-        }
-    };
+    let question = prompt::secret(prompt::SECRET_KEY.to_owned());
+    let line = stop.unless_asked(question).await?;
+    let key = key_of(&user, &line)?;
     Ok((user, key))
 }
 
@@ -346,7 +341,7 @@ fn read_user_and_key(
     Ok((user, key))
 }
 
-/// The UUID of a user, from the command line.
+/// The UUID of a user, from the command line or the terminal: both would show a key.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`]. The value is not quoted, because it may be, or contain, the key.
@@ -357,7 +352,7 @@ fn user_of(text: &str) -> Result<String> {
             ErrorKind::Usage,
             "The user is only the part before the colon",
         )
-        .hint_to("Run it again, with the UUID as the user; it asks for the key separately")),
+        .hint_to("Give the UUID as the user; the key is asked for separately")),
     }
 }
 

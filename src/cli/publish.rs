@@ -82,11 +82,11 @@ pub(super) struct PublishArguments {
 
     /// Keep the newest N of this name, destroy older ones
     ///
-    /// N includes the new one. Drives that a server uses stay. By default all drives stay.
+    /// N includes the new one. Drives that a virtual server uses stay. By default all drives stay.
     #[arg(long, value_name = "N", value_parser = arguments::number::<NonZeroU32>)]
     keep: Option<NonZeroU32>,
 
-    /// Remove unfinished drives of the name first
+    /// Remove unfinished drives of the name, before IMAGE is published
     ///
     /// It also removes a drive that this command could continue. In a nightly job, pass it in a
     /// command of its own, without IMAGE, after a success.
@@ -97,6 +97,7 @@ pub(super) struct PublishArguments {
     ///
     /// If FILE exists and is the receipt of the drive that the cloud copies, it lists what the
     /// copy holds, so the copy need not be read. The new receipt then replaces it.
+    /// With --shard, FILE is only read.
     #[arg(long, value_name = "FILE", add = candidates::files())]
     receipt: Option<PathBuf>,
 

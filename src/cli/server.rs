@@ -140,7 +140,7 @@ pub(super) struct ServerArguments {
     #[arg(long, value_name = "SIZE", value_parser = arguments::bytes, hide_short_help = true, help_heading = LIMITS)]
     max_bytes: Option<u64>,
 
-    /// Limit the servers; none for no limit [default: 100]
+    /// Limit the virtual servers; none for no limit [default: 100]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_servers: Option<MostOrNone>,
 
@@ -152,13 +152,13 @@ pub(super) struct ServerArguments {
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_vlans: Option<MostOrNone>,
 
-    /// Limit the memory of active servers; none for no limit
+    /// Limit the memory of active virtual servers; none for no limit
     ///
     /// k, M, G and T are powers of 1024. By default it is half of this machine's memory.
     #[arg(long, value_name = "SIZE", value_parser = size_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_memory: Option<MostOrNone>,
 
-    /// Limit the cores of active servers; none for no limit [default: 64]
+    /// Limit the cores of active virtual servers; none for no limit [default: 64]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_cores: Option<MostOrNone>,
 
@@ -188,11 +188,11 @@ pub(super) struct ServerArguments {
     #[arg(long = "faults", alias = "fault-plan", value_name = "FILE", add = candidates::files(), hide_short_help = true, help_heading = TESTING)]
     fault_plan: Option<PathBuf>,
 
-    /// Run servers with this program
+    /// Run virtual servers with this program
     #[arg(long, value_name = "PROGRAM", add = candidates::files(), default_value = "qemu-system-x86_64", hide_short_help = true, help_heading = SERVERS)]
     qemu: PathBuf,
 
-    /// Forward this TCP port of a server's address to its guest
+    /// Forward this TCP port of a virtual server's address to its guest
     ///
     /// May be given several times.
     #[arg(long, value_name = "PORT", value_parser = arguments::number::<u16>, hide_short_help = true, help_heading = SERVERS)]
@@ -207,14 +207,14 @@ pub(super) struct ServerArguments {
     #[arg(long, value_name = "NETWORK", default_value = "none", hide_possible_values = true, hide_short_help = true, help_heading = SERVERS)]
     guest_network: GuestNetwork,
 
-    /// Do not listen for VNC on port 5900 of the addresses of servers
+    /// Do not listen for VNC on port 5900 of the addresses of virtual servers
     #[arg(long, hide_short_help = true, help_heading = SERVERS)]
     no_vnc_port: bool,
 
     /// Limit the processor time of each virtual server by its key cpu
     ///
-    /// DIR is a directory of cgroup version 2 with the controller cpu. By default all servers get
-    /// equal shares of the processors.
+    /// DIR is a directory of cgroup version 2 with the controller cpu. By default all virtual
+    /// servers get equal shares of the processors.
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, hide_short_help = true, help_heading = SERVERS)]
     cgroup: Option<PathBuf>,
 

@@ -88,11 +88,11 @@ pub(super) struct UploadArguments {
     #[arg(short, long, value_name = "TIER", add = candidates::words(TIERS), hide_short_help = true, help_heading = help::DRIVE)]
     tier: Option<String>,
 
-    /// Let several servers use the new drive at the same time
+    /// Let several virtual servers use the new drive at the same time
     #[arg(short, long, hide_short_help = true, help_heading = help::DRIVE)]
     shared: bool,
 
-    /// Decompress IMAGE, which is gzip, before it is sent
+    /// Decompress IMAGE, which is gzip, while it is sent
     ///
     /// Compressed images are recognised without this flag.
     #[arg(short = 'z', long, conflicts_with_all = ["format", "disk", "allow_backing"], hide_short_help = true, help_heading = help::IMAGE)]
@@ -135,7 +135,7 @@ pub(super) struct UploadArguments {
     #[arg(long, hide_short_help = true, help_heading = help::RESUMING)]
     no_journal: bool,
 
-    /// Resume although the image changed, and send what changed
+    /// Resume although the image changed since the earlier run, and send what changed
     #[arg(long, hide_short_help = true, help_heading = help::RESUMING)]
     changed_ok: bool,
 
@@ -167,8 +167,8 @@ pub(super) struct UploadArguments {
 
     /// Send part I of N, while other machines send the others
     ///
-    /// I counts from 1. All machines write to the same drive, which exists: -d DRIVE. Without -d,
-    /// the command prints how to create it.
+    /// I counts from 1. All machines write to the same drive. Create it first, and name it with
+    /// -d DRIVE. Without -d, the command prints how to create it.
     #[arg(long, value_name = "I/N", conflicts_with_all = ["offset", "checksum", "resume_from_drive"], hide_short_help = true, help_heading = help::MACHINES)]
     shard: Option<Shard>,
 

@@ -130,9 +130,9 @@ fn questions_are_asked_on_a_terminal_and_the_key_is_not_shown() {
         "{outcome:?}"
     );
     assert!(shown.contains("accepts you"), "{outcome:?}");
-    // A wrong answer is asked for again, and the key may follow the user.
+    // After a wrong answer, the question is asked again.
     let typed = format!(
-        "x.example\n{}\nadmin\n{}:{}\n",
+        "x.example\n{}\nadmin\n{}\n{}\n",
         server.uri, desk.user, desk.key
     );
     desk.own(&config(&desk).with_file_name("work.key"));
