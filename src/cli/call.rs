@@ -1,5 +1,5 @@
 //! `openhosting api`: the tool for raw calls. Each call is one request, and stdout is exactly the
-//! answer of the endpoint.
+//! answer of the endpoint, which a terminal shows without control characters.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::access::Access;
 use super::exit::Notice;
+use super::screen::Stdout;
 use super::tool::as_program;
 use super::{candidates, exit, help, signals, usage};
 use crate::api::{Client, ClientConfig, Flow, RawCall, Upload};
@@ -324,7 +325,7 @@ async fn print_body(mut flow: Flow, mut response: Response) -> Result<()> {
 }
 
 fn print_parts(parts: &Receiver<Bytes>) -> std::io::Result<()> {
-    let mut stdout = nonblocking::stdout()?;
+    let mut stdout = Stdout::open()?;
     while let Ok(part) = parts.recv_blocking() {
         stdout.write_all(&part)?;
     }

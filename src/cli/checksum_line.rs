@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::printable;
+use super::screen::Stdout;
 use super::written_files::{WrittenFile, check_written, start_of};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -45,12 +46,11 @@ pub(super) fn print(digest: Digest, path: &Path, is_on_stdout: bool) -> Result<(
         true => line(digest, &bytes_of(path.as_os_str())),
         false => format!("{digest}  {}\n", printable::line(&name)).into_bytes(),
     };
-    let (mut stdout, mut stderr) = (Waiting(std::io::stdout()), Waiting(std::io::stderr()));
-    let out: &mut dyn Write = match is_on_stdout {
-        true => &mut stdout,
-        false => &mut stderr,
+    let written = match is_on_stdout {
+        true => Stdout::open().and_then(|mut out| out.write_all(&line).and_then(|()| out.flush())),
+        false => Waiting(std::io::stderr()).write_all(&line),
     };
-    match out.write_all(&line).and_then(|()| out.flush()) {
+    match written {
         Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
             let error = Error::new(ErrorKind::Local, "Cannot print the SHA-256").because(cause);
             Err(error.hint_to("The transfer is complete: only this line is missing"))

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use super::screen::Stdout;
 use super::{printable, remedies, screen, usage};
 use crate::error::{Error, ErrorKind};
-use crate::nonblocking::{self, Waiting};
+use crate::nonblocking::Waiting;
 
 /// Stopped by SIGINT, with the number that shells use.
 pub(super) const SIGINT: u8 = 130;
@@ -231,8 +232,11 @@ pub(super) fn print(text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return Ok(());
     }
-    let written =
-        screen::write(|| nonblocking::stdout().and_then(|mut out| out.write_all(text.as_bytes())));
+    let written = screen::write(|| {
+        let mut out = Stdout::open()?;
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    });
     written.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
 }
 

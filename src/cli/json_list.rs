@@ -2,7 +2,6 @@
 //! in memory as a whole.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 use std::thread::JoinHandle;
@@ -11,10 +10,10 @@ use async_channel::{Receiver, Sender};
 use serde_json::{Value, json};
 
 use super::output::{CommandOutput, OutputForm};
+use super::screen::Stdout;
 use super::signals::Heard;
 use super::{exit, printable};
 use crate::error::{Error, ErrorKind, Result};
-use crate::nonblocking::{self, Waiting};
 
 /// Maximum items that wait to be printed, which bounds the memory if the reader of stdout is slow.
 /// Any number above a few will do.
@@ -33,7 +32,7 @@ pub(super) struct JsonList {
     printer: JoinHandle<io::Result<Option<Out>>>,
 }
 
-type Out = BufWriter<Waiting<File>>;
+type Out = BufWriter<Stdout>;
 
 impl JsonList {
     /// Begins a list. Nothing is printed before the first item.
@@ -97,7 +96,7 @@ fn print(key: &str, items: &Receiver<Item>) -> io::Result<Option<Out>> {
         };
         let out = match &mut out {
             Some(out) => out,
-            none => none.insert(BufWriter::new(nonblocking::stdout()?)),
+            none => none.insert(BufWriter::new(Stdout::open()?)),
         };
         out.write_all(before.as_bytes())?;
         let item = printable::safe_json(&format!("{item:#}"));

@@ -2,6 +2,7 @@
 
 use zeroize::Zeroizing;
 
+use super::printable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::system::Terminal;
 use crate::transfer::blocking;
@@ -18,6 +19,7 @@ pub(super) async fn secret(question: String) -> Result<Zeroizing<String>> {
     // The read cannot be interrupted, so it runs on a separate thread, which may still be waiting
     // when the program ends. Then only this guard turns the echo on again.
     let _terminal = Terminal::remember();
+    let question = printable::line(&question);
     blocking(|| {
         rpassword::prompt_password(question)
             .map(Zeroizing::new)

@@ -1,10 +1,12 @@
-//! The terminal on stderr. All lines are written through [`write`], so that they and the line of
-//! progress do not garble each other.
+//! The terminal on stdout and stderr. All lines are written through [`write`], so that they and the
+//! line of progress do not garble each other. What may hold foreign bytes goes to stdout through
+//! [`Stdout`].
 //!
 //! A thread draws the line of progress a few times per second. If the terminal is stopped (Ctrl-S),
 //! that blocks the thread, but not the transfer.
 
-use std::io::{IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +16,7 @@ use unicode_width::UnicodeWidthStr;
 use super::bar::{Bar, Style};
 use super::printable;
 use crate::locks::lock;
-use crate::nonblocking::Waiting;
+use crate::nonblocking::{self, Waiting};
 use crate::system::{self, Stream};
 
 /// Time between two drawings of the line. A shorter one costs more and cannot be read; a longer one
@@ -33,6 +35,43 @@ static SCREEN: Mutex<Screen> = Mutex::new(Screen {
     taskbar: None,
     is_stdout_open: false,
 });
+
+/// Stdout without a buffer. A terminal gets printable text (see [`printable::Parts`]), and anything
+/// else the same bytes.
+#[derive(Debug)]
+pub(super) struct Stdout {
+    to: Waiting<File>,
+    /// `None` if it is not a terminal.
+    printable: Option<printable::Parts>,
+}
+
+impl Stdout {
+    /// # Errors
+    /// If stdout is closed, or the process has no more file descriptors.
+    pub(super) fn open() -> io::Result<Self> {
+        let to = nonblocking::stdout()?;
+        let printable = to.0.is_terminal().then(printable::Parts::default);
+        Ok(Self { to, printable })
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(printable) = &mut self.printable else {
+            return self.to.write(bytes);
+        };
+        self.to.write_all(printable.next(bytes).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    /// Call it at the end: the last bytes may be the beginning of a character.
+    fn flush(&mut self) -> io::Result<()> {
+        if let Some(printable) = &mut self.printable {
+            self.to.write_all(printable.end().as_bytes())?;
+        }
+        self.to.flush()
+    }
+}
 
 /// The state of the terminal.
 struct Screen {

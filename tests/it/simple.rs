@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 
-use crate::support::cli::Desk;
+use crate::support::cli::{Desk, SIMPLE, has_terminals};
 use crate::support::http::{assert_drive, create, drives};
 use crate::support::needs::{Need, skip};
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, refusal};
@@ -40,6 +40,27 @@ fn raw_calls_create_list_write_and_destroy_a_drive() {
     let destroy = format!("drives {drive} destroy");
     let _ = desk.simple(&proxy.uri()).arg(destroy).run().code(0);
     assert!(drives(&server).is_empty());
+}
+
+#[test]
+fn a_raw_answer_cannot_control_a_terminal_and_others_get_it_unchanged() {
+    let desk = Desk::new();
+    let sent = "name a\x1b[2J\x1b]0;b\x07\u{9b}1m\u{202e}\u{200b}\x7f\rc\r\nsize\t5 \u{e9}\n";
+    let shown = "name a\\u{1b}[2J\\u{1b}]0;b\\u{7}\\u{9b}1m\\u{202e}\\u{200b}\\u{7f}\\rc\nsize\t5 \u{e9}\n\u{fffd}";
+    let sent = [sent.as_bytes(), b"\x9b"].concat();
+    for status in [200, 400] {
+        let body = sent.clone();
+        let stub = FaultProxy::stub(move |_| answer(status, &[], &body));
+        let piped = desk.simple(&stub.uri()).args("drives list").run().code(0);
+        assert_eq!(piped.stdout, sent);
+        if has_terminals() {
+            let tool = desk.on_a_terminal("", SIMPLE).args("api drives list");
+            let on_terminal = tool.env("OHURI", stub.uri()).run().code(0);
+            // The terminal adds a carriage return to each line end.
+            let text = on_terminal.text().replace("\r\n", "\n");
+            assert!(text.starts_with(shown), "{text:?}");
+        }
+    }
 }
 
 #[test]
