@@ -24,6 +24,7 @@ pub use client::{Client, ClientConfig, RawCall};
 pub(crate) use delivery::Delivery;
 pub use endpoint::Endpoint;
 pub use flow::Flow;
+pub(crate) use flow::TRICKLE_BYTES_MAX;
 pub use meter::Meter;
 pub use route::{Proxies, Route};
 pub use trust::{Certificates, Identity};

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::advice::Remedy;
-use crate::api::{Pin, Web, WebAnswer, WebUrl};
+use crate::api::{Pin, TRICKLE_BYTES_MAX, Web, WebAnswer, WebUrl};
 use crate::digest::Digest;
 use crate::driver::blocking::blocking;
 use crate::driver::patience::{Patience, Trial, Unanswered};
@@ -385,9 +385,11 @@ impl WebFile {
                     loop {
                         match answer.next_part().await {
                             Ok(Some(part)) => {
-                                trial.answered();
                                 let left = len - bytes.len();
                                 bytes.extend_from_slice(part.get(..left).unwrap_or(&part));
+                                if is_progress(bytes.len() - before, bytes.len() == len) {
+                                    trial.answered();
+                                }
                             }
                             Ok(None) => break ended_early(bytes.len() - before),
                             Err(failure) => break Some(failure),
@@ -531,8 +533,11 @@ impl WebFile {
                 },
                 Some(open) => match open.next_part().await {
                     Ok(Some(part)) => {
-                        trial.answered();
                         at += part.len() as u64;
+                        let bytes = usize::try_from(at - before).unwrap_or(usize::MAX);
+                        if is_progress(bytes, size == Some(at)) {
+                            trial.answered();
+                        }
                         if parts.send(Ok(part)).await.is_err() {
                             // Nothing reads the parts any more.
                             return Ok(());
@@ -566,6 +571,12 @@ impl WebFile {
 /// are so short that it would take for ever.
 fn ended_early(bytes: usize) -> Option<Failure> {
     (bytes < SHORT_ANSWER_BYTES).then(cut_short)
+}
+
+/// Whether this much of an answer ends an outage. A trickle that is aborted brings less, so it cannot
+/// outlast `--max-outage`.
+fn is_progress(bytes: usize, is_complete: bool) -> bool {
+    is_complete || bytes as u64 >= TRICKLE_BYTES_MAX
 }
 
 fn cut_short() -> Failure {

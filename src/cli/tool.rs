@@ -62,7 +62,7 @@ pub(super) struct CommonArguments {
 
     /// Abort and repeat a request after this long without data
     ///
-    /// Less than 32 bytes per second count as no data.
+    /// Less than 32 bytes per second, or than 16 KiB in ten times as long, count as no data.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience, hide_short_help = true, help_heading = help::SPEED)]
     pub(super) stall_timeout: Duration,
 

@@ -1,11 +1,15 @@
 //! Reads a range of a drive. What was received in order before a connection broke is kept, and only
 //! the rest is requested again.
 
-use crate::api::Client;
+use crate::api::{Client, TRICKLE_BYTES_MAX};
 use crate::chunk::RequestSize;
 use crate::drive::DriveId;
 use crate::failure::Failure;
 use crate::policy::{PIECE_BYTES_MIN, Requests};
+
+// Otherwise a server could trickle for ever: what each answer brought before it was aborted would
+// count as progress.
+const _: () = assert!(TRICKLE_BYTES_MAX <= PIECE_BYTES_MIN);
 
 /// Reads one drive, in requests of at most `step_max` bytes.
 #[derive(Clone, Copy)]

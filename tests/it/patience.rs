@@ -308,3 +308,21 @@ fn an_answer_that_arrives_too_slowly_is_a_stall() {
     assert_eq!(scene.proxy.count(Request::is_info), 3);
     assert!(std::fs::read(scene.desk.path("out")).unwrap() == scene.image);
 }
+
+#[test]
+fn a_server_that_trickles_ends_a_download_after_the_patience() {
+    let scene = Scene::new();
+    let drive = scene.drive();
+    // Too many bytes for a stall, and too few for a chunk to end.
+    let trickle = Fault::Drip(Duration::from_millis(20));
+    scene.proxy.fault(Request::is_read, usize::MAX, trickle);
+    let download = |args: &str| {
+        let tool = scene.desk.download(&scene.proxy.uri());
+        tool.args(args).arg(&drive).arg("out").run()
+    };
+    let outcome = download("-c 65536 --stall-timeout 200ms --max-outage 1s").code(75);
+    let _ = outcome.says("nothing succeeded for 1s");
+    scene.proxy.heal();
+    let _ = download("").code(0);
+    assert!(std::fs::read(scene.desk.path("out")).unwrap() == scene.image);
+}

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::support::cli::{Desk, Outcome};
 use crate::support::http::{assert_drive, drives};
 use crate::support::noise;
-use crate::support::proxy::{FaultProxy, Request, answer};
+use crate::support::proxy::{Fault, FaultProxy, Request, answer};
 use crate::support::server::TestServer;
 
 const SIZE: usize = 3 << 20;
@@ -289,6 +290,17 @@ fn a_short_range_is_progress() {
     // If each answer were followed by a pause, that would count as an outage of this length.
     scene.arrives(&format!("--max-outage 1s {}image", web.uri()));
     assert!(web.bytes_down() < 2 * SIZE as u64);
+}
+
+#[test]
+fn a_host_that_trickles_ends_an_upload_after_the_patience() {
+    let scene = Scene::new();
+    let web = File::of(&scene.image).serve();
+    let trickle = Fault::Drip(Duration::from_millis(20));
+    web.fault(|_| true, usize::MAX, trickle);
+    let flags = "--stall-timeout 200ms --max-outage 1s";
+    let outcome = scene.upload(&format!("{flags} {}image", web.uri()));
+    let _ = outcome.code(75).says("Cannot fetch");
 }
 
 #[test]

@@ -30,7 +30,8 @@ pub enum Failure {
     /// The connection broke after it was established. It is unknown whether the endpoint did what
     /// was requested.
     Broken(String),
-    /// No byte moved for this long. It is unknown whether the endpoint did what was requested.
+    /// No byte moved for this long, or so few that they do not count. It is unknown whether the
+    /// endpoint did what was requested.
     Stalled(Duration),
     /// The endpoint answered with an error.
     Refused(Refusal),
@@ -274,7 +275,7 @@ impl fmt::Display for Failure {
             Self::Barred(obstacle) => write!(f, "cannot connect to {}", obstacle.why),
             Self::Broken(why) => write!(f, "connection broke: {why}"),
             Self::Stalled(after) => {
-                write!(f, "nothing moved for {}", duration(*after))
+                write!(f, "no progress for {}", duration(*after))
             }
             Self::Refused(refusal) => refusal.fmt(f),
             Self::NotApi(why) => write!(f, "the answer is not from the API: {why}"),
