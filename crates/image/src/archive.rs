@@ -15,8 +15,9 @@ use std::ops::Range;
 
 use super::format::is_vmdk_description;
 use super::pieces::Pieces;
+use super::signs::HEAD_BYTES;
 use super::stream::{StreamFormat, packing_of};
-use super::{Format, ImageOptions, RawImage};
+use super::{Format, ImageOptions, RawImage, head_of};
 use crate::advice;
 use crate::advice::{Advice, Remedy};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,8 +41,6 @@ const NAMES_MAX: usize = 20;
 const LINKS_MAX: usize = 8;
 /// Digits at the end of the name of a piece of a file (DSP0243, 7.1).
 const PIECE_DIGITS: usize = 9;
-/// Bytes of a member that are read to find out whether it is a disk.
-const HEAD_BYTES: u64 = 128 << 10;
 
 /// Opens the disk in an archive, or the file itself if it is not an archive or must not be treated
 /// as one.
@@ -553,9 +552,7 @@ impl<'a> Archive<'a> {
         let mut disks = Vec::new();
         for entry in self.members.iter().filter(|entry| !entry.is_link) {
             let file = self.member(entry, &[], Manifest::Absent);
-            let len = usize::try_from(entry.size().min(HEAD_BYTES)).unwrap_or(0);
-            let mut head = vec![0; len];
-            file.read_at(&mut head, 0)?;
+            let head = head_of(&file, HEAD_BYTES)?;
             if is_disk(&head) || Format::of(&file)? != Format::Raw {
                 disks.push(entry);
             }

@@ -15,7 +15,8 @@ use file_format::{FileFormat, Kind};
 
 use super::RawImage;
 use super::format::{VhdEnding, VhdFooter, vhd_ending};
-use super::signs::{self, sign_of};
+use super::head_of;
+use super::signs::{self, has_sign};
 use super::stream::StreamFormat;
 use crate::advice;
 use crate::advice::{Advice, Remedy};
@@ -51,7 +52,7 @@ pub(super) fn of_head(head: &[u8]) -> Option<Foreign> {
     if let Some(found) = table::surely(head) {
         return Some(found);
     }
-    if sign_of(head).is_some() {
+    if has_sign(head) {
         return None;
     }
     let found = table::of_head(head).or_else(|| text::of_head(head));
@@ -213,14 +214,6 @@ pub(super) fn doubtful_vhd(
     Error::new(ErrorKind::Image, what)
         .permanent()
         .hint_to(advice![leave_out, " (", place.forced(), vhd, ")"])
-}
-
-/// The first bytes of a file.
-pub(super) fn head_of(file: &RawImage, most: usize) -> Result<Vec<u8>> {
-    let len = usize::try_from(file.size()).unwrap_or(usize::MAX);
-    let mut head = vec![0; len.min(most)];
-    file.read_at(&mut head, 0)?;
-    Ok(head)
 }
 
 /// Where content is, for building commands.

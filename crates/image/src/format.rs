@@ -19,7 +19,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Mutex;
 
-use super::RawImage;
+use super::{RawImage, head_of};
 use crate::codec::{Pack, UnpackError, Unpacker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
@@ -87,10 +87,7 @@ impl Format {
     /// Whoever can write to a raw disk can make it look like one of the other formats. If that may
     /// be an untrusted person, the user must give the format explicitly.
     pub(super) fn of(file: &RawImage) -> Result<Self> {
-        let mut head = [0; HEAD_BYTES];
-        let len = file.size().min(HEAD_BYTES as u64);
-        file.read_at(&mut head[..usize::try_from(len).unwrap_or(0)], 0)?;
-        Ok(match Self::of_head(&head) {
+        Ok(match Self::of_head(&head_of(file, HEAD_BYTES)?) {
             Some(format) => format,
             None if vhd::is_known_by_its_end(file)? => Self::Vhd,
             None => Self::Raw,

@@ -4,6 +4,7 @@
 use flate2::Crc;
 
 use super::Disk;
+use super::number::{le32, le64};
 
 const MAGIC: &[u8; 8] = b"EFI PART";
 /// The sizes of a sector of disks with such a table.
@@ -48,13 +49,11 @@ impl Gpt {
     }
 
     fn of_header(header: &[u8; HEADER_BYTES], sector: u64) -> Option<Self> {
-        let number = |at: usize| Some(u64::from_le_bytes(*header.get(at..)?.first_chunk()?));
-        let half = |at: usize| Some(u32::from_le_bytes(*header.get(at..)?.first_chunk()?));
         let is_sound = header.starts_with(MAGIC)
-            && half(12)? as usize == HEADER_BYTES
-            && half(16)? == checksum(header)
-            && number(24)? == 1;
-        let backup = number(32)?.checked_mul(sector)?;
+            && le32(header, 12)? as usize == HEADER_BYTES
+            && le32(header, 16)? == checksum(header)
+            && le64(header, 24)? == 1;
+        let backup = le64(header, 32)?.checked_mul(sector)?;
         is_sound.then_some(Self { sector, backup })
     }
 

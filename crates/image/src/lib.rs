@@ -15,6 +15,7 @@ mod gpt;
 mod holes;
 mod mapped;
 mod notices;
+mod number;
 mod pieces;
 mod raw;
 mod reader;
@@ -75,6 +76,14 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`ErrorKind::Integrity`] if it changed.
     fn check_unchanged(&self) -> Result<()>;
+}
+
+/// The first bytes of a disk: `bytes_max`, or all if there are fewer.
+fn head_of(disk: &dyn Disk, bytes_max: usize) -> Result<Vec<u8>> {
+    let len = usize::try_from(disk.size()).unwrap_or(usize::MAX);
+    let mut head = vec![0; len.min(bytes_max)];
+    disk.read_at(&mut head, 0)?;
+    Ok(head)
 }
 
 /// How to open an image.

@@ -3,9 +3,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::signs::{self, has_boot_signature, sign_of};
-use super::{Disk, Format, Gpt, Image, Length, StreamEnd};
-use crate::error::Result;
+use super::signs::{HEAD_BYTES, has_boot_signature, has_sign, is_luks};
+use super::{Format, Gpt, Image, Length, StreamEnd, head_of};
 
 /// Bytes of a sector of a drive.
 const SECTOR_BYTES: u64 = 512;
@@ -15,21 +14,20 @@ const SECTOR_BYTES: u64 = 512;
 /// Blocks.
 pub(super) fn of(image: &Image, is_format_given: bool) -> Vec<String> {
     let mut lines = Vec::new();
-    let read = image.disk().map(head_of);
+    let read = image.disk().map(|disk| head_of(disk, HEAD_BYTES));
     let head = match (image, &read) {
         (Image::Stream(stream), _) => stream.head(),
         (_, Some(Ok(head))) => head,
         (_, Some(Err(_)) | None) => return lines,
     };
     let is_raw = image.format() == Format::Raw;
-    let sign = sign_of(head);
-    if is_raw && !is_format_given && sign.is_none() && !has_boot_signature(head) {
+    if is_raw && !is_format_given && !has_sign(head) && !has_boot_signature(head) {
         lines.push(
             "No boot signature, partition table or known file system was found in the image: check that it is a disk"
                 .to_owned(),
         );
     }
-    if is_raw && sign == Some(signs::LUKS) {
+    if is_raw && is_luks(head) {
         lines.push(
             "The image is a LUKS container, and will be one on the drive: the guest has to open it with its key"
                 .to_owned(),
@@ -60,13 +58,6 @@ fn of_size(size: u64) -> Option<String> {
             "The image has {size} bytes, which is not a multiple of the sector size of {SECTOR_BYTES}: the guest may not see the last {rest} bytes"
         )
     })
-}
-
-fn head_of(disk: &dyn Disk) -> Result<Vec<u8>> {
-    let len = usize::try_from(disk.size()).unwrap_or(usize::MAX);
-    let mut head = vec![0; len.min(signs::HEAD_BYTES)];
-    disk.read_at(&mut head, 0)?;
-    Ok(head)
 }
 
 /// Notices about a stream that are known only at its end.

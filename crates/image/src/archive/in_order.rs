@@ -6,11 +6,12 @@ use std::io::{self, Read};
 
 use super::headers::{Entry, Headers, Kind, Source};
 use super::names::{self, Likeness};
-use super::{HEAD_BYTES, any_of, is_disk};
+use super::{any_of, is_disk};
 use crate::advice;
 use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind};
 use crate::pieces::{Pieces, Stretch};
+use crate::signs::HEAD_BYTES;
 use crate::{Format, Member};
 
 /// How messages describe an archive that is read in order.
@@ -99,7 +100,8 @@ impl Content {
 
     /// Reads the first bytes.
     fn head(&mut self, headers: &mut Headers<InStream>) -> io::Result<Vec<u8>> {
-        let len = usize::try_from(self.pieces.size().min(HEAD_BYTES)).unwrap_or(0);
+        let len = usize::try_from(self.pieces.size()).unwrap_or(usize::MAX);
+        let len = len.min(HEAD_BYTES);
         let mut head = vec![0; len];
         let mut done = 0;
         while done < len {

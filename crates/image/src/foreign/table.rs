@@ -5,6 +5,7 @@
 //! not know, and where a command helps.
 
 use super::{Foreign, Way};
+use crate::number::{be16, le16, le32, le64};
 
 /// Content that its first bytes identify.
 struct Entry {
@@ -67,7 +68,7 @@ const DISKS: &[Entry] = &[
         b"QED\0",
         convert("qemu-img convert -f qed -O qcow2 {in} {stem}.qcow2"),
     )
-    .and(|head| number(head, 4).is_some_and(u32::is_power_of_two)),
+    .and(|head| le32(head, 4).is_some_and(u32::is_power_of_two)),
     entry(
         "a Parallels image",
         0,
@@ -319,14 +320,14 @@ const DISKS: &[Entry] = &[
         &60012_u32.to_le_bytes(),
         unpack("restore -x -f {in}"),
     )
-    .and(|head| number(head, 0) == Some(1)),
+    .and(|head| le32(head, 0) == Some(1)),
     entry(
         "a dump of a file system",
         24,
         &60012_u32.to_be_bytes(),
         unpack("restore -x -f {in}"),
     )
-    .and(|head| number(head, 0) == Some(1 << 24)),
+    .and(|head| le32(head, 0) == Some(1 << 24)),
     entry(
         "a dump of an XFS file system",
         0,
@@ -485,14 +486,14 @@ const PACKED: &[Entry] = &[
         &[0xc7, 0x71],
         unpack("cpio -idm < {in}"),
     )
-    .and(|head| is_binary_cpio(head, u16::from_le_bytes)),
+    .and(|head| is_binary_cpio(head, le16)),
     entry(
         "a cpio archive",
         0,
         &[0x71, 0xc7],
         unpack("cpio -idm < {in}"),
     )
-    .and(|head| is_binary_cpio(head, u16::from_be_bytes)),
+    .and(|head| is_binary_cpio(head, be16)),
     entry(
         "a dar archive",
         0,
@@ -838,22 +839,10 @@ fn find(tables: &[&[Entry]], head: &[u8]) -> Option<Foreign> {
     Some(Foreign::new(found.what, found.way))
 }
 
-fn number(head: &[u8], at: usize) -> Option<u32> {
-    head.get(at..)?
-        .first_chunk()
-        .copied()
-        .map(u32::from_le_bytes)
-}
-
-fn number16(head: &[u8], at: usize, read: fn([u8; 2]) -> u16) -> Option<usize> {
-    let bytes = head.get(at..)?.first_chunk().copied()?;
-    Some(usize::from(read(bytes)))
-}
-
 /// Two bytes, then plausible sizes of headers, and the file type of the archive itself.
 fn is_arj(head: &[u8]) -> bool {
-    let size = number16(head, 2, u16::from_le_bytes).unwrap_or(0);
-    let first = usize::from(head.get(4).copied().unwrap_or(0));
+    let size = le16(head, 2).unwrap_or(0);
+    let first = u16::from(head.get(4).copied().unwrap_or(0));
     (30..=2600).contains(&size) && (30..=size).contains(&first) && head.get(10) == Some(&2)
 }
 
@@ -867,8 +856,8 @@ fn is_lha(head: &[u8]) -> bool {
 }
 
 /// The name of the first file ends with its only NUL, where its length says.
-fn is_binary_cpio(head: &[u8], read: fn([u8; 2]) -> u16) -> bool {
-    let len = number16(head, 20, read).unwrap_or(0);
+fn is_binary_cpio(head: &[u8], read: fn(&[u8], usize) -> Option<u16>) -> bool {
+    let len = usize::from(read(head, 20).unwrap_or(0));
     let name = head.get(26..26 + len).unwrap_or_default();
     let end = name.iter().position(|byte| *byte == 0);
     len > 1 && end == Some(len - 1) && name.iter().all(|byte| *byte == 0 || *byte >= b' ')
@@ -877,18 +866,17 @@ fn is_binary_cpio(head: &[u8], read: fn([u8; 2]) -> u16) -> bool {
 /// A valid number of bits, no reserved bits, and a first code that stands for one byte.
 fn is_compress(head: &[u8]) -> bool {
     let flags = head.get(2).copied().unwrap_or(0);
-    let first = number16(head, 3, u16::from_le_bytes).unwrap_or(usize::MAX) & 0x1ff;
+    let first = le16(head, 3).unwrap_or(u16::MAX) & 0x1ff;
     flags & 0x60 == 0 && (9..=16).contains(&(flags & 0x1f)) && first < 256
 }
 
 /// A dictionary of a usual size, a size that is unknown or plausible, and the zero byte that all
 /// such streams begin with.
 fn is_lzma(head: &[u8]) -> bool {
-    let dictionary = number(head, 1).unwrap_or(0);
+    let dictionary = le32(head, 1).unwrap_or(0);
     let is_usual = dictionary.is_power_of_two()
         || (dictionary.checked_mul(2)).is_some_and(|twice| (twice / 3).is_power_of_two());
-    let size = head.get(5..).and_then(|rest| rest.first_chunk().copied());
-    let size = size.map_or(0, u64::from_le_bytes);
+    let size = le64(head, 5).unwrap_or(0);
     let is_size = size == u64::MAX || (1..1 << 48).contains(&size);
     is_usual && is_size && head.get(13) == Some(&0)
 }
@@ -913,7 +901,7 @@ fn is_elf(head: &[u8]) -> bool {
 
 /// The offset of a second header, and the signature there.
 fn is_pe(head: &[u8]) -> bool {
-    let at = number(head, 0x3c).and_then(|at| usize::try_from(at).ok());
+    let at = le32(head, 0x3c).and_then(|at| usize::try_from(at).ok());
     let second = at
         .and_then(|at| head.get(at..))
         .and_then(|rest| rest.get(..4));
@@ -925,8 +913,8 @@ fn is_pe(head: &[u8]) -> bool {
 
 /// Zeros in the reserved bytes, and a second header with one of the existing sizes.
 fn is_bmp(head: &[u8]) -> bool {
-    let header = number(head, 14);
-    number(head, 6) == Some(0) && matches!(header, Some(12 | 40 | 52 | 56 | 64 | 108 | 124))
+    let header = le32(head, 14);
+    le32(head, 6) == Some(0) && matches!(header, Some(12 | 40 | 52 | 56 | 64 | 108 | 124))
 }
 
 #[cfg(test)]

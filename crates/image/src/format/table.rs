@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::Container;
 use crate::error::Result;
+use crate::number;
 
 /// Bytes of a page, and its alignment: the usual size of one table.
 const PAGE_BYTES: u64 = 64 * 1024;
@@ -13,31 +14,27 @@ const PAGES_MAX: usize = 32;
 
 /// The big-endian number at `at`; 0 beyond the end.
 pub(super) fn be32(bytes: &[u8], at: usize) -> u32 {
-    number(bytes, at).map_or(0, u32::from_be_bytes)
+    number::be32(bytes, at).unwrap_or(0)
 }
 
 /// See [`be32`].
 pub(super) fn be64(bytes: &[u8], at: usize) -> u64 {
-    number(bytes, at).map_or(0, u64::from_be_bytes)
+    number::be64(bytes, at).unwrap_or(0)
 }
 
 /// The little-endian number at `at`; 0 beyond the end.
 pub(super) fn le16(bytes: &[u8], at: usize) -> u16 {
-    number(bytes, at).map_or(0, u16::from_le_bytes)
+    number::le16(bytes, at).unwrap_or(0)
 }
 
 /// See [`le16`].
 pub(super) fn le32(bytes: &[u8], at: usize) -> u32 {
-    number(bytes, at).map_or(0, u32::from_le_bytes)
+    number::le32(bytes, at).unwrap_or(0)
 }
 
 /// See [`le16`].
 pub(super) fn le64(bytes: &[u8], at: usize) -> u64 {
-    number(bytes, at).map_or(0, u64::from_le_bytes)
-}
-
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
+    number::le64(bytes, at).unwrap_or(0)
 }
 
 /// A cache of the tables of one file. Pages are read when needed, and the most recently used pages

@@ -7,6 +7,7 @@ use lz4_flex::frame::FrameDecoder;
 use super::member::Member;
 use super::source::Packed;
 use crate::error::{Error, ErrorKind};
+use crate::number::le64;
 
 /// The first bytes of a frame.
 pub(super) const MAGIC: &[u8] = &[0x04, 0x22, 0x4d, 0x18];
@@ -57,6 +58,5 @@ impl Member for Frame {
 pub(super) fn content_size(head: &[u8]) -> Option<u64> {
     const HAS_SIZE: u8 = 8;
     let flags = *head.get(4).filter(|_| head.starts_with(MAGIC))?;
-    let size = head.get(6..14).filter(|_| flags & HAS_SIZE != 0)?;
-    Some(u64::from_le_bytes(size.first_chunk().copied()?))
+    le64(head, 6).filter(|_| flags & HAS_SIZE != 0)
 }

@@ -5,6 +5,7 @@
 use std::io::{self, Read};
 
 use super::source::Source;
+use crate::number::le32;
 
 /// Bytes of a frame before its payload.
 pub(super) const HEADER_BYTES: u64 = 8;
@@ -17,9 +18,8 @@ pub(super) fn is_start(head: &[u8]) -> bool {
 /// The length of a frame with this beginning, including its header; `None` if it is no such frame,
 /// or the length is incomplete.
 pub(super) fn length(head: &[u8]) -> Option<u64> {
-    let bytes = head.get(4..8).filter(|_| is_start(head))?;
-    let bytes = bytes.first_chunk().copied()?;
-    Some(HEADER_BYTES + u64::from(u32::from_le_bytes(bytes)))
+    let payload = le32(head, 4).filter(|_| is_start(head))?;
+    Some(HEADER_BYTES + u64::from(payload))
 }
 
 /// Skips all such frames that come next.

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 
 use encoding_rs::{Encoding, UTF_8};
 
-use super::super::{Container, Format, SECTOR_BYTES};
+use super::super::{Container, Format, HEAD_BYTES, SECTOR_BYTES};
 use crate::RawImage;
 use crate::advice;
 use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
+use crate::head_of;
 use crate::quoting::quote;
 
 /// Maximum bytes of a description in a separate file.
@@ -72,11 +73,8 @@ pub(crate) fn starts_as_description(head: &[u8]) -> bool {
 
 /// Whether a file is a description of several files.
 pub(crate) fn is_description(file: &RawImage) -> Result<bool> {
-    let mut head = [0; super::super::HEAD_BYTES];
-    let len = usize::try_from(file.size()).unwrap_or(usize::MAX);
-    let head = &mut head[..len.min(super::super::HEAD_BYTES)];
-    file.read_at(head, 0)?;
-    Ok(starts_as_description(head))
+    let head = head_of(file, HEAD_BYTES)?;
+    Ok(starts_as_description(&head))
 }
 
 /// Reads the description in a file; `None` if the file is none.

@@ -2,13 +2,14 @@
 
 use super::header::{
     END_64_SIGNATURE, END_BYTES, END_SIGNATURE, ENTRY_BYTES, ENTRY_SIGNATURE, Header, IS_IN_EXTRA,
-    LOCATOR_64_BYTES, LOCATOR_64_SIGNATURE, numbers_64, u16_at, u32_at, u64_at,
+    LOCATOR_64_BYTES, LOCATOR_64_SIGNATURE, numbers_64,
 };
 use super::{Entry, is_companion};
 use crate::RawImage;
 use crate::advice;
 use crate::advice::{Advice, Remedy};
 use crate::error::{Error, ErrorKind, Result};
+use crate::number::{le16, le32, le64};
 use crate::quoting::quote;
 
 /// Maximum bytes of the directory, which is read into memory: enough for tens of thousands of
@@ -149,7 +150,7 @@ fn directory(file: &RawImage) -> Result<Option<Directory>> {
     // The last end record whose comment fits, because a comment may contain a record as well.
     let is_end = |at: &usize| {
         let end = &tail[*at..];
-        let comment = u16_at(end, END_BYTES - 2).map(usize::from);
+        let comment = le16(end, END_BYTES - 2).map(usize::from);
         end.starts_with(END_SIGNATURE)
             && comment.is_some_and(|comment| END_BYTES + comment <= end.len())
     };
@@ -159,8 +160,8 @@ fn directory(file: &RawImage) -> Result<Option<Directory>> {
     let end = &tail[at..];
     let end_at = tail_at + at as u64;
     let numbers = || {
-        let (disk, count) = (u16_at(end, 4)?, u16_at(end, 10)?);
-        let (bytes, at) = (u32_at(end, 12)?, u32_at(end, 16)?);
+        let (disk, count) = (le16(end, 4)?, le16(end, 10)?);
+        let (bytes, at) = (le32(end, 12)?, le32(end, 16)?);
         Some((disk, count, bytes, at))
     };
     let Some((disk, count, bytes, at)) = numbers() else {
@@ -191,7 +192,7 @@ fn directory_64(file: &RawImage, end_at: u64) -> Result<Option<Directory>> {
     };
     let mut locator = [0; LOCATOR_64_BYTES];
     file.read_at(&mut locator, locator_at)?;
-    let at = u64_at(&locator, 8).filter(|_| locator.starts_with(LOCATOR_64_SIGNATURE));
+    let at = le64(&locator, 8).filter(|_| locator.starts_with(LOCATOR_64_SIGNATURE));
     let is_within = |at: &u64| {
         let end = at.checked_add(END_64_BYTES as u64);
         end.is_some_and(|end| end <= locator_at)
@@ -203,9 +204,9 @@ fn directory_64(file: &RawImage, end_at: u64) -> Result<Option<Directory>> {
     file.read_at(&mut end, at)?;
     let found = || {
         Some(Directory {
-            count: u64_at(&end, 32)?,
-            bytes: u64_at(&end, 40)?,
-            at: u64_at(&end, 48)?,
+            count: le64(&end, 32)?,
+            bytes: le64(&end, 40)?,
+            at: le64(&end, 48)?,
         })
     };
     Ok(found().filter(|_| end.starts_with(END_64_SIGNATURE)))
@@ -216,16 +217,16 @@ fn entries(bytes: &[u8], count: u64) -> Option<Vec<(Header, u64)>> {
     let mut entries = Vec::new();
     let mut rest = bytes;
     while rest.starts_with(ENTRY_SIGNATURE) {
-        let length = |at| u16_at(rest, at).map(usize::from);
+        let length = |at| le16(rest, at).map(usize::from);
         let (name, extra, comment) = (length(28)?, length(30)?, length(32)?);
         let name_end = ENTRY_BYTES + name;
         let extra_end = name_end + extra;
         let extra = rest.get(name_end..extra_end)?;
         let header = Header::parse(rest.get(6..)?, rest.get(ENTRY_BYTES..name_end)?, extra)?;
-        let at = match u32_at(rest, 42)? {
+        let at = match le32(rest, 42)? {
             IS_IN_EXTRA => {
                 // In the extra field, the offset follows the sizes that are there as well.
-                let sizes = [20, 24].map(|at| u32_at(rest, at));
+                let sizes = [20, 24].map(|at| le32(rest, at));
                 let sizes_there = sizes.iter().filter(|size| **size == Some(IS_IN_EXTRA));
                 numbers_64(extra).nth(sizes_there.count())?
             }

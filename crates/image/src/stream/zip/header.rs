@@ -5,6 +5,7 @@ use std::io::{self, Read};
 
 use crate::advice::Advice;
 use crate::error::{Error, ErrorKind};
+use crate::number::{le16, le32, le64};
 use crate::stream::source::Packed;
 
 /// Bytes of a header before the name.
@@ -82,8 +83,8 @@ pub(super) fn permanent_error(what: String, hint: impl Into<Advice>) -> io::Erro
 /// checked as well, because a disk may begin with the same four bytes.
 pub(in crate::stream) fn is_start(head: &[u8]) -> bool {
     // The high byte of the version may name an operating system.
-    let is_version = u16_at(head, 4).is_some_and(|version| version & 0xff <= VERSION_MAX);
-    let has_name = u16_at(head, 26).is_some_and(|length| length > 0);
+    let is_version = le16(head, 4).is_some_and(|version| version & 0xff <= VERSION_MAX);
+    let has_name = le16(head, 26).is_some_and(|length| length > 0);
     head.starts_with(HEADER_SIGNATURE) && is_version && has_name
 }
 
@@ -92,7 +93,7 @@ impl Header {
     pub(super) fn read(source: &mut Packed) -> io::Result<Self> {
         let mut fixed = [0; HEADER_BYTES];
         source.read_exact(&mut fixed)?;
-        let lengths = u16_at(&fixed, 26).zip(u16_at(&fixed, 28));
+        let lengths = le16(&fixed, 26).zip(le16(&fixed, 28));
         let Some((name, extra)) = lengths.filter(|_| is_start(&fixed)) else {
             return Err(corrupt(
                 "a header of a file is not where it should be".into(),
@@ -111,9 +112,9 @@ impl Header {
         // The file is encrypted; it is encrypted by a strong method; the directory is encrypted.
         const ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
         const HAS_DESCRIPTOR: u16 = 1 << 3;
-        let flags = u16_at(fields, 2)?;
+        let flags = le16(fields, 2)?;
         let mut extra = numbers_64(extra);
-        let mut size_at = |at| match u32_at(fields, at)? {
+        let mut size_at = |at| match le32(fields, at)? {
             IS_IN_EXTRA => extra.next(),
             size => Some(u64::from(size)),
         };
@@ -122,14 +123,14 @@ impl Header {
         let packed_size = size_at(14)?;
         Some(Self {
             name: String::from_utf8_lossy(name).into_owned(),
-            method: match u16_at(fields, 4)? {
+            method: match le16(fields, 4)? {
                 0 => Method::Stored,
                 8 => Method::Deflated,
                 other => Method::Other(other),
             },
             is_encrypted: flags & ENCRYPTED != 0,
             has_descriptor: flags & HAS_DESCRIPTOR != 0,
-            crc: u32_at(fields, 10)?,
+            crc: le32(fields, 10)?,
             packed_size,
             size,
         })
@@ -162,7 +163,7 @@ impl Header {
 pub(super) fn numbers_64(extra: &[u8]) -> impl Iterator<Item = u64> {
     let mut rest = extra;
     let mut field: &[u8] = &[];
-    while let Some((id, length)) = u16_at(rest, 0).zip(u16_at(rest, 2)) {
+    while let Some((id, length)) = le16(rest, 0).zip(le16(rest, 2)) {
         let end = 4 + usize::from(length);
         if id == EXTRA_64_ID {
             field = rest.get(4..end).unwrap_or_default();
@@ -207,7 +208,7 @@ pub(super) fn skip_directory(source: &mut Packed) -> io::Result<()> {
     loop {
         let head = source.peek(ENTRY_BYTES)?;
         let with_parts = |fixed_bytes: usize, lengths_at: &[usize]| -> Option<u64> {
-            let lengths = lengths_at.iter().map(|at| u16_at(head, *at).map(u64::from));
+            let lengths = lengths_at.iter().map(|at| le16(head, *at).map(u64::from));
             Some(fixed_bytes as u64 + lengths.sum::<Option<u64>>()?)
         };
         let (bytes, is_end) = match head.get(..4) {
@@ -215,7 +216,7 @@ pub(super) fn skip_directory(source: &mut Packed) -> io::Result<()> {
             Some(ENTRY_SIGNATURE) => (with_parts(ENTRY_BYTES, &[28, 30, 32]), false),
             // Its size counts the bytes after the signature and the size itself.
             Some(END_64_SIGNATURE) => (
-                u64_at(head, 4).and_then(|bytes| bytes.checked_add(4 + 8)),
+                le64(head, 4).and_then(|bytes| bytes.checked_add(4 + 8)),
                 false,
             ),
             Some(LOCATOR_64_SIGNATURE) => (Some(LOCATOR_64_BYTES as u64), false),
@@ -232,20 +233,4 @@ pub(super) fn skip_directory(source: &mut Packed) -> io::Result<()> {
             return Ok(());
         }
     }
-}
-
-fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
-}
-
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes_at(bytes, at).map(u16::from_le_bytes)
-}
-
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes_at(bytes, at).map(u32::from_le_bytes)
-}
-
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes_at(bytes, at).map(u64::from_le_bytes)
 }
