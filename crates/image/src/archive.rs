@@ -707,17 +707,39 @@ fn wrong_pieces(entry: &Entry, listed: Option<&ovf::File>) -> Option<String> {
     })
 }
 
+/// What makes a member a disk: the offset of a signature, and its bytes. These are fewer than in
+/// `signs`, because other files of an archive may be file systems as well, such as the SquashFS of
+/// an installer, and several disks make it unclear which one is meant.
+const DISKS: &[(usize, &[u8])] = &[
+    (510, b"\x55\xaa"),        // A boot sector
+    (512, b"EFI PART"),        // A GPT
+    (4096, b"EFI PART"),       // A GPT with sectors of 4096 bytes
+    (1080, b"\x53\xef"),       // ext
+    (0, b"XFSB"),              // XFS
+    (32769, b"CD001"),         // ISO 9660
+    (65536 + 64, b"_BHRfS_M"), // Btrfs
+];
+
 /// Whether a file with this beginning is a disk.
 fn is_disk(head: &[u8]) -> bool {
     let has = |at: usize, magic: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(magic));
     // A Linux kernel has the signature of a boot sector as well.
     let is_kernel = has(514, b"HdrS");
-    !is_kernel
-        && (has(510, b"\x55\xaa")
-            || has(512, b"EFI PART")
-            || has(4096, b"EFI PART")
-            || has(1080, b"\x53\xef")
-            || has(0, b"XFSB")
-            || has(32769, b"CD001")
-            || has(0x40, b"_BHRfS_M"))
+    !is_kernel && DISKS.iter().any(|(at, magic)| has(*at, magic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signs::has_sign;
+
+    #[test]
+    fn a_member_counts_as_a_disk_by_a_sign_of_a_disk() {
+        for (at, magic) in DISKS {
+            let mut head = vec![0; HEAD_BYTES];
+            assert!(!is_disk(&head) && !has_sign(&head));
+            head[*at..][..magic.len()].copy_from_slice(magic);
+            assert!(is_disk(&head) && has_sign(&head), "{at}");
+        }
+    }
 }
