@@ -122,11 +122,12 @@ impl Pipeline {
         let jobs = crate::simulator::room(&pool, &plan).unwrap_or(jobs);
         let (to_check, raw) = bounded(jobs);
         let (to_send, prepared) = bounded(jobs);
-        let all = match checksum || image.disk().is_none() {
+        // Of a stream, the reader reads all chunks in any case.
+        let to_read = match checksum {
             true => std::iter::once(0..plan.count()).collect(),
             false => todo.clone(),
         };
-        let reader = ImageReader::new(image, plan, all, pool.clone());
+        let reader = ImageReader::new(image, plan, to_read, pool.clone());
         let (hashed, checksum_of) = bounded(1);
         let hasher = checksum.then(|| (Hasher::new(), hashed));
         let todo = todo.into_iter().filter(|range| !range.is_empty()).collect();

@@ -1,28 +1,28 @@
-//! Reads the chunks of an image in order. The two kinds of images meet here. Of a disk that can be
-//! read at any offset, holes and settled chunks are skipped, so that the work is proportional to
-//! the data and not to the size. A stream has to be read completely.
+//! Reads the chunks of an image in order. A disk can be read at any offset, so the reader skips its
+//! holes and the chunks that earlier runs settled: the work is proportional to the data, not to the
+//! size. A stream has to be read completely. Later stages do not know which of the two it was.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Disk, Image, MappedImage, StreamImage};
+use super::{Disk, Image, MappedImage};
 use crate::buffer::{Buffer, BufferPool};
 use crate::chunk::{Found, RawChunk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Plan, Span};
 
-/// A chunk from the reader.
+/// A chunk from the reader, before the zero check.
 #[derive(Debug)]
 pub enum Unchecked {
-    /// It was read.
+    /// The reader read it.
     Read(RawChunk),
-    /// A worker has to read it: reading a format with a map takes more than a copy, so one thread
-    /// would be too slow.
+    /// A worker has to read it. The reader leaves this to workers for formats with a map, whose
+    /// clusters may be compressed: reading these on its one thread would be too slow.
     Unread(Unread),
 }
 
 impl Unchecked {
-    /// Reads it, if that was not done. Blocks.
+    /// The chunk with its bytes, which are read now if the reader did not. Blocks.
     ///
     /// # Errors
     /// As [`ImageReader::read_next`].
@@ -34,7 +34,7 @@ impl Unchecked {
     }
 }
 
-/// A chunk to be read, with its buffer.
+/// A chunk that a worker has to read, and the buffer for it.
 #[derive(Debug)]
 pub struct Unread {
     image: Arc<MappedImage>,
@@ -53,8 +53,10 @@ impl Unread {
     /// # Errors
     /// As [`ImageReader::read_next`].
     pub fn read(mut self) -> Result<RawChunk> {
-        let read = read_extents(&*self.image, &mut (0..0), self.span, &mut self.buffer)?;
-        // The reader may have reached the end by now, and checked the image before this read.
+        let mut extent = 0..0;
+        let read = read_extents(&*self.image, &mut extent, self.span, &mut self.buffer)?;
+        // The reader checks the image at the end, but it may be there before this read, and would
+        // miss a change that happened in between.
         self.image.check_unchanged()?;
         Ok(RawChunk::sparse(self.span, self.buffer, read))
     }
@@ -68,18 +70,23 @@ pub struct ImageReader {
     pool: BufferPool,
     /// The chunks still to be read, by index, the next range last.
     todo: Vec<Range<u64>>,
-    /// The last extent of data that was found, in bytes; it may cover many chunks.
+    /// Of a disk: the last extent of data that was found, in bytes, so that each extent is looked
+    /// up once although it may cover many chunks. See [`read_extents`].
     extent: Range<u64>,
-    /// How many bytes of a stream have been read.
+    /// Of a stream: how many bytes have been read.
     stream_offset: u64,
     /// The last chunk of a stream, held back while its [`Found::SizeKnown`] is returned first.
     held: Option<RawChunk>,
 }
 
 impl ImageReader {
-    /// A reader of those chunks of `plan` that are in `todo` (in order), into buffers of `pool`.
+    /// A reader of those chunks of `plan` that are in `todo` (in order), into buffers of `pool`. Of
+    /// a stream, it reads all chunks.
     pub fn new(image: Image, plan: Plan, mut todo: Vec<Range<u64>>, pool: BufferPool) -> Self {
-        todo.reverse();
+        match &image {
+            Image::Raw(_) | Image::Mapped(_) => todo.reverse(),
+            Image::Stream(_) => todo = std::iter::once(0..plan.count()).collect(),
+        }
         Self {
             image,
             plan,
@@ -100,34 +107,47 @@ impl ImageReader {
         if let Some(chunk) = self.held.take() {
             return Ok(Some(Found::Chunk(Unchecked::Read(chunk))));
         }
-        let next = self.next_span();
-        if let Image::Stream(stream) = &mut self.image {
-            let Some((span, _)) = next else {
-                return end_of_stream(stream, &self.plan, self.stream_offset);
-            };
-            return self.next_of_stream(span);
-        }
-        let Some((span, range_end)) = next else {
+        let Some((span, range_end)) = self.next_span() else {
+            if let Image::Stream(stream) = &mut self.image {
+                let offset = self.stream_offset;
+                if !stream.is_at_end(offset)? {
+                    return Err(stream.wrong_size(self.plan.size(), true, offset));
+                }
+            }
             self.image.check_unchanged()?;
             return Ok(None);
         };
-        if let Some(disk) = self.image.disk() {
-            if self.extent.end <= span.offset {
-                // A change of the image while it was read is reported here, before the end.
-                self.image.check_unchanged()?;
-                self.extent = disk.data_after(span.offset)?.unwrap_or(u64::MAX..u64::MAX);
-            }
-            let hole = self
-                .plan
-                .within(span.offset..self.extent.start.max(span.offset));
-            let hole = hole.start..hole.end.min(range_end);
-            if !hole.is_empty() {
-                self.advance(hole.end);
-                return Ok(Some(Found::Hole(hole)));
-            }
+        let Some(disk) = self.image.disk() else {
+            return self.next_of_stream(span);
+        };
+        if self.extent.end <= span.offset {
+            // Checked at every extent, so that a change is reported before the end.
+            disk.check_unchanged()?;
+            self.extent = extent_after(disk, span.offset)?;
         }
+        let hole = span.offset..self.extent.start.max(span.offset);
+        let hole = self.plan.within(hole);
+        let hole = hole.start..hole.end.min(range_end);
+        if !hole.is_empty() {
+            self.advance(hole.end);
+            return Ok(Some(Found::Hole(hole)));
+        }
+        let Some(mut buffer) = buffer_for(&self.pool, span) else {
+            return Ok(None);
+        };
+        let chunk = match &self.image {
+            Image::Mapped(image) => Unchecked::Unread(Unread {
+                image: Arc::clone(image),
+                span,
+                buffer,
+            }),
+            Image::Raw(_) | Image::Stream(_) => {
+                let read = read_extents(disk, &mut self.extent, span, &mut buffer)?;
+                Unchecked::Read(RawChunk::sparse(span, buffer, read))
+            }
+        };
         self.advance(span.index + 1);
-        self.read(span)
+        Ok(Some(Found::Chunk(chunk)))
     }
 
     /// The next chunk, and the end of its range of chunks.
@@ -139,114 +159,60 @@ impl ImageReader {
         Some((self.plan.span(range.start)?, range.end))
     }
 
+    /// Continues with this chunk of the current range.
     fn advance(&mut self, to: u64) {
         if let Some(range) = self.todo.last_mut() {
             range.start = to;
         }
     }
 
-    fn read(&mut self, span: Span) -> Result<Option<Found<Unchecked>>> {
-        // The length of a chunk fits `usize`, because otherwise the pool could not hold it.
-        let Some(mut buffer) = self
-            .pool
-            .take(usize::try_from(span.len).unwrap_or(usize::MAX))
-        else {
-            return Ok(None);
-        };
-        if let Image::Mapped(image) = &self.image {
-            let image = Arc::clone(image);
-            let unread = Unread {
-                image,
-                span,
-                buffer,
-            };
-            return Ok(Some(Found::Chunk(Unchecked::Unread(unread))));
-        }
-        let chunk = match self.image.disk() {
-            Some(disk) => {
-                let read = read_extents(disk, &mut self.extent, span, &mut buffer)?;
-                RawChunk::sparse(span, buffer, read)
-            }
-            None => RawChunk::new(span, buffer),
-        };
-        Ok(Some(Found::Chunk(Unchecked::Read(chunk))))
-    }
-
     /// The next chunk of a stream. If the size was unknown, reading ahead shows whether it is the
-    /// last chunk.
+    /// last chunk; if so, the size comes first.
     fn next_of_stream(&mut self, span: Span) -> Result<Option<Found<Unchecked>>> {
-        let Some(mut buffer) = self
-            .pool
-            .take(usize::try_from(span.len).unwrap_or(usize::MAX))
-        else {
+        let Some(mut buffer) = buffer_for(&self.pool, span) else {
             return Ok(None);
         };
         let Image::Stream(stream) = &mut self.image else {
             return Err(Error::new(ErrorKind::Bug, "It is no stream"));
         };
-        while self.stream_offset < span.offset {
-            let n = (span.offset - self.stream_offset).min(buffer.len() as u64);
-            let step = &mut buffer[..usize::try_from(n).unwrap_or(0)];
-            match stream.read_next(step, self.stream_offset)? {
-                0 => return Err(shorter(stream, &self.plan, self.stream_offset)),
-                n => self.stream_offset += n as u64,
-            }
-        }
         let n = stream.read_next(&mut buffer, span.offset)?;
         self.stream_offset += n as u64;
         let is_whole = n as u64 == span.len;
-        if !self.plan.is_endless() {
-            if !is_whole {
-                return Err(shorter(stream, &self.plan, self.stream_offset));
-            }
-            self.advance(span.index + 1);
-            return Ok(Some(Found::Chunk(Unchecked::Read(RawChunk::new(
-                span, buffer,
-            )))));
-        }
-        let is_last = !is_whole || stream.is_at_end(self.stream_offset)?;
+        let is_last = match self.plan.is_endless() {
+            true => !is_whole || stream.is_at_end(self.stream_offset)?,
+            false if is_whole => false,
+            false => return Err(stream.wrong_size(self.plan.size(), false, self.stream_offset)),
+        };
         self.advance(span.index + 1);
         if !is_last {
-            return Ok(Some(Found::Chunk(Unchecked::Read(RawChunk::new(
-                span, buffer,
-            )))));
+            let chunk = RawChunk::new(span, buffer);
+            return Ok(Some(Found::Chunk(Unchecked::Read(chunk))));
         }
         self.plan = self.plan.ending_at(self.stream_offset);
         buffer.resize(n);
-        self.held = self
-            .plan
-            .span(span.index)
-            .map(|span| RawChunk::new(span, buffer));
+        // An empty stream has no chunk.
+        let span = self.plan.span(span.index);
+        self.held = span.map(|span| RawChunk::new(span, buffer));
         Ok(Some(Found::SizeKnown(self.stream_offset)))
     }
 }
 
-/// Checks the end of a stream: nothing may follow what the plan covers.
-fn end_of_stream(
-    stream: &mut StreamImage,
-    plan: &Plan,
-    offset: u64,
-) -> Result<Option<Found<Unchecked>>> {
-    if offset == plan.size() && !stream.is_at_end(offset)? {
-        return Err(stream.wrong_size(plan.size(), true, offset));
-    }
-    stream.check_unchanged()?;
-    Ok(None)
+/// A buffer for a chunk; `None` after the pool was closed. Blocks until one is free.
+fn buffer_for(pool: &BufferPool, span: Span) -> Option<Buffer> {
+    // The length of a chunk fits `usize`, because otherwise the pool could not hold it.
+    pool.take(usize::try_from(span.len).unwrap_or(usize::MAX))
 }
 
-/// The error for a stream that ends too early.
-fn shorter(stream: &StreamImage, plan: &Plan, offset: u64) -> Error {
-    match plan.is_endless() {
-        true => {
-            let what = format!("The image ends at byte {offset}, before the first byte to send");
-            Error::new(ErrorKind::Usage, what)
-        }
-        false => stream.wrong_size(plan.size(), false, offset),
-    }
+/// The extent of data at or after `offset`; if only holes follow, an empty one beyond any disk.
+fn extent_after(disk: &dyn Disk, offset: u64) -> Result<Range<u64>> {
+    Ok(disk.data_after(offset)?.unwrap_or(u64::MAX..u64::MAX))
 }
 
 /// Fills a chunk from the extents of data in it; everything between them is a hole, and so zero.
 /// Returns the ranges of the chunk that were read.
+///
+/// `extent` is the one that was found last, for this chunk or an earlier one, or `0..0`. It is
+/// replaced by later ones that the chunk reaches.
 fn read_extents(
     disk: &dyn Disk,
     extent: &mut Range<u64>,
@@ -258,13 +224,15 @@ fn read_extents(
     let mut offset = span.offset;
     while offset < span.end() {
         if extent.end <= offset {
-            *extent = disk.data_after(offset)?.unwrap_or(u64::MAX..u64::MAX);
+            *extent = extent_after(disk, offset)?;
         }
-        let data = extent.start.clamp(offset, span.end())..extent.end.min(span.end());
-        if data.start < data.end {
-            ranges.push(at(data.start)..at(data.end));
+        // The part of the extent within the chunk, which is empty if it begins behind the chunk.
+        let start = extent.start.clamp(offset, span.end());
+        let end = extent.end.min(span.end());
+        if start < end {
+            ranges.push(at(start)..at(end));
         }
-        offset = data.end.max(data.start);
+        offset = end.max(start);
     }
     buffer.fill(&ranges, |bytes, at| {
         disk.read_at(bytes, span.offset + at as u64)
@@ -413,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gzip_image_of_several_members_reads_from_any_chunk() {
+    fn a_gzip_image_of_several_members_is_read_completely() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image.gz");
         let content: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
@@ -428,14 +396,10 @@ mod tests {
         assert_eq!(image.length(), Length::Known(300_000));
         let (full, plan) = reader(image, 70_000, 0);
         assert_eq!(replay(full, plan, 0).0, content);
-        let (rest, plan) = reader(
-            Image::open_gzip(&path, StreamOptions::default()).unwrap(),
-            70_000,
-            2,
-        );
-        let (drive, read) = replay(rest, plan, 2);
-        assert_eq!(read, 3);
-        assert_eq!(drive[140_000..], content[140_000..]);
+        // A stream is read from its start, even if only its last chunks are to be sent.
+        let image = Image::open_gzip(&path, StreamOptions::default()).unwrap();
+        let (resumed, plan) = reader(image, 70_000, 2);
+        assert_eq!(replay(resumed, plan, 0), (content, 5));
     }
 
     #[test]
