@@ -1,6 +1,6 @@
-//! Divides a part of a chunk into smaller ones when a request for the whole part fails. A
-//! compressed part is decompressed as the pieces are taken, so that memory holds only one piece,
-//! plain and compressed.
+//! Divides a part of a chunk into pieces when a request for the whole part fails, or one request
+//! should not carry all of it. A compressed part is decompressed as the pieces are taken, and each
+//! piece is compressed again, so that memory holds only one piece, plain and compressed.
 
 use std::fmt;
 use std::io::Cursor;
@@ -13,14 +13,17 @@ use super::gzip::worth;
 use crate::chunk::{Encoding, Part, RequestSize};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Pieces longer than a block of the drive end at the end of a block.
+/// Pieces longer than a block of the drive end at the end of a block, because a write of a part of a
+/// block may make the endpoint read the rest of it first. 4 KiB are the usual block of file systems
+/// and disks.
 const BLOCK_BYTES: u64 = 4096;
 
 /// Returns the pieces of a part in order.
 pub struct Cutter {
     part: Part,
-    /// The next byte of the drive to return.
+    /// Offset on the drive of the next piece.
     at: u64,
+    /// `None` until a compressed part is divided.
     packed: Option<Packed>,
 }
 
@@ -30,11 +33,11 @@ impl fmt::Debug for Cutter {
     }
 }
 
-/// The rest of a compressed part.
+/// A compressed part while it is divided.
 struct Packed {
     stream: Gunzip<Cursor<Bytes>>,
     compressor: Compressor,
-    /// Bytes that were decompressed and not returned yet.
+    /// Bytes that were decompressed and not returned yet, from `Cutter::at` on.
     plain: Vec<u8>,
 }
 
@@ -48,7 +51,8 @@ impl Cutter {
         }
     }
 
-    /// Whether the next piece is the whole part or nothing, so that [`next`](Self::next) is fast.
+    /// Whether the next piece is the whole part, or there is none. Otherwise [`next`](Self::next) may
+    /// have to decompress and compress, which blocks.
     pub fn is_whole(&self, most: RequestSize) -> bool {
         let is_untouched = self.at == self.part.offset && self.packed.is_none();
         self.is_at_end() || is_untouched && self.part.size().fits(most)
@@ -68,6 +72,7 @@ impl Cutter {
         }
         let left = self.part.offset + self.part.len - self.at;
         let piece = match self.part.encoding {
+            // A compressed body that fits needs no decompressing.
             _ if self.is_whole(most) => self.part.clone(),
             Encoding::Identity => {
                 let len = ending_at_a_block(self.at, left.min(most.body).min(most.range));
@@ -85,21 +90,24 @@ impl Cutter {
         Ok(Some(piece))
     }
 
+    /// The next piece of a compressed part of which `left` bytes are left, all uncompressed.
     fn cut_packed(&mut self, left: u64, most: RequestSize) -> Result<Part> {
         let packed = match &mut self.packed {
             Some(packed) => packed,
             none => none.insert(Packed::new(&self.part, self.at)?),
         };
-        // As much as will probably fit, but at most half, because the compressed piece needs memory
-        // beside the plain one.
+        // How many bytes will probably fit: if the piece compresses as the whole part does, or at
+        // least without compression. But at most half of the part, to limit the memory for the plain
+        // piece.
         let body = (self.part.body.len() as u64).max(1);
         let likely = u128::from(self.part.len) * u128::from(most.body) / u128::from(body);
         let likely = u64::try_from(likely).unwrap_or(u64::MAX);
         let half = (self.part.len / 2).max(BLOCK_BYTES);
-        let len = likely.min(half).max(most.body.min(half));
-        let mut len = ending_at_a_block(self.at, len.min(most.range).min(left));
+        let len = likely.max(most.body).min(half).min(most.range).min(left);
+        let mut len = ending_at_a_block(self.at, len);
         packed.unpack(index(len)?)?;
         loop {
+            // A body longer than this does not fit, or is not worth compressing.
             let plain = &packed.plain[..index(len)?];
             let room = worth(plain.len()).min(index(most.body.min(len))?);
             let mut body = vec![0; room];
@@ -109,7 +117,10 @@ impl Cutter {
                     body.truncate(packed_len);
                     (Bytes::from(body), Encoding::Gzip)
                 }
+                // It does not compress well, but fits without compression.
                 None if len <= most.body => (Bytes::copy_from_slice(plain), Encoding::Identity),
+                // A shorter piece may fit, and fits uncompressed in the end. What it leaves of `plain`
+                // is for the next piece.
                 None => {
                     len = ending_at_a_block(self.at, (len / 2).max(most.body));
                     continue;
@@ -132,39 +143,38 @@ impl Packed {
         let input = Cursor::new(part.body.clone());
         let mut packed = Self {
             stream: Gunzip::new(input, part.len, Trailing::Refuse),
+            // The fastest level: the part was compressed before, and its request waits.
             compressor: Compressor::new(CompressionLvl::new(1).unwrap_or_default()),
             plain: Vec::new(),
         };
         let mut skip = index(at - part.offset)?;
+        // gzip can only be read from the start. Any length of the buffer will do.
         let mut skipped = vec![0; skip.min(64 * 1024)];
         while skip > 0 {
             let end = skip.min(skipped.len());
-            skip -= packed.read(&mut skipped[..end])?;
+            skip -= read(&mut packed.stream, &mut skipped[..end])?;
         }
         Ok(packed)
     }
 
-    /// Decompresses until there are `len` bytes.
+    /// Decompresses until `plain` has at least `len` bytes.
     fn unpack(&mut self, len: usize) -> Result<()> {
         let mut filled = self.plain.len();
         self.plain.resize(len.max(filled), 0);
         while filled < len {
-            // Taken out, because `read` borrows `self` as a whole.
-            let mut plain = std::mem::take(&mut self.plain);
-            let read = self.read(&mut plain[filled..]);
-            self.plain = plain;
-            filled += read?;
+            filled += read(&mut self.stream, &mut self.plain[filled..])?;
         }
         Ok(())
     }
+}
 
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        let wrong = || Error::new(ErrorKind::Bug, "A body does not hold what it says");
-        match self.stream.read(buffer) {
-            Ok(0) => Err(wrong()),
-            Ok(read) => Ok(read),
-            Err(cause) => Err(wrong().because(cause)),
-        }
+/// Reads at least one byte. There is one, because the caller knows the length of the part.
+fn read(stream: &mut Gunzip<Cursor<Bytes>>, buffer: &mut [u8]) -> Result<usize> {
+    let wrong = || Error::new(ErrorKind::Bug, "A body does not hold what it says");
+    match stream.read(buffer) {
+        Ok(0) => Err(wrong()),
+        Ok(read) => Ok(read),
+        Err(cause) => Err(wrong().because(cause)),
     }
 }
 
