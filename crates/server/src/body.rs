@@ -28,8 +28,9 @@ const PROGRESS_BYTES: usize = 16 * 1024;
 /// Maximum bytes of a body of keys and values: as many as the keys of one object may have
 /// (`openhosting_tenancy::check_length`).
 const SMALL_BYTES_MAX: usize = 64 * 1024;
-/// Frames between the network and the thread that decodes them. hyper's frames have at most about
-/// 400 KiB.
+/// Frames between the network and the thread that decodes them, so that neither waits for each frame
+/// of the other. hyper's frames have at most about 400 KiB, so this many, and one at each end, have at
+/// most about 2 MiB. The value is a choice.
 const FRAMES_AHEAD: usize = 3;
 
 /// The body of a request, counted while it arrives.
@@ -52,7 +53,7 @@ impl Incoming {
         Self { body, record }
     }
 
-    /// The same body over a slow line.
+    /// The same body over a slow line. A body that is slowed down already stays as it is.
     pub(super) fn slowed(self, line: Arc<Line>) -> Self {
         let body = match self.body {
             IncomingBody::Plain(body) => IncomingBody::Slowed(Slowed::new(body, line)),
@@ -99,6 +100,7 @@ impl Body for Incoming {
 struct Paced {
     body: Incoming,
     /// Time that was spent waiting for the client, and bytes received, since it last made progress.
+    /// Time in which the server was busy with earlier bytes does not count.
     waited: Duration,
     bytes: usize,
 }
@@ -256,7 +258,8 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// Why reading failed.
+    /// Why reading failed. Without a reason of its own, the request was abandoned before the end of
+    /// the body.
     pub(super) fn failure(&self) -> Refusal {
         self.failure.clone().unwrap_or_else(cut_short)
     }
