@@ -16,7 +16,7 @@ use std::ops::Range;
 use super::format::is_vmdk_description;
 use super::pieces::Pieces;
 use super::signs::HEAD_BYTES;
-use super::stream::{StreamFormat, packing_of};
+use super::stream::StreamFormat;
 use super::{Format, ImageOptions, RawImage, head_of};
 use crate::advice;
 use crate::advice::{Advice, Remedy};
@@ -83,7 +83,7 @@ pub(super) fn opened(file: RawImage, options: &ImageOptions) -> Result<RawImage>
         (true, wanted) => Archive::open(&file)?.disk(wanted.as_deref()),
         (false, None) => Ok(file),
         // The content of a compressed file is inspected when it is decompressed.
-        (false, Some(_)) if packing_of(&file)?.is_some() => Ok(file),
+        (false, Some(_)) if StreamFormat::of_file(&file)?.is_some() => Ok(file),
         (false, Some(wanted)) => Err(no_archive(&file.path().display().to_string(), wanted)),
     }
 }
@@ -103,7 +103,7 @@ pub(super) fn packed_member(file: &RawImage, format: StreamFormat) -> Error {
     };
     let name = names::base(&member.name);
     let unpacked = name.rsplit_once('.').map_or("disk", |(stem, _)| stem);
-    let (tool, unpacked) = (format.decompress(), quote(unpacked));
+    let (tool, unpacked) = (format.decompress_command(), quote(unpacked));
     let out = unpack_to_stdout(file, &archive.to_string_lossy());
     error.hint_to(format!(
         "Unpack it, and upload that file: {out} | {tool} > {unpacked} && openhosting-upload {unpacked}"
@@ -459,7 +459,7 @@ impl<'a> Archive<'a> {
         }
         self.check_pieces(entry, Some(file))?;
         if let Some(how) = &file.compression
-            && packing_of(&self.member(entry, &[], Manifest::Absent))?.is_none()
+            && StreamFormat::of_file(&self.member(entry, &[], Manifest::Absent))?.is_none()
         {
             return refuse(&format!("packed (compression {how:?})"))
             .map_err(|error| {

@@ -118,7 +118,8 @@ fn is_weak(format: FileFormat) -> bool {
 }
 
 /// Number of bytes at the end of a file to inspect: the longest trailers, of a DMG and of a VHD,
-/// have 512.
+/// have 512. Of a stream that ends with a VHD footer, this many bytes are left out, so the number
+/// must be that of the footer.
 pub(super) const TAIL_BYTES: usize = 512;
 
 /// Recognises content by its last bytes (`tail` has [`TAIL_BYTES`]): some formats have their header
@@ -259,7 +260,7 @@ impl<'a> Place<'a> {
                 let unpacked = stem(&path);
                 let first = format!(
                     "{} {} > {} && ",
-                    format.decompress(),
+                    format.decompress_command(),
                     word(&path),
                     word(&unpacked)
                 );
@@ -293,7 +294,7 @@ impl<'a> Place<'a> {
             Self::Packed(path, format) => advice![
                 format!(
                     "to send that as it is: {} {} | ",
-                    format.decompress(),
+                    format.decompress_command(),
                     word(&path.to_string_lossy())
                 ),
                 Remedy::UploadOutput,

@@ -165,7 +165,7 @@ impl Image {
         let is_member = file.member().is_some();
         if let Some(name) = options.disk.as_deref().filter(|_| !is_member) {
             let sought = Self::sought(name, options.format, &file.path().display())?;
-            let format = stream::packing_of(&file)?.unwrap_or(StreamFormat::Raw);
+            let format = StreamFormat::of_file(&file)?.unwrap_or(StreamFormat::Raw);
             return StreamImage::open(Input::of(file), format, sought, options.stream)
                 .map(Self::stream);
         }
@@ -173,7 +173,7 @@ impl Image {
             Some(format) => format,
             None if file.is_device() && !is_member => Format::Raw,
             None => {
-                let packing = stream::packing_of(&file)?;
+                let packing = StreamFormat::of_file(&file)?;
                 if let Some(format) = packing.filter(|_| is_member) {
                     return Err(archive::packed_member(&file, format));
                 }
@@ -208,7 +208,7 @@ impl Image {
     /// The file in a zip archive, if this is one and may be treated as one.
     fn of_zip(file: &RawImage, options: &ImageOptions) -> Result<Option<Self>> {
         let is_wanted = options.disk.is_some() || (options.format.is_none() && !file.is_device());
-        if !is_wanted || stream::packing_of(file)? != Some(StreamFormat::Zip) {
+        if !is_wanted || StreamFormat::of_file(file)? != Some(StreamFormat::Zip) {
             return Ok(None);
         }
         let entry = stream::find_in_zip(file, options.disk.as_deref())?;

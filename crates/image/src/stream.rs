@@ -35,7 +35,6 @@ use crate::quoting::quote;
 use ending::HeldBack;
 pub use ending::StreamEnd;
 pub use format::StreamFormat;
-pub(crate) use format::packing_of;
 use format::{HEAD_BYTES, is_credible};
 use limit::OverLimit;
 use lzma::Lzma;
@@ -250,7 +249,7 @@ impl Content {
         }
         let described = Described {
             name: name.to_owned(),
-            unpack: command(name, format.decompress()),
+            unpack: command(name, format.decompress_command()),
         };
         let bad = |cause| not_sound(name, format, 0, cause);
         let (disk, member, size) = DiskInOrder::open(self.read, described, wanted).map_err(bad)?;
@@ -361,7 +360,10 @@ impl StreamImage {
             None => {
                 let expected = match entry {
                     Some(entry) => Some(entry.size).filter(|size| is_credible(*size)),
-                    None => input.file.as_ref().and_then(|file| format.expected(file)),
+                    None => input
+                        .file
+                        .as_ref()
+                        .and_then(|file| format.stated_size(file)),
                 };
                 Length::guessed(expected, input.size)
             }
@@ -423,7 +425,7 @@ impl StreamImage {
             );
             let (file, unpack) = (
                 quote(&member.name),
-                command(&self.name, self.format.decompress()),
+                command(&self.name, self.format.decompress_command()),
             );
             return Err(Error::new(ErrorKind::Image, what).permanent().hint_to(format!(
                 "Unpack it, and upload that file: {unpack} | tar -xf - {file} && openhosting-upload {file}"
@@ -441,7 +443,7 @@ impl StreamImage {
                 return Err(error.permanent().hint_to(super::into_a_file()));
             }
             Place::Packed(path, format) if is_packed => {
-                let command = format.decompress();
+                let command = format.decompress_command();
                 let path = foreign::word(&path.to_string_lossy());
                 format!("Unpack it once: {command} {path} | openhosting-upload -")
             }
@@ -626,12 +628,11 @@ impl Unpacked {
             StreamFormat::Zstd | StreamFormat::Lz4 => {
                 skippable::skip(&mut packed)?;
                 let head = packed.peek(HEAD_BYTES)?;
-                match StreamFormat::behind_skippable(head) {
-                    StreamFormat::Raw if !head.is_empty() => {
-                        return Err(io::ErrorKind::InvalidData.into());
-                    }
-                    StreamFormat::Raw => format,
-                    found => found,
+                match StreamFormat::of_frame(head) {
+                    Some(found) => found,
+                    // Nothing but frames without content.
+                    None if head.is_empty() => format,
+                    None => return Err(io::ErrorKind::InvalidData.into()),
                 }
             }
             other => other,
@@ -721,7 +722,7 @@ fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) ->
         ),
         _ => (
             format!("{name} is not sound {format} at byte {offset} of its content"),
-            match (command(name, format.test()), offset) {
+            match (command(name, format.test_command()), offset) {
                 (test, 0) => advice![
                     format!("Test it with: {test}. "),
                     Remedy::Format("raw"),
@@ -752,7 +753,7 @@ fn over_limit(name: &str, format: StreamFormat, over: &OverLimit) -> Error {
         .permanent()
         .hint_to(format!(
             "Let {format}'s own tool decompress it: {} | openhosting-upload -n {} -",
-            command(name, format.decompress()),
+            command(name, format.decompress_command()),
             quote(file)
         ))
 }

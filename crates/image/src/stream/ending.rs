@@ -1,6 +1,6 @@
-//! The end of a stream that should be a raw disk. Formats with their header after the disk can only
-//! be recognised there, when nearly everything was sent. Therefore the last bytes are held back
-//! until it is certain that they are the last.
+//! The end of a stream that should be a raw disk. Some formats, such as a fixed VHD, have their header
+//! after the disk. In a stream they are recognised only when nearly everything was sent, so the last
+//! bytes are held back until it is certain that they are the last.
 
 use std::io::{self, Read};
 use std::sync::{Arc, OnceLock};
@@ -8,7 +8,8 @@ use std::sync::{Arc, OnceLock};
 use crate::error::Error;
 use crate::foreign::TAIL_BYTES;
 
-/// Bytes to read at a time for a caller with a small buffer.
+/// Bytes to read at a time for a caller whose buffer is too small to be read into. Any number will
+/// do: the buffer of a stream is large enough.
 const STEP_BYTES: usize = 4096;
 
 /// How a stream ended.
@@ -27,12 +28,12 @@ type Judge = Box<dyn Fn(&[u8], u64) -> Result<StreamEnd, Error> + Send>;
 /// A reader that returns the last bytes of another one only after they were judged.
 pub(super) struct HeldBack<R> {
     inner: R,
-    /// Bytes that were read and not returned yet.
+    /// Bytes that were read and not returned yet: until the end, at least the last [`TAIL_BYTES`].
     held: Vec<u8>,
     /// Number of bytes that were returned.
-    given: u64,
+    returned: u64,
     judge: Judge,
-    /// Set when `inner` has ended.
+    /// Set when `inner` has ended and was judged; shared with the image, for a notice.
     ended: Arc<OnceLock<StreamEnd>>,
 }
 
@@ -41,7 +42,7 @@ impl<R: Read> HeldBack<R> {
         Self {
             inner,
             held: Vec::new(),
-            given: 0,
+            returned: 0,
             judge,
             ended,
         }
@@ -57,37 +58,39 @@ impl<R: Read> HeldBack<R> {
 
     /// Judges the held bytes, which are the last ones.
     fn end(&mut self) -> io::Result<()> {
-        let ended = (self.judge)(&self.held, self.given).map_err(io::Error::other)?;
+        let ended = (self.judge)(&self.held, self.returned).map_err(io::Error::other)?;
         if ended == StreamEnd::FooterLeftOut {
+            // They are the footer and nothing else, which has exactly `TAIL_BYTES`.
             self.held.clear();
         }
         let _ = self.ended.set(ended);
         Ok(())
     }
 
-    /// Reads directly into a buffer with room for the held bytes and as many again, which avoids
-    /// copying every byte.
+    /// Reads directly into a buffer of at least twice [`TAIL_BYTES`], which avoids copying every byte.
+    /// At most [`TAIL_BYTES`] must be held. Returns how many bytes may be returned, which can be 0
+    /// before the end.
     fn read_through(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let held = self.held.len();
         bytes[..held].copy_from_slice(&self.held);
         let read = self.inner.read(&mut bytes[held..])?;
         if read == 0 {
             self.end()?;
-            return Ok(self.give(bytes));
+            return Ok(self.take_ready(bytes));
         }
-        let given = (held + read).saturating_sub(TAIL_BYTES);
+        let ready = (held + read).saturating_sub(TAIL_BYTES);
         self.held.clear();
-        self.held.extend_from_slice(&bytes[given..held + read]);
-        self.given += given as u64;
-        Ok(given)
+        self.held.extend_from_slice(&bytes[ready..held + read]);
+        self.returned += ready as u64;
+        Ok(ready)
     }
 
-    /// Returns those of the held bytes that may be returned.
-    fn give(&mut self, bytes: &mut [u8]) -> usize {
+    /// Moves those of the held bytes that may be returned to `bytes`, and returns their number.
+    fn take_ready(&mut self, bytes: &mut [u8]) -> usize {
         let n = self.ready().min(bytes.len());
         bytes[..n].copy_from_slice(&self.held[..n]);
         self.held.drain(..n);
-        self.given += n as u64;
+        self.returned += n as u64;
         n
     }
 }
@@ -96,9 +99,9 @@ impl<R: Read> Read for HeldBack<R> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
             if bytes.is_empty() || self.ready() > 0 || self.ended.get().is_some() {
-                return Ok(self.give(bytes));
+                return Ok(self.take_ready(bytes));
             }
-            // At most the last bytes are held now.
+            // None of the held bytes may be returned, so there are at most `TAIL_BYTES`.
             if bytes.len() >= 2 * TAIL_BYTES {
                 match self.read_through(bytes)? {
                     0 => continue,
@@ -108,7 +111,9 @@ impl<R: Read> Read for HeldBack<R> {
             let held = self.held.len();
             self.held.resize(held + STEP_BYTES, 0);
             let read = self.inner.read(&mut self.held[held..]);
-            self.held.truncate(held + *read.as_ref().unwrap_or(&0));
+            // A failed read adds nothing, so that the caller may try again.
+            let added = *read.as_ref().unwrap_or(&0);
+            self.held.truncate(held + added);
             if read? == 0 {
                 self.end()?;
             }

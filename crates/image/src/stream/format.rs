@@ -4,16 +4,19 @@ use std::fmt;
 
 use super::zip::is_start as is_zip;
 use super::{lz4, lzma, skippable, zstd};
-use crate::RawImage;
 use crate::error::Result;
+use crate::{RawImage, head_of};
 
-/// Bytes that identify a stream and its content.
+/// Bytes from the start of a stream that identify its compression. 30 are enough, those of a zip
+/// header; the others are for frames without content, which may precede Zstandard and LZ4.
 pub(super) const HEAD_BYTES: usize = 4096;
 
-/// Bytes of a header with the size of the content, in formats that have it at the start.
+/// Bytes of a header that states the size of the content. The header of Zstandard is the longest of
+/// those at the start of a stream.
 const HEADER_BYTES: usize = zstd::HEADER_BYTES;
 /// Maximum number of frames without content to skip while looking for the size of the content in
-/// the first frame that has some.
+/// the first frame that has some. It bounds the time, because each takes a read. The value is a
+/// choice: tools write one such frame at the start, if any.
 const SKIPPABLE_MAX: usize = 1024;
 /// Maximum initial size of a drive according to a header that nothing has checked: 2 TiB. A damaged
 /// header could otherwise order a drive that is expensive or that the account does not allow. With
@@ -44,10 +47,11 @@ pub enum StreamFormat {
 }
 
 impl StreamFormat {
-    /// Recognises the compression by the first bytes; `None` if there is none.
+    /// Recognises the compression by the first bytes; `None` if there is none. No bytes match two of
+    /// the signatures, so their order does not matter.
     pub fn of(head: &[u8]) -> Option<Self> {
         let starts = |magic: &[u8]| head.starts_with(magic);
-        // The reserved bits of the flags are zero.
+        // Deflate is the only method. The reserved bits of the flags are zero.
         if starts(&[0x1f, 0x8b, 8]) && head.get(3).is_none_or(|flags| flags & 0xe0 == 0) {
             return Some(Self::Gzip);
         }
@@ -66,12 +70,11 @@ impl StreamFormat {
         if skippable::is_start(head) {
             return Self::of_skippable(head);
         }
-        if starts(zstd::MAGIC) {
-            return Some(Self::Zstd);
+        if let Some(format) = Self::of_frame(head) {
+            return Some(format);
         }
-        if starts(lz4::MAGIC) || starts(lz4::LEGACY_MAGIC) {
-            return Some(Self::Lz4);
-        }
+        // The level follows, then the first block or the end of a stream without blocks, which begin
+        // with the digits of pi and of its square root.
         let is_level = head
             .get(3)
             .is_some_and(|level| (b'1'..=b'9').contains(level));
@@ -81,8 +84,17 @@ impl StreamFormat {
         (starts(b"BZh") && is_level && is_block).then_some(Self::Bzip2)
     }
 
-    /// What begins with frames without content. If these are longer than `head`, it counts as
-    /// Zstandard until all of them were read.
+    /// Recognises the compression of a file by its first bytes; `None` if there is none.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub(crate) fn of_file(file: &RawImage) -> Result<Option<Self>> {
+        Ok(Self::of(&head_of(file, HEAD_BYTES)?))
+    }
+
+    /// The compression of what begins with frames without content, which Zstandard and LZ4 share:
+    /// what follows them decides. If that is beyond `head`, the result is Zstandard, and
+    /// [`of_frame`](Self::of_frame) has to decide when the frames were skipped.
     fn of_skippable(head: &[u8]) -> Option<Self> {
         let mut rest = head;
         while skippable::is_start(rest) {
@@ -92,23 +104,17 @@ impl StreamFormat {
                 None => return Some(Self::Zstd),
             }
         }
-        match Self::behind_skippable(rest) {
-            Self::Raw if rest.len() >= zstd::MAGIC.len() => None,
-            Self::Raw => Some(Self::Zstd),
-            format => Some(format),
-        }
+        let is_cut_off = rest.len() < zstd::MAGIC.len();
+        Self::of_frame(rest).or(is_cut_off.then_some(Self::Zstd))
     }
 
-    /// The format of what follows frames without content; raw if it is neither of the two formats
-    /// that have such frames.
-    pub(super) fn behind_skippable(head: &[u8]) -> Self {
-        match head {
-            head if head.starts_with(lz4::MAGIC) || head.starts_with(lz4::LEGACY_MAGIC) => {
-                Self::Lz4
-            }
-            head if head.starts_with(zstd::MAGIC) => Self::Zstd,
-            _ => Self::Raw,
+    /// Zstandard or LZ4, if a frame with content of one of these begins here.
+    pub(super) fn of_frame(head: &[u8]) -> Option<Self> {
+        if head.starts_with(zstd::MAGIC) {
+            return Some(Self::Zstd);
         }
+        let is_lz4 = head.starts_with(lz4::MAGIC) || head.starts_with(lz4::LEGACY_MAGIC);
+        is_lz4.then_some(Self::Lz4)
     }
 
     /// Its name.
@@ -126,8 +132,9 @@ impl StreamFormat {
         }
     }
 
-    /// The command that tests such a file; the file name follows.
-    pub(super) fn test(self) -> &'static str {
+    /// The command that tests such a file; the file name follows. zstd needs `--long` for what looks
+    /// back further than 2^27 bytes.
+    pub(super) fn test_command(self) -> &'static str {
         match self {
             Self::Raw => "cksum",
             Self::Gzip => "gzip -t",
@@ -143,7 +150,7 @@ impl StreamFormat {
 
     /// The command that decompresses such a file to standard output, whatever memory it needs; the
     /// file name follows.
-    pub(crate) fn decompress(self) -> &'static str {
+    pub(crate) fn decompress_command(self) -> &'static str {
         match self {
             Self::Raw => "cat",
             Self::Gzip => "gzip -dc",
@@ -157,12 +164,14 @@ impl StreamFormat {
         }
     }
 
-    /// The size of the content according to a file: .xz states it in its indexes, lzip at the end
-    /// of each member, LZMA-alone in its header, Zstandard and LZ4 in their first frame, which
-    /// others may follow. gzip is not used: its size is modulo 4 GiB, and of the last member only
-    /// (docs/dev/reference.md, T13). The size is not checked here. The decoder checks it at the
-    /// end, so that a wrong size is an error.
-    pub(super) fn expected(self, file: &RawImage) -> Option<u64> {
+    /// The size of the content that a file states: .xz in its indexes, lzip at the end of each
+    /// member, LZMA-alone in its header, Zstandard and LZ4 in their first frame. `None` if it states
+    /// none, or one that is not credible. gzip is not used: its size is modulo 4 GiB, and of the last
+    /// member only (docs/dev/reference.md, T13).
+    ///
+    /// The size may be wrong or too small, because more frames may follow the first. The decoder
+    /// finds out: it fails if a frame, member or stream has another size than it states.
+    pub(super) fn stated_size(self, file: &RawImage) -> Option<u64> {
         let size = match self {
             Self::Xz => super::xz_content_size(file.size(), |bytes, at| file.read_at(bytes, at))?,
             Self::Lzip => lzma::lzip_size(file)?,
@@ -176,21 +185,12 @@ impl StreamFormat {
     }
 }
 
-/// The compression of a file, if any.
-pub(crate) fn packing_of(file: &RawImage) -> Result<Option<StreamFormat>> {
-    let mut head = [0; HEAD_BYTES];
-    let len = usize::try_from(file.size()).unwrap_or(usize::MAX);
-    let head = &mut head[..len.min(HEAD_BYTES)];
-    file.read_at(head, 0)?;
-    Ok(StreamFormat::of(head))
-}
-
 /// Whether a drive may be created with a size that only a header states.
 pub(super) fn is_credible(size: u64) -> bool {
     (1..=EXPECTED_BYTES_MAX).contains(&size)
 }
 
-/// The bytes of a file from `at` on that may be a header.
+/// [`HEADER_BYTES`] of a file from `at` on, or fewer at its end; `None` if they cannot be read.
 fn header(file: &RawImage, at: u64) -> Option<Vec<u8>> {
     let len = file.size().checked_sub(at)?.min(HEADER_BYTES as u64);
     let mut header = vec![0; usize::try_from(len).ok()?];
@@ -198,7 +198,7 @@ fn header(file: &RawImage, at: u64) -> Option<Vec<u8>> {
     Some(header)
 }
 
-/// The header of the first frame with content.
+/// The header of the first frame with content; `None` if it is not found.
 fn first_frame(file: &RawImage) -> Option<Vec<u8>> {
     let mut at = 0_u64;
     for _ in 0..SKIPPABLE_MAX {

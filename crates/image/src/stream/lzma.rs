@@ -8,23 +8,28 @@ use super::limit::{MEMORY_BYTES_MAX, OverLimit};
 use super::member::Member;
 use super::source::Packed;
 use crate::RawImage;
+use crate::number::{le32, le64};
 
-/// Bytes of the header of an LZMA-alone file.
+/// Bytes of the header of an LZMA-alone file: the properties (1), the size of the dictionary (4) and
+/// of the content (8).
 const ALONE_HEADER_BYTES: usize = 13;
-/// Maximum size of the content that such a header is believed to state. xz and related tools use
-/// the same limit when they recognise such a file.
+/// Maximum size of the content in such a header. With a larger one, the bytes are not recognised as
+/// such a file. xz and related tools use the same limit.
 const ALONE_BYTES_MAX: u64 = 1 << 38;
-/// The value for an unknown size.
+/// The value in the header for an unknown size.
 const ALONE_UNKNOWN: u64 = u64::MAX;
-/// Bytes of the footer of a member in an lzip file.
-const LZIP_FOOTER_BYTES: u64 = 20;
-/// Bytes of the header of such a member.
+/// Bytes of the header of a member in an lzip file: the magic (4), the version (1) and the size of
+/// the dictionary (1).
 const LZIP_HEADER_BYTES: u64 = 6;
+/// Bytes of the footer of such a member: a checksum (4), the size of the content (8) and of the
+/// member (8).
+const LZIP_FOOTER_BYTES: u64 = 20;
 /// Maximum number of members whose sizes are added up before decompression, which bounds the time:
-/// each takes a read. With more, the size is unknown until the end.
+/// each takes two reads. With more, the size is unknown until the end. The value is a choice: plzip
+/// writes members of some MiB.
 const LZIP_MEMBERS_MAX: usize = 65_536;
 
-/// A decoder.
+/// Decodes one of the three formats.
 pub(super) struct Lzma {
     source: Packed,
     stream: Stream,
@@ -42,7 +47,7 @@ impl Lzma {
         )
     }
 
-    /// Decodes one member of an .lz file.
+    /// Decodes one member of an .lz file; `Members` reads the others.
     pub(super) fn lzip(source: Packed) -> io::Result<Self> {
         Self::new(source, Stream::new_lzip_decoder(MEMORY_BYTES_MAX, 0))
     }
@@ -64,8 +69,9 @@ impl Lzma {
         })
     }
 
-    /// The memory that a decoder needs which has reached its limit. liblzma reports only whether a
-    /// given limit is sufficient.
+    /// How much memory this decoder needs, in bytes, after it has reached its limit. liblzma reports
+    /// only whether a given limit is sufficient, so limits are tried. 1 TiB is always sufficient: a
+    /// dictionary has at most 4 GiB. The result is exact to 1 MiB, the unit of the message.
     fn needed(&mut self) -> u64 {
         let (mut too_few, mut enough) = (MEMORY_BYTES_MAX, 1 << 40);
         while enough - too_few > 1 << 20 {
@@ -114,6 +120,8 @@ impl Read for Lzma {
                 }
                 Ok(_) if n > 0 => return Ok(n),
                 Ok(_) if is_last => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // With input and room, a decoder that is not at fault uses one of them. Another
+                // attempt would do the same, for ever.
                 Ok(_) if consumed == 0 => return Err(io::ErrorKind::InvalidData.into()),
                 Ok(_) => {}
             }
@@ -127,21 +135,25 @@ impl Member for Lzma {
     }
 }
 
-/// Whether this is the beginning of an .lz file: a version, and a valid dictionary size.
+/// Whether this is the beginning of an .lz file: its magic, a version, and a dictionary of 2^12 to
+/// 2^29 bytes, whose exponent is in the lower five bits.
 pub(super) fn is_lzip(head: &[u8]) -> bool {
     matches!(head, [b'L', b'Z', b'I', b'P', 0 | 1, dictionary, ..] if (12..=29).contains(&(dictionary & 0x1f)))
 }
 
 /// Whether this is the beginning of an .lzma file. There is no magic number; the criteria are the
 /// properties that all tools write by default, a dictionary of a usual size, a plausible size of
-/// the content, and the zero byte that all streams of this coder begin with.
+/// the content, and the zero byte that all streams of this coder begin with. A file with other
+/// properties counts as raw.
 pub(super) fn is_alone(head: &[u8]) -> bool {
-    const PROPERTIES: u8 = 0x5d;
+    // lc 3, lp 0, pb 2: (pb * 5 + lp) * 9 + lc.
+    const PROPERTIES: u8 = 93;
     let Some((dictionary, size)) = alone_header(head) else {
         return false;
     };
+    // xz and related tools accept the same sizes: any, 2^n, and 2^n + 2^(n - 1), which is three times
+    // its lowest bit.
     let is_usual = dictionary == u32::MAX || {
-        // 2^n, or 2^n + 2^(n - 1).
         let lowest = 1_u32.checked_shl(dictionary.trailing_zeros()).unwrap_or(0);
         dictionary >= 4096 && (dictionary == lowest || dictionary == lowest.saturating_mul(3))
     };
@@ -152,9 +164,7 @@ pub(super) fn is_alone(head: &[u8]) -> bool {
 
 /// The sizes of the dictionary and of the content according to the header of an .lzma file.
 fn alone_header(head: &[u8]) -> Option<(u32, u64)> {
-    let dictionary = head.get(1..5)?.first_chunk().copied()?;
-    let size = head.get(5..ALONE_HEADER_BYTES)?.first_chunk().copied()?;
-    Some((u32::from_le_bytes(dictionary), u64::from_le_bytes(size)))
+    Some((le32(head, 1)?, le64(head, 5)?))
 }
 
 /// The size of the content according to an .lzma file.
@@ -172,11 +182,7 @@ pub(super) fn lzip_size(file: &RawImage) -> Option<u64> {
         let mut footer = [0; LZIP_FOOTER_BYTES as usize];
         let footer_at = end.checked_sub(LZIP_FOOTER_BYTES)?;
         file.read_at(&mut footer, footer_at).ok()?;
-        let number = |at: usize| {
-            let bytes = footer.get(at..)?.first_chunk().copied()?;
-            Some(u64::from_le_bytes(bytes))
-        };
-        let (content, member) = (number(4)?, number(12)?);
+        let (content, member) = (le64(&footer, 4)?, le64(&footer, 12)?);
         let start = end.checked_sub(member)?;
         if start.checked_add(LZIP_HEADER_BYTES)? > footer_at {
             return None;

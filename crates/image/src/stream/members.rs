@@ -1,7 +1,7 @@
 //! Streams of consecutive members: gzip, bzip2, lzip and LZ4. What follows the last member is
-//! treated as the format's own tool treats it, with one additional rule: what could be the start of
-//! another member is treated as one. So a stream that is truncated or damaged there is an error,
-//! never a trailer.
+//! treated as the format's own tool treats it, with one exception: bytes that could be the start of
+//! another member are decoded as one. If that member is truncated or damaged, this is an error. The
+//! tools ignore some of such bytes, and would silently drop a part of the disk.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
@@ -12,7 +12,7 @@ use super::member::Member;
 use super::source::Packed;
 use super::{StreamFormat, lz4, skippable};
 
-/// Bytes after the last member that are not part of the content, and were ignored.
+/// Bytes after the last member that were ignored, because they are not compressed data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trailer {
     /// The compression of the stream.
@@ -33,14 +33,20 @@ impl fmt::Display for Trailer {
     }
 }
 
-/// This many members are allowed however little they contain, and each further one must contain
-/// this many bytes on average. Setting up a decoder takes as long as decoding half a megabyte, so a
-/// few megabytes of empty members would take minutes.
+/// Number of members that are allowed even if all are empty. It bounds the time: setting up a
+/// decoder takes as long as decoding half a megabyte, so a few megabytes of empty members would take
+/// minutes. The value is a choice.
 const MEMBERS_FREE: u64 = 8192;
+/// Bytes of content that members beyond [`MEMBERS_FREE`] must have, on average over all of them. The
+/// value is a choice, and far below what tools write: bgzip has the smallest members, of up to 64
+/// KiB.
 const MEMBER_BYTES_MIN: u64 = 512;
+/// How many bytes determine what follows a member: no signature is longer than four.
+const HEAD_BYTES: usize = 4;
 
 /// Reads the content of all members.
 pub(super) struct Members {
+    /// One of the four formats that have members.
     format: StreamFormat,
     state: State,
     /// Number of members so far, and the bytes of their content.
@@ -50,8 +56,11 @@ pub(super) struct Members {
 }
 
 enum State {
-    /// Before a member; the flag says whether it is the first.
-    Before(Packed, bool),
+    /// Before a member, or the end.
+    Before {
+        source: Packed,
+        is_first: bool,
+    },
     Within(Box<dyn Member>),
     Ended,
     Failed,
@@ -66,7 +75,7 @@ enum Next {
     Skippable,
     /// Bytes that the format's own tool ignores.
     Trailer,
-    /// Bytes that the tool does not ignore.
+    /// Bytes that are not a member, and that the tool does not ignore.
     Foreign,
 }
 
@@ -79,7 +88,10 @@ impl Members {
     ) -> Self {
         Self {
             format,
-            state: State::Before(source, true),
+            state: State::Before {
+                source,
+                is_first: true,
+            },
             members: 0,
             content_bytes: 0,
             trailer,
@@ -93,8 +105,8 @@ impl Members {
             Next::End => Ok(State::Ended),
             Next::Member => {
                 self.members = self.members.saturating_add(1);
-                let worth = self.content_bytes / MEMBER_BYTES_MIN;
-                if self.members > MEMBERS_FREE.saturating_add(worth) {
+                let paid = self.content_bytes / MEMBER_BYTES_MIN;
+                if self.members > MEMBERS_FREE.saturating_add(paid) {
                     return Err(damaged(format!(
                         "the {} parts of it before byte {} hold only {} bytes",
                         self.members,
@@ -106,7 +118,7 @@ impl Members {
             }
             Next::Skippable => {
                 skippable::skip(&mut source)?;
-                Ok(State::Before(source, is_first))
+                Ok(State::Before { source, is_first })
             }
             Next::Trailer => {
                 self.ignore(source)?;
@@ -119,17 +131,18 @@ impl Members {
         }
     }
 
-    /// Reads what follows the last member to its end.
+    /// Reads what follows the last member to its end, and notes it as a trailer.
     fn ignore(&self, mut source: Packed) -> io::Result<()> {
         let at = source.consumed();
         if self.format == StreamFormat::Gzip {
-            // For gzip, zeros are the padding of a block of a tape or a partition.
+            // Zeros fill the last block of a tape or the rest of a partition. They are no trailer.
             skip_zeros(&mut source)?;
             let rest = source.peek(HEAD_BYTES)?;
             if rest.is_empty() {
                 return Ok(());
             }
-            // gzip ignores such a member and other tools read it: it is unknown which is right.
+            // gzip ignores a member after zeros, and other tools read it. Which of them is right
+            // cannot be known, so this is an error.
             if rest.starts_with(&[0x1f, 0x8b, 8]) {
                 return Err(damaged(format!(
                     "zeros follow byte {at}, and another member follows them at byte {}",
@@ -161,8 +174,11 @@ impl Read for Members {
             }
             // An error on the way leaves the state `Failed`.
             self.state = match std::mem::replace(&mut self.state, State::Failed) {
-                State::Within(member) => State::Before(member.into_source(), false),
-                State::Before(source, is_first) => self.advance(source, is_first)?,
+                State::Within(member) => State::Before {
+                    source: member.into_source(),
+                    is_first: false,
+                },
+                State::Before { source, is_first } => self.advance(source, is_first)?,
                 State::Ended => {
                     self.state = State::Ended;
                     return Ok(0);
@@ -182,14 +198,12 @@ fn open(format: StreamFormat, source: Packed) -> io::Result<Box<dyn Member>> {
         StreamFormat::Bzip2 => Box::new(bzip2::bufread::BzDecoder::new(source)),
         StreamFormat::Lzip => Box::new(Lzma::lzip(source)?),
         StreamFormat::Lz4 => Box::new(lz4::Frame::open(source)?),
+        // gzip: there is no other format with members.
         _ => Box::new(flate2::bufread::GzDecoder::new(source)),
     })
 }
 
-/// How many bytes determine what follows.
-const HEAD_BYTES: usize = 8;
-
-/// Classifies what begins with `head`, which is shorter only at the end.
+/// Classifies what begins with `head`, which has fewer than [`HEAD_BYTES`] only at the end.
 fn next(format: StreamFormat, head: &[u8], is_first: bool) -> Next {
     if format == StreamFormat::Lz4 && skippable::is_start(head) {
         return Next::Skippable;
@@ -211,7 +225,7 @@ fn next(format: StreamFormat, head: &[u8], is_first: bool) -> Next {
             Some(_) => Next::Trailer,
         },
         StreamFormat::Lzip if begins(b"LZIP") => Next::Member,
-        // As lzip does: two right bytes of four are a damaged member.
+        // As lzip does: if two or three of the four bytes are right, this is a damaged member.
         StreamFormat::Lzip => {
             let pairs = head.iter().zip(b"LZIP");
             match pairs.filter(|(byte, magic)| byte == magic).count() {
@@ -220,6 +234,7 @@ fn next(format: StreamFormat, head: &[u8], is_first: bool) -> Next {
             }
         }
         StreamFormat::Gzip | StreamFormat::Bzip2 => Next::Trailer,
+        // LZ4: there is no other format with members.
         _ if begins(lz4::MAGIC) || begins(lz4::LEGACY_MAGIC) => Next::Member,
         _ => Next::Foreign,
     }

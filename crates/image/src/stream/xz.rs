@@ -13,24 +13,26 @@ const FOOTER_BYTES: u64 = 12;
 /// The first bytes of a header, and the last of a footer. Between magic and checksum are the flags.
 const HEADER_MAGIC: &[u8] = b"\xfd7zXZ\0";
 const FOOTER_MAGIC: &[u8] = b"YZ";
-/// Maximum bytes of indexes and padding to read, which bounds the memory for an index and the time.
-/// An entry has at least two bytes, and in practice up to ten, so this is enough for some millions
-/// of blocks. The value is a choice: a few MiB are enough for the files that tools write.
+/// Maximum bytes of indexes and padding to read, which bounds the memory for an index and the time:
+/// every four bytes of padding take a read. An entry has at least two bytes, and in practice up to
+/// ten, so this is enough for some millions of blocks. The value is a choice: a few MiB are enough
+/// for the files that tools write.
 const INDEX_BYTES_MAX: u64 = 64 << 20;
-/// Maximum number of streams, which bounds the time: each takes four reads. The value is a choice;
+/// Maximum number of streams, which bounds the time: each takes at least four reads. The value is a choice;
 /// most files have one stream.
 const STREAMS_MAX: usize = 4096;
 
 /// The size of the content of an .xz file of `size` bytes according to its indexes. `None` if they
 /// cannot be read, are damaged, or exceed the limits above: then only decompressing shows the size.
-/// `read` fills all of the bytes from an offset of the file, or fails.
+/// `read` fills all of the bytes from an offset of the file, or fails. Public for its fuzz test.
 pub fn content_size<E>(
     size: u64,
     read: impl Fn(&mut [u8], u64) -> std::result::Result<(), E>,
 ) -> Option<u64> {
     let mut end = size;
     let mut total = 0_u64;
-    // Bytes of indexes and padding that may still be read.
+    // `end` is the end of the file or the start of the stream that was read last. `budget` is how
+    // many bytes of indexes and padding may still be read.
     let mut budget = INDEX_BYTES_MAX;
     for _ in 0..STREAMS_MAX {
         // Skip the padding after the stream, which consists of multiples of four zeros.

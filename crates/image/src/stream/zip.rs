@@ -17,7 +17,7 @@ use super::source::Packed;
 use super::{StreamFormat, Trailer};
 use crate::advice;
 use crate::advice::Remedy;
-use crate::archive::is_companion as is_of_another_system;
+use crate::archive::is_companion;
 pub(crate) use directory::find;
 pub(super) use header::is_start;
 use header::{Header, Method, corrupt, permanent_error};
@@ -29,9 +29,11 @@ pub(crate) struct Entry {
     name: String,
     /// Offset of its header in the archive.
     at: u64,
-    /// Its size in bytes.
+    /// The size of its content.
     pub(super) size: u64,
+    /// Its size in the archive.
     packed_size: u64,
+    /// The CRC-32 of its content.
     crc: u32,
 }
 
@@ -42,9 +44,10 @@ impl Entry {
     }
 }
 
-/// Whether a member is not a file of the user: a directory, or a companion file of another system.
-fn is_companion(name: &str) -> bool {
-    name.ends_with('/') || is_of_another_system(name)
+/// Whether a member cannot be the file that is sought: a directory, or what macOS or another tool
+/// adds beside the user's files.
+fn is_ignored(name: &str) -> bool {
+    name.ends_with('/') || is_companion(name)
 }
 
 /// The content of the file in an archive.
@@ -88,7 +91,8 @@ impl Zip {
         let header = match entry {
             Some(entry) => {
                 source.skip(entry.at)?;
-                // The header may leave these to a descriptor; the directory always has them.
+                // The header may lack these if a descriptor follows the file. The directory always
+                // has them.
                 Header {
                     crc: entry.crc,
                     packed_size: entry.packed_size,
@@ -114,6 +118,7 @@ impl Zip {
                     "Put the archive into a file first".to_owned(),
                 ));
             }
+            // `check_readable` has refused other methods.
             Method::Stored | Method::Other(_) => Body::Stored(source, header.packed_size),
         };
         let zip = Self {
@@ -141,28 +146,29 @@ impl Zip {
                 self.header.name
             )));
         }
-        if !self.is_from_directory {
-            if let Some(other) = next_file(&mut source)? {
-                let (one, other) = (&self.header.name, &other.name);
-                let what = format!("The zip archive holds several files, {one:?} and {other:?}");
-                return Err(permanent_error(
-                    what,
-                    advice![
-                        "Put it into a file, and name the disk in it with ",
-                        Remedy::NameDisk
-                    ],
-                ));
-            }
-            header::skip_directory(&mut source)?;
-            let at = source.consumed();
-            let bytes = io::copy(&mut source, &mut io::sink())?;
-            if bytes > 0 {
-                let format = StreamFormat::Zip;
-                let _ = self.trailer.set(Trailer { format, at, bytes });
-            }
+        if self.is_from_directory {
+            // `find` has read the directory, and selected this file if there are others.
+            io::copy(&mut source, &mut io::sink())?;
             return Ok(());
         }
-        io::copy(&mut source, &mut io::sink())?;
+        if let Some(other) = next_file(&mut source)? {
+            let (one, other) = (&self.header.name, &other.name);
+            let what = format!("The zip archive holds several files, {one:?} and {other:?}");
+            return Err(permanent_error(
+                what,
+                advice![
+                    "Put it into a file, and name the disk in it with ",
+                    Remedy::NameDisk
+                ],
+            ));
+        }
+        header::skip_directory(&mut source)?;
+        let at = source.consumed();
+        let bytes = io::copy(&mut source, &mut io::sink())?;
+        if bytes > 0 {
+            let format = StreamFormat::Zip;
+            let _ = self.trailer.set(Trailer { format, at, bytes });
+        }
         Ok(())
     }
 }
@@ -204,7 +210,7 @@ impl Read for Zip {
     }
 }
 
-/// Skips companion files and reads the header of the next other file; `None` if something else
+/// Skips members that are ignored, and reads the header of the next other file; `None` if something else
 /// comes next, which should be the directory ([`header::skip_directory`] checks it).
 fn next_file(source: &mut Packed) -> io::Result<Option<Header>> {
     loop {
@@ -212,7 +218,7 @@ fn next_file(source: &mut Packed) -> io::Result<Option<Header>> {
             return Ok(None);
         }
         let header = Header::read(source)?;
-        if !is_companion(&header.name) {
+        if !is_ignored(&header.name) {
             return Ok(Some(header));
         }
         skip_body(source, &header)?;

@@ -4,7 +4,7 @@ use super::header::{
     END_64_SIGNATURE, END_BYTES, END_SIGNATURE, ENTRY_BYTES, ENTRY_SIGNATURE, Header, IS_IN_EXTRA,
     LOCATOR_64_BYTES, LOCATOR_64_SIGNATURE, numbers_64,
 };
-use super::{Entry, is_companion};
+use super::{Entry, is_ignored};
 use crate::RawImage;
 use crate::advice;
 use crate::advice::{Advice, Remedy};
@@ -27,7 +27,7 @@ struct Directory {
     count: u64,
 }
 
-/// The file of this name in an archive, or the only file that is no companion file.
+/// The file of this name in an archive, or the only file that is not ignored.
 ///
 /// # Errors
 /// [`ErrorKind::Image`] if the archive is damaged at its end, or has no such file or several.
@@ -63,7 +63,7 @@ pub(crate) fn find(file: &RawImage, wanted: Option<&str>) -> Result<Entry> {
         None => {
             let files = entries.iter();
             files
-                .filter(|(header, _)| !is_companion(&header.name))
+                .filter(|(header, _)| !is_ignored(&header.name))
                 .collect()
         }
     };
@@ -103,7 +103,7 @@ pub(crate) fn find(file: &RawImage, wanted: Option<&str>) -> Result<Entry> {
 /// The error for an archive in which it is unclear which file is the image.
 fn choice(shown: &str, wanted: Option<&str>, entries: &[(Header, u64)]) -> Error {
     let files = entries.iter().map(|(header, _)| &*header.name);
-    let files: Vec<_> = files.filter(|name| !is_companion(name)).collect();
+    let files: Vec<_> = files.filter(|name| !is_ignored(name)).collect();
     let list = files.iter().take(NAMES_MAX).map(|name| format!("{name:?}"));
     let list = list.collect::<Vec<_>>().join(", ");
     let more = match files.len() > NAMES_MAX {
