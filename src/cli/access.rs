@@ -35,9 +35,9 @@ pub(super) struct Access {
 
     /// Use this profile of the config file
     ///
-    /// It takes precedence over OHURI and OHAUTH. Without this flag, these two are used, and what
-    /// they do not set comes from the profile that OPENHOSTING_PROFILE names, or from the default one. The credentials of
-    /// a profile are sent to another endpoint only if this flag names the profile.
+    /// It takes precedence over OHURI and OHAUTH. Without this flag, OHURI and OHAUTH come first, and
+    /// then the profile that OPENHOSTING_PROFILE names, or the default profile. The credentials of a
+    /// profile are sent to another endpoint only if this flag names the profile.
     #[arg(long, value_name = "NAME", add = candidates::profiles())]
     profile: Option<String>,
 

@@ -261,9 +261,9 @@ pub(super) struct ImageArguments {
     /// Choose how holes are checked: trust, sample or read
     ///
     /// Holes are parts that the file system reports as empty, which can be wrong. trust skips them,
-    /// sample reads some bytes of each hole, and read reads all bytes. The default is sample. An
-    /// upload reads all holes with --checksum, --sha256, --sha256-file or --verify full. On Windows
-    /// and macOS, all holes are always read.
+    /// sample reads some bytes of each hole, and read reads all bytes. The default is sample, or
+    /// read for an upload with --checksum, --sha256, --sha256-file or --verify full. On Windows and
+    /// macOS, all holes are always read.
     #[arg(long, value_name = "HOW", value_parser = holes(), hide_possible_values = true, hide_short_help = true, help_heading = help::IMAGE)]
     pub(super) holes: Option<Holes>,
 

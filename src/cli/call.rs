@@ -40,8 +40,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// The words CMD are the path of the call: openhosting api drives list. "api" can be left out if
 /// the path begins with drives, servers, resources or profile. Flags come before the path.
 ///
-/// As with the providers' script, an error answer is printed and the exit code is 0; with --fail
-/// it is 1.
+/// If the endpoint answers with an error, the answer is printed. The exit code is then 0, as with
+/// the providers' script, or 1 with --fail.
 #[derive(Debug, Parser)]
 #[command(
     name = PROGRAM,

@@ -60,7 +60,7 @@ pub(super) struct DownloadArguments {
     #[arg(long)]
     force: bool,
 
-    /// Download a drive that is in use, or changes meanwhile
+    /// Download the drive even if it is in use or changes meanwhile
     #[arg(long, hide_short_help = true, help_heading = help::DRIVE)]
     allow_live: bool,
 
@@ -84,9 +84,9 @@ pub(super) struct DownloadArguments {
 
     /// Compress FILE: gz, zst, xz; or zlib, zstd in a qcow2
     ///
-    /// gz, zst and xz compress a raw image as a whole; such a download starts over when it
-    /// was stopped. zlib and zstd compress the clusters of a qcow2: every QEMU reads zlib,
-    /// and QEMU 5.1 or newer reads zstd.
+    /// gz, zst and xz compress a raw image as a whole. Such a download cannot resume: it starts
+    /// over. zlib and zstd compress the clusters of a qcow2. Every QEMU reads zlib, and QEMU 5.1 or
+    /// newer reads zstd.
     #[arg(long, value_name = "METHOD", value_enum, hide_possible_values = true, conflicts_with_all = ["gzip", "zstd", "offset"])]
     compress: Option<Method>,
 

@@ -63,7 +63,7 @@ const USAGE: Entry = (
 );
 const DIFFERS: Entry = (
     "4",
-    "the source changed during the transfer, or the result is wrong (a digest or comparison failed)",
+    "the image or the drive changed since the transfer began, or the copy or a digest differs",
 );
 const GAVE_UP: Entry = ("75", "gave up for now: run it again later");
 const INTERRUPTED: Entry = ("130", "stopped by SIGINT (Ctrl-C)");
@@ -143,11 +143,11 @@ const OHAUTH: Entry = (
 );
 const PROFILE: Entry = (
     "OPENHOSTING_PROFILE",
-    "profile to use for what OHURI and OHAUTH do not set",
+    "profile to use if OHURI or OHAUTH is not set",
 );
 const PROXY: Entry = (
     "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
-    "proxies to use, and hosts to reach without one",
+    "proxies, and hosts to reach without one",
 );
 const STATE_HOME: Entry = (
     "XDG_STATE_HOME",

@@ -50,8 +50,7 @@ pub(super) struct Manual {
     /// Print page PAGE, or write all pages into directory DIR
     ///
     /// For example openhosting-upload, or ~/.local/share/man/man1. Without an argument, the page of
-    /// openhosting is printed. An argument without a slash is the name of a page, or else of a
-    /// directory that exists: write ./DIR for a new directory.
+    /// openhosting is printed. Write a new directory with a slash: ./DIR.
     #[arg(value_name = "PAGE|DIR", value_hint = clap::ValueHint::DirPath)]
     directory: Option<PathBuf>,
 }

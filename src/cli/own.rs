@@ -258,6 +258,11 @@ fn help(words: &[OsString]) -> ExitCode {
     let Some(word) = words.first() else {
         return exit::finish(PROGRAM, exit::print(&list()));
     };
+    // A raw call is described by the command that makes it.
+    let word = match begins_call(&word.to_string_lossy()) {
+        true => &OsString::from("api"),
+        false => word,
+    };
     match own(&word.to_string_lossy()) {
         Some(own) => {
             let rest = words[1..].iter().cloned();

@@ -272,7 +272,7 @@ fn write_counters(counters: &WriteCounters) -> String {
     };
     let late = if counters.is_late { ", late" } else { "" };
     let start = counters.start_bytes.unwrap_or_default();
-    format!("{place}, {counts}{late}, {start} bytes on a new drive")
+    format!("{place}, {counts}{late}, starting at {start} bytes")
 }
 
 fn fresh_reads(finding: &Finding<bool>) -> (String, &'static str) {

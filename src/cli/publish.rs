@@ -53,11 +53,10 @@ pub(super) const FORM: OutputForm = OutputForm {
 ///
 /// The image is written to a drive named "NAME (unfinished)". When everything is confirmed and
 /// verified, the drive gets the name NAME. If a run stops, the same command continues it.
-/// With --shard, it also prints the UUID, but the drive is unfinished until --join.
 ///
-/// If an image was published under the name before, the cloud is asked to copy its drive. If it
-/// can, only the blocks that differ are sent, otherwise the whole image. If a published drive of
-/// the name already holds the image, nothing is sent.
+/// If the cloud can copy the drive that was last published under the name, only the blocks that
+/// differ are sent, otherwise the whole image. If a published drive of the name already holds the
+/// image, nothing is sent.
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-publish", bin_name = PROGRAM, version, after_long_help = help::after("publish"))]
 pub(super) struct PublishArguments {
@@ -67,8 +66,8 @@ pub(super) struct PublishArguments {
 
     /// Copy this drive and send what differs: auto, none or DRIVE
     ///
-    /// The cloud makes the copy. auto is the newest drive that was published under the name. With
-    /// none, the whole image is sent. DRIVE is a UUID or a name.
+    /// The cloud makes the copy. auto is the newest drive that was published under the name. none
+    /// means that the whole image is sent. DRIVE is a UUID or a name.
     #[arg(long, value_name = "BASE", add = complete::bases(), default_value = "auto", hide_short_help = true, help_heading = help::DRIVE)]
     base: String,
 
@@ -88,16 +87,15 @@ pub(super) struct PublishArguments {
 
     /// Remove unfinished drives of the name, before IMAGE is published
     ///
-    /// It also removes a drive that this command could continue. In a nightly job, pass it in a
-    /// command of its own, without IMAGE, after a success.
+    /// They include a drive that another run could still finish. So in a nightly job, publish first,
+    /// and after a success run a second command with --cleanup and without IMAGE.
     #[arg(long)]
     cleanup: bool,
 
     /// Read the old receipt from FILE, write the new one
     ///
-    /// If FILE exists and is the receipt of the drive that the cloud copies, it lists what the
-    /// copy holds, so the copy need not be read. The new receipt then replaces it.
-    /// With --shard, FILE is only read.
+    /// The cloud copies the last published drive. The old receipt lists what is on it, so the copy
+    /// need not be read. A missing FILE is not an error. With --shard, FILE is only read.
     #[arg(long, value_name = "FILE", add = candidates::files())]
     receipt: Option<PathBuf>,
 

@@ -50,16 +50,17 @@ const COMMAND: &str = "openhosting server";
 
 /// Serves the API, with drives in a directory and virtual servers in QEMU
 ///
-/// When it accepts connections, it prints two lines for a shell: export OHURI=... and
-/// export OHAUTH=... with the key of the first user. The second line is left out with
-/// --users-file, and if stdout goes to the log of systemd. The log goes to stderr.
+/// When the server accepts connections, it prints two lines on stdout: export OHURI=... and
+/// export OHAUTH=... with the key of the first user. Paste them into another terminal, and the other
+/// commands use this server. The second line is missing with --users-file, and if stdout is the log
+/// of systemd.
 // No Debug: it holds keys.
 #[derive(Parser)]
 #[command(name = PROGRAM, version, after_long_help = help::after("server"))]
 pub(super) struct ServerArguments {
     /// Listen on this address and port; port 0 is any free one
     ///
-    /// By default it is 127.0.0.1:8463, or a free port if another program uses that one. A port
+    /// The default is 127.0.0.1:8463, or any free port if another program uses that one. A port
     /// below 1024 needs root or CAP_NET_BIND_SERVICE.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket)]
     listen: Option<SocketAddr>,
@@ -79,7 +80,7 @@ pub(super) struct ServerArguments {
 
     /// Read users from FILE, with one UUID:KEY a line
     ///
-    /// Nobody but its owner may have access to it: use mode 0600.
+    /// Only its owner may have access to it: use mode 0600.
     #[arg(long, value_name = "FILE", add = candidates::files())]
     users_file: Option<PathBuf>,
 
@@ -93,9 +94,9 @@ pub(super) struct ServerArguments {
 
     /// Make a certificate for TLS, and store it beside the drives
     ///
-    /// It is for localhost and the address of --listen. If that is 0.0.0.0 or [::], it is for the host
-    /// name and all addresses of this machine. The file is self-signed-ADDRESS.pem in DIR of --data,
-    /// and the log names it. Clients need a copy of it: --cacert FILE.
+    /// The certificate is for localhost and the address of --listen, or for the host name and all
+    /// addresses of this machine if that address is 0.0.0.0 or [::]. The file is
+    /// self-signed-ADDRESS.pem in DIR of --data. Clients need a copy of it: --cacert FILE.
     #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"])]
     tls_self_signed: bool,
 
@@ -136,7 +137,6 @@ pub(super) struct ServerArguments {
     /// Limit the sizes of all drives together
     ///
     /// The whole size of a drive counts, even if it takes less space on the disk.
-    /// k, M, G and T are powers of 1024.
     #[arg(long, value_name = "SIZE", value_parser = arguments::bytes, hide_short_help = true, help_heading = LIMITS)]
     max_bytes: Option<u64>,
 
@@ -144,7 +144,7 @@ pub(super) struct ServerArguments {
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_servers: Option<MostOrNone>,
 
-    /// Limit the addresses; none for no limit [default: 100]
+    /// Limit the reserved addresses; none for no limit [default: 100]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_addresses: Option<MostOrNone>,
 
@@ -154,7 +154,7 @@ pub(super) struct ServerArguments {
 
     /// Limit the memory of active virtual servers; none for no limit
     ///
-    /// k, M, G and T are powers of 1024. By default it is half of this machine's memory.
+    /// The default is half of the memory of this machine.
     #[arg(long, value_name = "SIZE", value_parser = size_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_memory: Option<MostOrNone>,
 
@@ -172,7 +172,7 @@ pub(super) struct ServerArguments {
 
     /// Limit the wrong keys from one address; none for no limit
     ///
-    /// After that many, every request from there is answered with 429. By default it is 60/m.
+    /// Above the limit, every request from that address is answered with 429. The default is 60/m.
     #[arg(long, value_name = "RATE", value_parser = rate_or_none, hide_short_help = true, help_heading = LIMITS)]
     wrong_key_limit: Option<RateOrNone>,
 
@@ -188,7 +188,7 @@ pub(super) struct ServerArguments {
     #[arg(long = "faults", alias = "fault-plan", value_name = "FILE", add = candidates::files(), hide_short_help = true, help_heading = TESTING)]
     fault_plan: Option<PathBuf>,
 
-    /// Run virtual servers with this program
+    /// Run virtual servers with this QEMU
     #[arg(long, value_name = "PROGRAM", add = candidates::files(), default_value = "qemu-system-x86_64", hide_short_help = true, help_heading = SERVERS)]
     qemu: PathBuf,
 
@@ -207,7 +207,9 @@ pub(super) struct ServerArguments {
     #[arg(long, value_name = "NETWORK", default_value = "none", hide_possible_values = true, hide_short_help = true, help_heading = SERVERS)]
     guest_network: GuestNetwork,
 
-    /// Do not listen for VNC on port 5900 of the addresses of virtual servers
+    /// Switch off VNC
+    ///
+    /// By default, VNC viewers can connect to port 5900 of the address of each virtual server.
     #[arg(long, hide_short_help = true, help_heading = SERVERS)]
     no_vnc_port: bool,
 

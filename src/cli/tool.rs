@@ -38,8 +38,7 @@ pub(super) struct CommonArguments {
     /// Use at least N concurrent requests, if the endpoint accepts them
     ///
     /// A transfer starts with 4 requests (32 if a round trip takes more than 50 ms), or with N if
-    /// that is more. If N is also the value of --jobs, the number does not change. If "openhosting
-    /// probe" found that the endpoint accepts fewer, fewer are used.
+    /// that is more. With the same N for --jobs, the number does not change.
     #[arg(long, value_name = "N", default_value = "1", value_parser = arguments::jobs, hide_short_help = true, help_heading = help::SPEED)]
     pub(super) min_jobs: NonZeroU32,
 
@@ -66,10 +65,9 @@ pub(super) struct CommonArguments {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience, hide_short_help = true, help_heading = help::SPEED)]
     pub(super) stall_timeout: Duration,
 
-    /// Compare: none, sample or full [default: sample]
+    /// Compare the drive and the image: none, sample or full [default: sample]
     ///
-    /// An upload or a publication compares the drive with IMAGE, and a download compares FILE with
-    /// the drive. sample reads a small part of the drive for this, and full reads all of it.
+    /// sample reads a small part of the drive, and full reads all of it.
     #[arg(hide_default_value = true, long, value_name = "HOW", default_value_t = Verify::default(), value_parser = arguments::one_of::<Verify>(&["none", "sample", "full"]), hide_possible_values = true)]
     pub(super) verify: Verify,
 

@@ -78,7 +78,7 @@ pub(super) struct UploadArguments {
 
     /// Make the new drive larger: SIZE in total, or +SIZE more
     ///
-    /// For example 40G, or +10G. G is GiB; GB is a power of 1000, and smaller.
+    /// For example 40G, or +10G.
     #[arg(long, value_name = "SIZE", value_parser = arguments::grow, conflicts_with_all = ["drive", "resume_from_drive"], hide_short_help = true, help_heading = help::DRIVE)]
     grow: Option<arguments::Grow>,
 
@@ -101,8 +101,7 @@ pub(super) struct UploadArguments {
     /// State the size of the disk, where IMAGE does not contain it
     ///
     /// Some compressed images, and images from a pipe, do not contain the size of the disk. With
-    /// this flag the drive is created at its final size and does not have to grow while it is
-    /// written. The size is checked at the end.
+    /// this flag, the drive is created at its final size. A disk of another size is an error.
     #[arg(long, value_name = "SIZE", value_parser = arguments::size, hide_short_help = true, help_heading = help::IMAGE)]
     size: Option<u64>,
 
@@ -124,8 +123,7 @@ pub(super) struct UploadArguments {
 
     /// Store the journal of this upload at PATH
     ///
-    /// By default it is a file in openhosting/journals below $XDG_STATE_HOME, systemd's
-    /// $STATE_DIRECTORY, or ~/.local/state.
+    /// By default it is a file in openhosting/journals below the directory of XDG_STATE_HOME.
     #[arg(long, value_name = "PATH", add = candidates::files(), conflicts_with = "no_journal", hide_short_help = true, help_heading = help::RESUMING)]
     journal: Option<PathBuf>,
 

@@ -40,8 +40,8 @@ pub(super) const FORM: OutputForm = OutputForm {
 
 /// Compares a drive with the receipt of its publication
 ///
-/// It compares all blocks, or a random sample, and reports how much that proves. If the endpoint
-/// can compute digests, no byte of the drive is transferred.
+/// It compares all blocks, or a random sample. After a sample, it prints how likely the sample was
+/// to find a change. If the endpoint can compute digests, no byte of the drive is transferred.
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-verify", bin_name = PROGRAM, version, after_long_help = help::after("verify"))]
 pub(super) struct VerifyArguments {

@@ -130,6 +130,9 @@ fn every_command_has_help_that_names_it() {
         let by_word = desk.tool(SIMPLE).args(&format!("help {command}"));
         assert_eq!(by_word.run().code(0).text(), by_flag, "{command}");
     }
+    let api = desk.tool(SIMPLE).args("help api").run().code(0);
+    let drives = desk.tool(SIMPLE).args("help drives").run().code(0);
+    assert_eq!(drives.text(), api.text());
     for (program, name) in [
         (UPLOAD, "openhosting-upload"),
         (DOWNLOAD, "openhosting-download"),
