@@ -910,6 +910,7 @@ impl<'a> Publisher<'a> {
         let new = NewDrive {
             spec: &spec,
             keys,
+            optional: &[],
             token: &once,
         };
         let patience = &self.options.patience;

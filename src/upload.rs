@@ -6,7 +6,8 @@
 //!            └── holes ────────────┴──── zero chunks ──────────▶ engine
 //! ```
 //!
-//! `begin` resumes an earlier run and creates the drive, `pipeline` reads, checks and compresses,
+//! `begin` resumes an earlier run and creates the drive, `marks` says on the drive that the upload has
+//! not ended, `pipeline` reads, checks and compresses,
 //! `send_chunks` makes the requests, and `run` connects these to the end. The reader and the
 //! compressors are blocking threads. Their buffers come from a pool, so a slow wire stops the
 //! reader, and memory is bounded by jobs times chunk size.
@@ -16,6 +17,7 @@
 
 mod begin;
 mod growing_drive;
+mod marks;
 pub(crate) mod options;
 mod pace;
 mod pipeline;

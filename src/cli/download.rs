@@ -307,19 +307,17 @@ async fn run(
         },
     };
     let findings = arguments.findings(&client);
+    let uploads = blocking(|| Ok(LocalUploads::look())).await?;
+    let incomplete = uploads.warning(drive);
     let options = DownloadOptions {
         format,
         packing,
         patience,
+        has_warned: incomplete.is_some(),
         ..options(arguments, drive, &client, &findings)
     };
     display.notices(suffix_notice(&arguments.file, format, packing));
-    let uploads = blocking(|| Ok(LocalUploads::look())).await?;
-    display.warnings(uploads.incomplete(drive).map(|how| {
-        format!(
-            "An upload from this machine to drive {drive} {how}: parts of the disk may be missing"
-        )
-    }));
+    display.warnings(incomplete);
     display.notices(unfinished(arguments, &options, &client).await?);
     let done = match arguments.join {
         Some(count) => {

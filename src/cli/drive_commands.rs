@@ -218,7 +218,10 @@ pub(super) fn show(arguments: &ShowArguments) -> ExitCode {
                 .into();
             let state = DriveState::of(&drive, &uploads);
             let servers = drive_state::server_names(client, state.server()).await;
-            let text = described(&drive, &state.words(&servers), arguments.long);
+            let mut lines = vec![("State", state.words(&servers))];
+            let elsewhere = uploads.elsewhere(&drive);
+            lines.extend(elsewhere.map(|how| ("Upload", how.to_owned())));
+            let text = described(&drive, &lines, arguments.long);
             Ok(CommandOutput::new(text, object))
         },
     )
@@ -238,16 +241,16 @@ fn name(drive: &DriveInfo) -> &str {
     drive.properties.get("name").unwrap_or_default()
 }
 
-/// The lines of `show`.
-fn described(drive: &DriveInfo, state: &str, is_long: bool) -> String {
+/// The lines of `show`. `state` are those about the state of the drive.
+fn described(drive: &DriveInfo, state: &[(&str, String)], is_long: bool) -> String {
     let pair = |key: &str, value: &str| (printable::line(key), printable::line(value));
     let bytes = exact_size(drive.size);
     let mut lines = vec![
         pair("Name", name(drive)),
         pair("UUID", &drive.id.to_string()),
         pair("Size", &bytes),
-        pair("State", state),
     ];
+    lines.extend(state.iter().map(|(key, value)| pair(key, value)));
     if let Some(publication) = publication(drive) {
         if let Some(ms) = publication.published_ms {
             lines.push(pair("Published", &time(ms)));

@@ -8,7 +8,7 @@ use super::drives::server_name;
 use super::environment;
 use super::other_journals::{Other, others};
 use crate::api::Client;
-use crate::drive::{Condition, DriveId, DriveInfo};
+use crate::drive::{Condition, DriveId, DriveInfo, is_uploading};
 use crate::filesystem::{self, Lock, Locked, open_own};
 use crate::journal::Direction;
 use crate::transfer::blocking;
@@ -27,7 +27,7 @@ pub(super) enum DriveState {
     Uploading,
     /// An upload found that it holds wrong bytes.
     CheckFailed,
-    /// An unfinished publication, or an unfinished upload of this machine.
+    /// A publication or an upload that has not ended, here or on another machine.
     Unfinished,
     /// Published and verified.
     Published,
@@ -110,16 +110,24 @@ impl LocalUploads {
         self.running.contains(&drive)
     }
 
-    /// What is known about an upload to this drive that has not ended, as the end of a sentence.
-    pub(super) fn incomplete(&self, drive: DriveId) -> Option<&'static str> {
-        match (
-            self.running.contains(&drive),
-            self.unfinished.contains(&drive),
-        ) {
-            (true, _) => Some("is running"),
-            (false, true) => Some("has not ended"),
-            (false, false) => None,
-        }
+    /// The warning about reading this drive if an upload to it has not ended, as far as the journals
+    /// say.
+    pub(super) fn warning(&self, drive: DriveId) -> Option<String> {
+        let how = match self.running.contains(&drive) {
+            true => "is running",
+            false if self.unfinished.contains(&drive) => "has not ended",
+            false => return None,
+        };
+        Some(format!(
+            "An upload from this machine to drive {drive} {how}: parts of the disk may be missing"
+        ))
+    }
+
+    /// What to know about a drive that an upload has marked as unfinished, and no journal here is
+    /// about: it cannot be found out whether anything still works on it.
+    pub(super) fn elsewhere(&self, drive: &DriveInfo) -> Option<&'static str> {
+        let is_elsewhere = is_uploading(&drive.properties) && self.warning(drive.id).is_none();
+        is_elsewhere.then_some("has not ended; another machine may still work on it")
     }
 
     /// Reads the journals. Blocks.
@@ -231,6 +239,14 @@ mod tests {
             (format!("{publishing} writing"), no(), "unfinished"),
             (format!("{publishing} writing"), running(), "uploading"),
             (format!("{publishing} published"), no(), "published"),
+            ("user:oh-state uploading".to_owned(), no(), "unfinished"),
+            ("user:oh-state uploading".to_owned(), running(), "uploading"),
+            ("user:oh-state ready".to_owned(), no(), "ready"),
+            (
+                "status inactive\nuser:oh-state ready".to_owned(),
+                no(),
+                "do not use: inactive",
+            ),
         ] {
             let text = format!("drive {ID}\nsize 1\n{keys}\n");
             let properties = Properties::parse(Format::Text, text.as_bytes()).unwrap();

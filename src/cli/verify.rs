@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::access::Access;
 use super::display::{Display, DisplayArguments, Way, part_of_many};
 use super::drive_reference::DriveReference;
+use super::drive_state::LocalUploads;
 use super::drives::look_at_drive;
 use super::github::Report;
 use super::output::OutputForm;
@@ -21,7 +22,7 @@ use super::{arguments, candidates, complete, help, screen, signing};
 use crate::amounts::exact_size;
 use crate::api::ClientConfig;
 use crate::content::{Content, blocks_in, count, set_of};
-use crate::drive::DriveId;
+use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
 use crate::publish::pick;
@@ -29,7 +30,9 @@ use crate::publish::receipts::read_receipt_if;
 use crate::publish::selection::Several;
 use crate::receipt::Coverage;
 use crate::shard::Shard;
-use crate::transfer::{InspectOptions, Inspection, JOBS_DEFAULT, Patience, Stop};
+use crate::transfer::{
+    InspectOptions, Inspection, JOBS_DEFAULT, Patience, Stop, blocking, unfinished_warning,
+};
 
 const PROGRAM: &str = "openhosting verify";
 pub(super) const FORM: OutputForm = OutputForm {
@@ -167,6 +170,7 @@ async fn compare(
     let info = patience.watching(display, looked).await?;
     let drive = info.id;
     display.set_drive(drive);
+    warn_if_unfinished(&info, display).await?;
     let content = receipt.content;
     if info.size < content.size() {
         let what = format!(
@@ -217,6 +221,14 @@ async fn compare(
         of,
         differing,
     })
+}
+
+/// Warns if an upload to the drive has not ended: then no difference is a surprise.
+async fn warn_if_unfinished(drive: &DriveInfo, display: &mut Display) -> Result<()> {
+    let uploads = blocking(|| Ok(LocalUploads::look())).await?;
+    let here = uploads.warning(drive.id);
+    display.warnings(here.or_else(|| unfinished_warning(drive)));
+    Ok(())
 }
 
 impl Compared {

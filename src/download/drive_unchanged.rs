@@ -6,9 +6,10 @@ use super::options::DownloadOptions;
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::drive::DriveInfo;
-use crate::driver::claim::{claim, in_use};
+use crate::driver::claim::{claim, in_use, unfinished_warning};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::State;
+use crate::monitor::Monitor;
 use crate::policy::Operation;
 use openhosting_base::advice;
 
@@ -73,6 +74,17 @@ pub(super) async fn look(client: &Client, options: &DownloadOptions) -> Result<D
             Err(in_use(client, &info, &by, or).await)
         }
         _ => Ok(info),
+    }
+}
+
+/// Warns if the drive is unfinished, unless the user knows.
+pub(super) fn warn_of_unfinished(
+    drive: &DriveInfo,
+    options: &DownloadOptions,
+    monitor: &mut dyn Monitor,
+) {
+    if let Some(line) = unfinished_warning(drive).filter(|_| !options.has_warned) {
+        monitor.warn(line);
     }
 }
 

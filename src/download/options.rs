@@ -76,6 +76,8 @@ pub struct DownloadOptions {
     pub packing: Option<Packing>,
     /// Whether to compute the digest of everything that is written; after compression, if any.
     pub checksum: bool,
+    /// Whether the user was already warned that the drive is unfinished.
+    pub(crate) has_warned: bool,
 }
 
 impl DownloadOptions {
@@ -96,6 +98,7 @@ impl DownloadOptions {
             format: TargetFormat::Raw,
             packing: None,
             checksum: false,
+            has_warned: false,
         }
     }
 }

@@ -17,6 +17,9 @@ pub(crate) struct Created {
     pub(crate) drive: DriveInfo,
     /// The status of the answer, unless that was lost.
     pub(crate) status: Option<u16>,
+    /// Whether it was created with the [`NewDrive::optional`] keys; `None` if the answer was lost,
+    /// and the keys of the drive are those that the endpoint lists.
+    pub(crate) has_optional: Option<bool>,
 }
 
 /// No drive was created, as far as is known.
@@ -40,6 +43,8 @@ impl From<Error> for NotCreated {
 pub(crate) struct NewDrive<'a> {
     pub(crate) spec: &'a DriveSpec,
     pub(crate) keys: &'a Properties,
+    /// More such keys, which are left out if the endpoint refuses them.
+    pub(crate) optional: &'a [(&'a str, &'a str)],
     /// Distinguishes it from drives of other runs.
     pub(crate) token: &'a str,
 }
@@ -54,9 +59,10 @@ pub(crate) async fn create(
     let mut making = Making {
         client,
         new,
-        body: new.body()?,
+        body: new.body(true)?,
         patience,
-        creation: Creation::new(patience.attempts()),
+        creation: Creation::new(patience.attempts(), !new.optional.is_empty()),
+        has_optional: true,
         rng: fastrand::Rng::new(),
         last: None,
         is_unclear: is_resumed,
@@ -74,6 +80,11 @@ pub(crate) async fn create(
                 tokio::time::sleep(after).await;
                 making.post().await
             }
+            CreateStep::PostWithout => {
+                making.body = new.body(false)?;
+                making.has_optional = false;
+                making.post().await
+            }
             CreateStep::Look { after } => {
                 tokio::time::sleep(after).await;
                 making.look().await
@@ -88,15 +99,17 @@ pub(crate) async fn create(
 }
 
 impl NewDrive<'_> {
-    /// The body of the request.
-    fn body(&self) -> Result<Properties> {
+    /// The body of the request, with the optional keys or without.
+    fn body(&self, has_optional: bool) -> Result<Properties> {
         let mut body = self.spec.to_properties()?;
         let token = std::iter::once((TOKEN_KEY, self.token));
+        let optional = self.optional.iter().filter(|_| has_optional);
         for (key, value) in self
             .keys
             .into_iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .chain(token)
+            .chain(optional.copied())
         {
             body.insert(key, value).map_err(|error| {
                 Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error)
@@ -113,6 +126,8 @@ struct Making<'a> {
     body: Properties,
     patience: &'a Patience,
     creation: Creation,
+    /// Whether the body has the optional keys.
+    has_optional: bool,
     rng: fastrand::Rng,
     /// Why there is no drive yet.
     last: Option<Failure>,
@@ -128,8 +143,11 @@ impl Making<'_> {
         match bounded_by(patience, self.creation.gives_up_at(), create).await {
             Ok((drive, status)) => {
                 patience.answered();
-                let status = Some(status);
-                ControlFlow::Break(Created { drive, status })
+                ControlFlow::Break(Created {
+                    drive,
+                    status: Some(status),
+                    has_optional: Some(self.has_optional),
+                })
             }
             Err(failure) => {
                 tracing::debug!(%failure, "create");
@@ -160,8 +178,11 @@ impl Making<'_> {
                 match found.into_iter().find(|drive| drive.id == id) {
                     Some(drive) => {
                         tracing::info!(drive = %id, "found the drive of a lost answer");
-                        let status = None;
-                        ControlFlow::Break(Created { drive, status })
+                        ControlFlow::Break(Created {
+                            drive,
+                            status: None,
+                            has_optional: None,
+                        })
                     }
                     None => ControlFlow::Continue(CreateStep::GiveUp { is_outage: false }),
                 }

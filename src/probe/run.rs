@@ -150,6 +150,7 @@ async fn make(client: &Client, token: &str, patience: &Patience) -> Result<(Crea
     let new = |spec| NewDrive {
         spec,
         keys: &keys,
+        optional: &[],
         token,
     };
     let mut made = create(client, &new(spec), false, patience).await;

@@ -8,7 +8,7 @@ use super::receipts::{read_receipt, receipt_file};
 use super::selection::{Several, select};
 use super::{Base, Copied, LOOK_EVERY_MAX, LOOK_EVERY_MIN, Publisher, Work, is_broken, pick};
 use crate::content::{Content, set_of};
-use crate::drive::{DriveId, DriveInfo, named};
+use crate::drive::{DriveId, DriveInfo, is_unfinished, named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Event, Phase};
@@ -279,9 +279,7 @@ fn unfit(drive: &DriveInfo, size: u64) -> Option<&'static str> {
     if drive.imaging().is_some() || is_broken(drive) {
         return Some("is being copied into, or was not copied into in full");
     }
-    Mark::of(drive)
-        .is_some_and(|mark| mark.is_unfinished())
-        .then_some("is not finished")
+    is_unfinished(&drive.properties).then_some("is not finished")
 }
 
 /// The newest drive that was published under a name.
@@ -346,6 +344,7 @@ mod tests {
             "imaging true",
             "status inactive",
             "user:oh-publish t\nuser:oh-state writing",
+            "user:oh-state uploading",
         ] {
             assert!(unfit(&drive(1, more), 5).is_some(), "{more}");
         }

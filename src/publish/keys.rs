@@ -6,9 +6,10 @@
 //! (docs/user/publishing.md). New keys can be added, because programs ignore keys that they do not
 //! know. A new state hides a drive from older versions, see [`Mark::of`].
 //!
-//! The key of the state is `PUBLICATION_KEY` in `base::drive`, because an upload has to end a
-//! publication. `user:oh-token` (`TOKEN_KEY` of the engine) is not a key of publications: each drive
-//! has it, so that it is found again if the answer to its creation is lost.
+//! The key of the state is `STATE_KEY` in `base::drive`, because an upload has to end a publication,
+//! and marks its own drives with it. Its words, `uploading` and `ready`, are of no publication.
+//! `user:oh-token` (`TOKEN_KEY` of the engine) is not a key of publications either: each drive has it,
+//! so that it is found again if the answer to its creation is lost.
 
 use std::cmp::Reverse;
 
@@ -20,7 +21,7 @@ use crate::wire::Properties;
 /// The token of everything that is published under one name.
 pub(crate) const PUBLISH_KEY: &str = "user:oh-publish";
 /// The state of the drive: see `DriveState`.
-pub(crate) use crate::drive::PUBLICATION_KEY as STATE_KEY;
+pub(crate) use crate::drive::STATE_KEY;
 /// The root of the content that the drive will have.
 pub(crate) const GOAL_KEY: &str = "user:oh-goal";
 /// Distinguishes the image from others while its content is unknown: a digest of its fingerprint.

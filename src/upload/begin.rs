@@ -3,12 +3,13 @@
 use rangemap::RangeSet;
 
 use super::growing_drive::too_small;
+use super::marks::{MARK, is_published, mark};
 use super::options::{Target, UploadOptions};
 use super::wire_speed::WORTH_BYTES_MIN;
 use crate::advice::{Advice, Amount, Remedy};
 use crate::amounts::{self, exact_size};
 use crate::api::Client;
-use crate::drive::{DriveInfo, PUBLICATION_KEY, PUBLISHED};
+use crate::drive::{DriveInfo, is_uploading};
 use crate::driver::blocking::blocking;
 use crate::driver::claim::{claim, in_use};
 use crate::driver::create_drive::{NewDrive, create};
@@ -38,6 +39,8 @@ pub(super) struct Begun {
     pub(super) drive: DriveInfo,
     /// Whether this run created it.
     pub(super) is_new: bool,
+    /// Whether the drive is marked as unfinished, and this upload has to end that.
+    pub(super) is_marked: bool,
     pub(super) zeros: Zeros,
 }
 
@@ -69,6 +72,7 @@ impl Beginning<'_> {
         let size = length.known().unwrap_or(0);
         let mut session = open_session(client, &image, options, monitor).await?;
         let (plan, first) = (session.plan, session.first);
+        let sends_something = sends_something(&session);
         let (image, is_changed) = self.take_up(image, &mut session, monitor).await?;
         let (image, table) = look_at_image(image, monitor).await?;
         let needed = bytes_needed(&options.target, length, plan.is_endless());
@@ -84,8 +88,8 @@ impl Beginning<'_> {
                 client.commands().call("drives info")
             ))),
         };
-        let drive = match prepared {
-            Ok(drive) => drive,
+        let (drive, is_marked) = match prepared {
+            Ok(prepared) => prepared,
             Err(error) => {
                 if !matches!(options.target, Target::New(_)) {
                     session.forget().await;
@@ -119,7 +123,7 @@ impl Beginning<'_> {
             },
             is_new,
         });
-        let overwritten = overwritten(&drive, &options.target, size);
+        let overwritten = overwritten(&drive, &options.target, size).filter(|_| sends_something);
         let misplaced = table.and_then(|table| table.misplaced(size, drive.size));
         for line in overwritten.into_iter().chain(misplaced) {
             monitor.warn(line);
@@ -131,6 +135,7 @@ impl Beginning<'_> {
             session,
             drive,
             is_new,
+            is_marked: is_marked && sends_something,
             // What held data before may be zeros now; such zeros are not a hole of the drive.
             zeros: Zeros::for_drive(is_ours && was_proven && !is_changed),
         })
@@ -335,14 +340,20 @@ fn changed(image: &Image, plan: &Plan, journal: &Journal, state: &State) -> Resu
     differing(image, plan, journal.digests()?, &state.holes)
 }
 
+/// Whether any chunk is sent: none is if the offset is not within the image. Such an upload changes
+/// no mark.
+fn sends_something(session: &Session) -> bool {
+    session.first < session.plan.count()
+}
+
 /// Creates the drive, or checks the existing one. Nothing is written to a drive that cannot hold
-/// the image.
+/// the image. Returns whether this upload has to end the drive's mark as well.
 async fn prepare(
     client: &Client,
     needed: u64,
     options: &UploadOptions,
     session: &mut Session,
-) -> Result<DriveInfo> {
+) -> Result<(DriveInfo, bool)> {
     let id = match (&options.target, session.state.drive) {
         (Target::Existing(id) | Target::Made(id), _) => *id,
         (Target::New(_), Some((id, _))) => id,
@@ -351,11 +362,12 @@ async fn prepare(
             let new = NewDrive {
                 spec,
                 keys: &Properties::new(),
+                optional: &[MARK],
                 token: &token,
             };
             let created = create(client, &new, session.is_resumed, &options.patience).await;
-            let drive = match created {
-                Ok(created) => created.drive,
+            let created = match created {
+                Ok(created) => created,
                 Err(not) => {
                     if !not.is_unclear {
                         session.forget().await;
@@ -373,8 +385,12 @@ async fn prepare(
                     });
                 }
             };
+            let drive = created.drive;
+            // An answer that arrived may not list every key that the drive has.
+            let is_marked = created.has_optional;
+            let is_marked = is_marked.unwrap_or_else(|| is_uploading(&drive.properties));
             return if drive.size >= needed {
-                Ok(drive)
+                Ok((drive, is_marked))
             } else {
                 Err(too_small(client, drive.id, drive.size, needed, true))
             };
@@ -403,31 +419,13 @@ async fn prepare(
     if let Some(by) = claim(&drive) {
         return Err(in_use(client, &drive, &by, Advice::default()).await);
     }
-    if matches!(options.target, Target::Existing(_)) && is_published(&drive) {
-        end_publication(client, &drive, options).await?;
-    }
-    Ok(drive)
-}
-
-fn is_published(drive: &DriveInfo) -> bool {
-    drive.properties.get(PUBLICATION_KEY) == Some(PUBLISHED)
-}
-
-/// Removes the state of the publication before the first byte is written, because from then on the
-/// drive does not hold what was published.
-async fn end_publication(
-    client: &Client,
-    drive: &DriveInfo,
-    options: &UploadOptions,
-) -> Result<()> {
-    let what = format!("Cannot end the publication of drive {}", drive.id);
-    let mut changes = Properties::new();
-    changes
-        .insert(PUBLICATION_KEY, "")
-        .map_err(|cause| Error::new(ErrorKind::Bug, &what).because(cause))?;
-    let set = || client.set(drive.id, &changes);
-    let done = options.patience.call(client, Operation::Write, set).await;
-    done.map_err(|unanswered| unanswered.into_error(&what))
+    let is_marked = match options.target {
+        Target::New(_) => is_uploading(&drive.properties),
+        Target::Existing(_) if sends_something(session) => mark(client, &drive, options).await?,
+        // Of a drive that was made for a publication, that sets the states.
+        Target::Existing(_) | Target::Made(_) => false,
+    };
+    Ok((drive, is_marked))
 }
 
 /// What this upload of `size` bytes does to a drive that the user chose, if that is not obvious.

@@ -8,6 +8,7 @@ use rangemap::RangeSet;
 
 use super::begin::{Beginning, Begun};
 use super::growing_drive::Room;
+use super::marks;
 use super::options::{Interrupted, Resume, Target, UploadOptions, Uploaded};
 use super::pace::Pace;
 use super::pipeline::{Earlier, Pipeline, PipelineConfig};
@@ -102,6 +103,8 @@ struct Run<'a> {
     options: &'a UploadOptions,
     stop: Stop,
     drive: DriveInfo,
+    /// Whether the drive is marked as unfinished, and this run has to end that.
+    is_marked: bool,
     /// The first chunk of the upload.
     first: u64,
     /// Where another run would resume if this one ended now.
@@ -166,6 +169,7 @@ impl<'a> Run<'a> {
             options,
             stop,
             drive: begun.drive.clone(),
+            is_marked: begun.is_marked,
             first: begun.first,
             resume: Resume {
                 drive: begun.drive.id,
@@ -184,11 +188,22 @@ impl<'a> Run<'a> {
         let sending = self.start(begun, monitor).await?;
         let mut sent = self.transfer(sending, monitor).await?;
         self.check_sent(&mut sent, monitor).await?;
-        let uploaded = self.finish(sent, monitor).await?;
-        if self.drive.properties.get(CHECK_KEY) == Some(CHECK_FAILED) {
-            self.mark(CHECK_PASSED).await;
+        self.finish(sent, monitor).await
+    }
+
+    /// Marks the drive with the good end of this upload.
+    async fn end_marks(&mut self, monitor: &mut dyn Monitor) -> Result<()> {
+        let has_failed = self.drive.properties.get(CHECK_KEY) == Some(CHECK_FAILED);
+        if !self.is_marked {
+            if has_failed {
+                self.mark(CHECK_PASSED).await;
+            }
+            return Ok(());
         }
-        Ok(uploaded)
+        let more = has_failed.then_some((CHECK_KEY, CHECK_PASSED));
+        let end = marks::end(self.client, &self.drive, more, self.options);
+        let end = self.stop.unless_asked(end);
+        self.options.patience.watching(monitor, end).await
     }
 
     /// Marks the drive with the result of its check, for `openhosting ls` on any machine. The error
@@ -508,7 +523,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Verifies as requested, and ends the journal.
+    /// Verifies as requested, and ends the marks of the drive and the journal.
     async fn finish(&mut self, sent: Sent, monitor: &mut dyn Monitor) -> Result<Uploaded> {
         let (options, plan, sampler) = (self.options, sent.plan, sent.sampler);
         let mut stop = self.stop.clone();
@@ -543,6 +558,8 @@ impl<'a> Run<'a> {
             Ok(verified) => verified,
             Err(error) => return Err(self.mismatched(error, journal).await),
         };
+        // Before the end of the journal: if this fails, another run does only this.
+        self.end_marks(monitor).await?;
         Ok(Uploaded {
             drive: self.drive.id,
             progress: sent.progress,

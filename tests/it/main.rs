@@ -31,6 +31,7 @@ mod libcloud;
 mod load;
 mod login;
 mod manual;
+mod marks;
 mod matrix;
 mod mistakes;
 mod neighbours;

@@ -108,7 +108,7 @@ struct Place {
     is_for_good: bool,
 }
 
-const PLACES: [Place; 19] = {
+const PLACES: [Place; 20] = {
     const fn place(name: &'static str, command: Command, is_it: fn(&Request) -> bool) -> Place {
         Place {
             name,
@@ -168,6 +168,8 @@ const PLACES: [Place; 19] = {
         place("read, back of a sample", Upload, |r| {
             r.is_read() && r.path.ends_with("/16384")
         }),
+        // After everything else, it ends the mark of the drive.
+        place("set, last", Upload, |r| r.path.ends_with("/set")),
     ]
 };
 

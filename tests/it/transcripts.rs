@@ -47,7 +47,8 @@ type Difference = (&'static str, fn(&mut Record), &'static str);
 
 const USAGE: &str =
     "a mistake of the user has an exit code of its own, 2, and the usage text is clap's";
-const TOKEN: &str = "a drive bears a token by which it is found when the answer to create is lost";
+const TOKEN: &str = "a drive bears a token by which it is found when the answer to create is lost, and a mark that it is unfinished";
+const MARK: &str = "a drive is marked as unfinished until the upload to it has ended well";
 const LOOK: &str = "a drive that exists is looked at before anything is written to it";
 const DIFFERENCES: &[Difference] = &[
     ("simple: no arguments", usage, USAGE),
@@ -86,8 +87,13 @@ const DIFFERENCES: &[Difference] = &[
         "the directory exists: say what is wrong with it",
     ),
     ("upload: default", token, TOKEN),
+    ("upload: default", end_mark, MARK),
     ("upload: existing drive", look, LOOK),
+    ("upload: existing drive", mark, MARK),
+    ("upload: existing drive", end_mark, MARK),
     ("upload: -o not a multiple of chunk", look, LOOK),
+    ("upload: -o not a multiple of chunk", mark, MARK),
+    ("upload: -o not a multiple of chunk", end_mark, MARK),
     ("upload: -o beyond end", look, LOOK),
     (
         "upload: -o beyond end",
@@ -95,6 +101,7 @@ const DIFFERENCES: &[Difference] = &[
         "there are no negative chunks",
     ),
     ("upload: -o without -d", token, TOKEN),
+    ("upload: -o without -d", end_mark, MARK),
     ("upload: create refused", token, TOKEN),
     (
         "upload: create refused",
@@ -105,13 +112,16 @@ const DIFFERENCES: &[Difference] = &[
         "say what the endpoint answered",
     ),
     ("upload: second chunk refused", look, LOOK),
+    ("upload: second chunk refused", mark, MARK),
     ("upload: refused while resuming", look, LOOK),
+    ("upload: refused while resuming", mark, MARK),
     (
         "upload: refused while resuming",
         |r| r.stderr[0] = "Failed to write chunk 2 of 3: aborting".into(),
         "chunks are counted over the whole image, all of them",
     ),
     ("upload: connection dropped", look, LOOK),
+    ("upload: connection dropped", mark, MARK),
     (
         "upload: connection dropped",
         |r| r.code = 75,
@@ -136,6 +146,11 @@ const DIFFERENCES: &[Difference] = &[
         |r| r.requests[1].encoding = None,
         "what gzip does not make smaller is sent as it is",
     ),
+    (
+        "upload: name with a space, path in another directory",
+        end_mark,
+        MARK,
+    ),
 ];
 
 fn usage(record: &mut Record) {
@@ -157,7 +172,7 @@ const ACCEPTED: &[(&str, &str)] = &[("upload: -c 4M", "a size may have a suffix"
 
 fn token(record: &mut Record) {
     let body = record.requests[0].body.as_mut().unwrap();
-    *body += "\nuser:oh-token TOKEN\n";
+    *body += "\nuser:oh-state uploading\nuser:oh-token TOKEN\n";
     record.requests[0].len = body.len() as u64;
 }
 
@@ -166,6 +181,33 @@ fn look(record: &mut Record) {
     record
         .requests
         .insert(0, get(&format!("/drives/{path}/info")));
+}
+
+/// Marks the drive before the first write, if it existed.
+fn mark(record: &mut Record) {
+    let look = &record.requests[0];
+    let drive = look.path.strip_suffix("/info").unwrap();
+    let set = set(drive, "uploading");
+    record.requests.insert(1, set);
+}
+
+/// Ends the mark after the last write.
+fn end_mark(record: &mut Record) {
+    let last = record.requests.last().unwrap();
+    let (drive, _) = last.path.split_once("/write").unwrap();
+    let set = set(drive, "ready");
+    record.requests.push(set);
+}
+
+fn set(drive: &str, state: &str) -> Asked {
+    let body = format!("user:oh-state {state}\n");
+    Asked {
+        method: "POST".into(),
+        content_type: Some("text/plain".into()),
+        len: body.len() as u64,
+        body: Some(body),
+        ..get(&format!("{drive}/set"))
+    }
 }
 
 /// A request that only our tools make.
@@ -458,7 +500,7 @@ impl Drives {
             }
             ["drives", id, command, ..] if self.made.contains_key(id) => match command {
                 "info" => text(self.show(id, json)),
-                "write" => answer(204, &[], b""),
+                "write" | "set" => answer(204, &[], b""),
                 "destroy" => {
                     self.made.remove(id);
                     answer(204, &[], b"")

@@ -485,7 +485,6 @@ fn a_create_refused_is_not_repeated() {
     let cases = [
         (401, "auth", "Check OHAUTH"),
         (402, "billing", "balance"),
-        (400, "usage", "400 usage (Made up.)"),
         (404, "missing", "404 missing"),
         (507, "full", "no room"),
     ];

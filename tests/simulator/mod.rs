@@ -122,6 +122,10 @@ fn call_of(path: &str, body: &[u8], is_packed: bool) -> Call {
         ["drives", "create"] => Call::Create(Properties::parse(Format::Text, body).unwrap()),
         ["drives", "info"] => Call::List,
         ["drives", id, "info"] | ["drives", id, "info", "full"] => Call::Info(id.parse().unwrap()),
+        ["drives", id, "set"] => Call::Set {
+            drive: id.parse().unwrap(),
+            keys: Properties::parse(Format::Text, body).unwrap(),
+        },
         ["drives", id, "read", offset, len] => Call::Read {
             drive: id.parse().unwrap(),
             offset: number(offset),
@@ -392,6 +396,7 @@ fn name(call: &Call) -> String {
         Call::Create(_) => "create".into(),
         Call::List => "list".into(),
         Call::Info(_) => "info".into(),
+        Call::Set { keys, .. } => format!("set {}", keys.print(Format::Text).trim()),
         Call::Write { offset, body, .. } => format!("write {offset}+{}", body.len()),
         Call::Read { offset, len, .. } => format!("read {offset}+{len}"),
     }

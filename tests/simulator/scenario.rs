@@ -9,11 +9,12 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::disk::content;
+use super::world::Drive;
 use super::{LEAST_BYTES, S, Simulation, World, go_on, with};
 use crate::advice::{Advice, Remedy};
 use crate::api::{Client, ClientConfig};
 use crate::codec::{Compression, Level};
-use crate::drive::{DriveId, DriveSpec};
+use crate::drive::{DriveId, DriveSpec, READY};
 use crate::error::{Error, ErrorKind};
 use crate::image::{Image, part_of};
 use crate::journal::replay;
@@ -338,6 +339,19 @@ impl Scenario {
             let done = upload(&client, image, &options, &mut Silent, stop).await;
             let done = done.map_err(|interrupted| interrupted.error)?;
             self.check_whole(Some(done.drive));
+            // Of a drive that existed before, the beginning of the mark may arrive late.
+            let state = with(|sim| {
+                sim.world
+                    .drive(done.drive)
+                    .unwrap()
+                    .state()
+                    .map(str::to_owned)
+            });
+            let is_ready = state.as_deref() == Some(READY);
+            assert!(
+                is_ready || self.existing.is_some(),
+                "complete, and {state:?}"
+            );
         } else {
             let options = DownloadOptions {
                 chunk,
@@ -379,6 +393,17 @@ impl Scenario {
         }
         let file = File::open(self.part()).or_else(|_| File::open(self.path("copy")));
         file.map_or_else(|_| Vec::new(), |file| content(&file))
+    }
+
+    /// Checks that a drive which is marked as ready holds the image, whatever happened to the run.
+    fn check_mark(&self) {
+        with(|sim| {
+            let ready = |drive: &&Drive| self.is_upload && drive.state() == Some(READY);
+            for drive in sim.world.drives.iter().filter(ready) {
+                let is_whole = drive.bytes.get(..self.source.len()) == Some(&self.source[..]);
+                assert!(is_whole, "ready, and it does not hold the image");
+            }
+        });
     }
 
     /// Checks before a run that what the surviving journal says is true.
@@ -477,6 +502,7 @@ impl Scenario {
                 with(|sim| sim.ledger.forget());
             }
             self.check_journal();
+            self.check_mark();
             with(|sim| {
                 let (killed, stopped) = (sim.crash_at, sim.stop_at);
                 sim.ledger.may_forget |= restart;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use crate::drive::DriveId;
+use crate::drive::{DriveId, STATE_KEY};
 use crate::failure::{Failure, Refusal};
 use crate::policy::TOKEN_KEY;
 use crate::wire::{ErrorType, Properties};
@@ -46,6 +46,10 @@ pub enum Call {
     Create(Properties),
     List,
     Info(DriveId),
+    Set {
+        drive: DriveId,
+        keys: Properties,
+    },
     Write {
         drive: DriveId,
         offset: usize,
@@ -79,6 +83,11 @@ pub struct Drive {
 }
 
 impl Drive {
+    /// The mark of an upload, if it has one.
+    pub fn state(&self) -> Option<&str> {
+        self.keys.get(STATE_KEY)
+    }
+
     fn described(&self) -> Properties {
         let mut object = self.keys.clone();
         object.insert("drive", self.id.to_string()).unwrap();
@@ -455,6 +464,16 @@ impl World {
             Call::Info(id) => known(&self.drives, id)
                 .map(|at| Reply::Objects(vec![self.drives[at].described()]))
                 .ok_or_else(missing),
+            Call::Set { drive, keys } => match known(&self.drives, drive) {
+                None => Err(missing()),
+                Some(at) => {
+                    for (key, value) in &keys {
+                        let merged = self.drives[at].keys.insert(key, value);
+                        merged.unwrap();
+                    }
+                    Ok(Reply::Done)
+                }
+            },
             Call::Read { drive, offset, len } => known(&self.drives, drive)
                 .map(|at| Reply::Bytes(self.drives[at].bytes[offset..offset + len].to_vec()))
                 .ok_or_else(missing),

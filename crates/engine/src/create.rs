@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::retry::{Attempts, Next, Operation};
+use super::retry::{Attempts, Next, Operation, is_about_input};
 use crate::drive::DriveId;
 use crate::failure::Failure;
 
@@ -31,6 +31,9 @@ pub enum CreateStep {
         /// How long to wait first.
         after: Duration,
     },
+    /// Request the drive at once, and leave out the optional keys from now on: the endpoint may have
+    /// refused one of them.
+    PostWithout,
     /// Wait, then look for the token among our drives.
     Look {
         /// How long to wait first.
@@ -53,16 +56,20 @@ pub enum CreateStep {
 #[derive(Clone, Debug)]
 pub struct Creation {
     attempts: Attempts,
+    /// Whether the requests have keys that the drive can do without.
+    has_optional: bool,
     unclear_posts: u32,
     looks: usize,
     looks_max: usize,
 }
 
 impl Creation {
-    /// Starts with attempts of which none was made yet. The first step is to request the drive.
-    pub fn new(attempts: Attempts) -> Self {
+    /// Starts with attempts of which none was made yet. The first step is to request the drive, with
+    /// keys that it can do without if `has_optional`.
+    pub fn new(attempts: Attempts, has_optional: bool) -> Self {
         Self {
             attempts,
+            has_optional,
             unclear_posts: 0,
             looks: 0,
             looks_max: LOOKS_S.len(),
@@ -88,6 +95,13 @@ impl Creation {
         let attempts = &mut self.attempts;
         match attempts.failed(Operation::Create, failure, is_known, now, rng) {
             Next::Again(after) => CreateStep::Post { after },
+            // A drive without them is better than none. The refusal is an answer, so this request
+            // created nothing, and the next one takes its place. If the refusal was about something
+            // else, such as the name, the next one is refused as well.
+            Next::Refused if self.has_optional && is_about_input(failure) => {
+                self.has_optional = false;
+                CreateStep::PostWithout
+            }
             Next::Refused => CreateStep::GiveUp { is_outage: false },
             Next::GaveUp => CreateStep::GiveUp { is_outage: true },
             Next::Unclear => {
@@ -151,12 +165,13 @@ mod tests {
     use super::super::retry::DOUBTFUL_ATTEMPTS;
     use super::*;
     use crate::failure::Refusal;
+    use crate::wire::ErrorType;
 
     const S: Duration = Duration::from_secs(1);
     const GIVE_UP: CreateStep = CreateStep::GiveUp { is_outage: false };
 
     fn begun() -> Creation {
-        Creation::new(Attempts::new(900 * S))
+        Creation::new(Attempts::new(900 * S), false)
     }
 
     fn lost() -> Failure {
@@ -287,6 +302,39 @@ mod tests {
         assert!(matches!(creation.looked(&[], &[]), CreateStep::Look { .. }));
         let id = DriveId::random();
         assert_eq!(creation.looked(&[id], &[]), CreateStep::Adopt(id));
+    }
+
+    #[test]
+    fn only_a_refusal_of_the_input_is_repeated_without_optional_keys() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let of = |status, error| match refused(status) {
+            Failure::Refused(refusal) => Failure::Refused(Refusal {
+                error: Some(error),
+                ..refusal
+            }),
+            other => other,
+        };
+        let with = || Creation::new(Attempts::new(900 * S), true);
+        let mut creation = with();
+        let usage = of(400, ErrorType::Usage);
+        let step = creation.post_failed(&usage, true, S, &mut rng);
+        assert_eq!(step, CreateStep::PostWithout);
+        let step = creation.post_failed(&usage, true, S, &mut rng);
+        assert_eq!(step, GIVE_UP, "only once");
+        for (status, error) in [
+            (401, ErrorType::Auth),
+            (402, ErrorType::Billing),
+            (404, ErrorType::Missing),
+            (405, ErrorType::Method),
+            (507, ErrorType::Full),
+        ] {
+            let step = with().post_failed(&of(status, error), true, S, &mut rng);
+            assert_eq!(step, GIVE_UP, "{error:?}");
+        }
+        let step = with().post_failed(&refused(400), true, S, &mut rng);
+        assert_eq!(step, GIVE_UP, "not an answer of the API");
+        let step = begun().post_failed(&usage, true, S, &mut rng);
+        assert_eq!(step, GIVE_UP, "nothing to leave out");
     }
 
     #[test]

@@ -33,6 +33,6 @@ pub use ledger::Ledger;
 pub use level::{Choice, LevelConfig, LevelController, Wire};
 pub use pieces::{Limits, PIECE_BYTES_MIN, Pieces, PiecesConfig, Requests, Verdict};
 pub use rate::TokenBucket;
-pub use retry::{Attempts, Class, Next, Operation, classify, classify_known};
+pub use retry::{Attempts, Class, Next, Operation, classify, classify_known, is_about_input};
 pub use waits::{Wait, Waits};
 pub use zeros::Zeros;

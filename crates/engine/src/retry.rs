@@ -108,6 +108,15 @@ pub fn classify_known(operation: Operation, failure: &Failure) -> Class {
     }
 }
 
+/// Whether the endpoint refused a key of the request, or a value. Of the error types, only `usage` is
+/// about the input of a call; the others are about the account, the drive, the call itself, or the
+/// room that is left (docs/dev/reference.md, 3.1). Which key it is about is unknown, because the
+/// sentence in the body is free text.
+pub fn is_about_input(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(refusal)
+        if (refusal.status, refusal.error) == (400, Some(ErrorType::Usage)))
+}
+
 /// What to do after a failed attempt at a single request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
