@@ -9,6 +9,7 @@ use reqwest::Url;
 use zeroize::Zeroizing;
 
 use super::prompt;
+use super::proxies::is_understood;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::private_directory;
@@ -180,12 +181,10 @@ pub(super) fn check_proxies() -> Result<()> {
         "all_proxy",
     ];
     for name in PROXIES {
-        if let Some(value) = variable(&[name])?
-            && !is_proxy(&value)
-        {
+        if variable(&[name])?.is_some() && !is_proxy(&env::var(name).unwrap_or_default()) {
             let what = format!("The variable {name} does not name a proxy");
             return Err(Error::new(ErrorKind::Usage, what).hint_to(
-                "A proxy is named as http://HOST:PORT, with https or socks5h as well; NO_PROXY=HOST leaves it out",
+                "A proxy is named as http://HOST:PORT, with https or socks5h as well; in a password, @ is %40. NO_PROXY=HOST leaves it out",
             ));
         }
     }
@@ -198,7 +197,7 @@ fn is_proxy(value: &str) -> bool {
         true => value.parse::<Url>(),
         false => format!("http://{value}").parse(),
     };
-    url.is_ok_and(|url| url.has_host() && SCHEMES.contains(&url.scheme()))
+    url.is_ok_and(|url| url.has_host() && SCHEMES.contains(&url.scheme())) && is_understood(value)
 }
 
 #[cfg(test)]
@@ -212,7 +211,7 @@ mod tests {
             "https://u:k@p",
             "p:3128",
             "10.0.0.1:8080",
-            "u:k@p:1/",
+            "u:k@p:1",
             "socks5h://localhost:1080",
             "http://[::1]:80",
         ] {
@@ -225,6 +224,9 @@ mod tests {
             "http://u:k@:1",
             "://",
             "p q",
+            "u:k@p:1/",
+            " http://p:3128",
+            "http://u:k@l@p:3128",
         ] {
             assert!(!is_proxy(bad), "{bad}");
         }

@@ -48,6 +48,18 @@ impl FromEnvironment {
     }
 }
 
+/// Whether the library understands the value of a variable. It ignores any other value, and would
+/// connect without a proxy. If a password contains `@`, the library takes the rest for the host.
+pub(super) fn is_understood(value: &str) -> bool {
+    let proxy = Matcher::builder().all(value).build();
+    let url = "https://host/".parse();
+    let intercept = url.ok().and_then(|url| proxy.intercept(&url));
+    intercept.is_some_and(|found| {
+        let place = found.uri().authority();
+        place.is_some_and(|place| !place.as_str().contains('@'))
+    })
+}
+
 fn has_port(entry: &str) -> bool {
     let port = entry.rsplit_once(':').map(|(_, port)| port);
     let is_port = port.is_some_and(|port| port.parse::<u16>().is_ok());
@@ -60,9 +72,8 @@ impl Proxies for FromEnvironment {
         let intercept = self.matcher.intercept(&url.as_str().parse().ok()?)?;
         let uri = intercept.uri();
         // Without the user and the password.
-        let place = uri
-            .authority()
-            .map_or_else(String::new, ToString::to_string);
+        let place = uri.authority().map_or("", |place| place.as_str());
+        let place = place.rsplit('@').next().unwrap_or_default();
         let scheme = uri.scheme_str().unwrap_or("http");
         let mut named = self.named.iter();
         let from = named.find(|(_, of)| of.is_none_or(|of| of == url.scheme()));
@@ -101,6 +112,38 @@ impl fmt::Debug for FromEnvironment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_that_the_library_would_ignore_or_misread_is_not_understood() {
+        for good in [
+            "http://h:1",
+            "h:1",
+            "http://u:p%40q@h",
+            "socks5h://u:p@[::1]:1",
+        ] {
+            assert!(is_understood(good), "{good}");
+        }
+        for bad in [
+            " http://h:1",
+            "http://h:1 ",
+            "http://u\n:p@h",
+            "\u{feff}h:1",
+            "http://u:p@q@h",
+        ] {
+            assert!(!is_understood(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_description_contains_no_part_of_a_password() {
+        let proxies = FromEnvironment {
+            matcher: Matcher::builder().all("http://u:p@q@h:1").build(),
+            named: Vec::new(),
+            with_port: Vec::new(),
+        };
+        let described = proxies.describe(&"https://a/".parse().unwrap());
+        assert_eq!(described.as_deref(), Some("http://h:1"));
+    }
 
     #[test]
     fn an_entry_with_a_port_excludes_that_port() {
