@@ -27,7 +27,7 @@ const AUTH_VARIABLES: [&str; 2] = ["OHAUTH", "EHAUTH"];
 const NOTHING_CONFIGURED: &str = "Or run \"openhosting login\"; to try it without an account, run \"openhosting server\", or: openhosting upload --local DIR IMAGE";
 
 /// The flags of all tools that reach a cloud.
-#[derive(Debug, Default, PartialEq, Eq, clap::Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct Access {
     /// Use this endpoint instead of OHURI
     #[arg(long, value_name = "URI")]

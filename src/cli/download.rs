@@ -1,6 +1,6 @@
 //! `openhosting-download`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ const PROGRAM: &str = "openhosting-download";
 ///
 /// FILE appears when the image is complete and on the disk; until then it is FILE.oh-part.
 /// Run the same command again to continue a download that stopped.
-#[derive(Debug, Parser, PartialEq, Eq)]
+#[derive(Clone, Debug, Parser, PartialEq, Eq)]
 #[command(name = PROGRAM, version, after_long_help = help::after("download"), args_override_self = true)]
 pub(super) struct DownloadArguments {
     /// Set the size of a chunk, the part that one request fetches
@@ -275,6 +275,7 @@ async fn run(
     check_target(arguments)?;
     check_stdout(arguments)?;
     check_files(arguments)?;
+    check_parts(arguments)?;
     check_offset(arguments)?;
     if arguments.checksum && arguments.way() == Way::Down {
         checksum_line::check(&arguments.file)?;
@@ -382,6 +383,37 @@ fn check_target(arguments: &DownloadArguments) -> Result<()> {
     )))
 }
 
+/// Refuses to download to a file of which other machines, or earlier runs, have fetched parts: the
+/// advice to start over would discard them.
+fn check_parts(arguments: &DownloadArguments) -> Result<()> {
+    let is_whole = arguments.shard.is_none() && arguments.join.is_none();
+    let part = part_of(&arguments.file);
+    let is_new = !part.exists() || journal_of(arguments).exists();
+    if arguments.way() != Way::Down || !is_whole || is_new || arguments.common.restart {
+        return Ok(());
+    }
+    let start = with_suffix(&arguments.file, ".");
+    let start = start.file_name().unwrap_or_default().to_string_lossy();
+    let shard_of = |name: &str| {
+        let name = name.strip_prefix(&*start)?.strip_suffix(".ohj")?;
+        name.replacen("-of-", "/", 1).parse::<Shard>().ok()
+    };
+    let entries = std::fs::read_dir(directory_of(&arguments.file)).ok();
+    let mut names = entries.into_iter().flatten().flatten();
+    let found = names.find_map(|entry| shard_of(&entry.file_name().to_string_lossy()));
+    if let Some(shard) = found {
+        let what = format!(
+            "{} holds part {shard} of a download in parts",
+            part.display()
+        );
+        return Err(Error::new(ErrorKind::Usage, what).hint_to(format!(
+            "Fetch the other parts with --shard I/{count}, then run it with --join {count}; or name another file",
+            count = shard.count()
+        )));
+    }
+    Ok(())
+}
+
 /// Refuses a stdout that cannot receive the disk, before anything is fetched.
 fn check_stdout(arguments: &DownloadArguments) -> Result<()> {
     if arguments.way() != Way::DownToStdout {
@@ -482,10 +514,10 @@ async fn unfinished(
         }))
     });
     Ok(other.await?.map(|file| {
-        let name = quote(&file.to_string_lossy());
-        let is_file = |word: &OsStr| word == arguments.file.as_os_str();
-        let other = |word: &OsStr| is_file(word).then(|| name.clone());
-        let again = again::command(PROGRAM, other, "");
+        let again = match words_with_file(arguments, &file) {
+            Some(words) => again::changed_words(&words, PROGRAM, |_| None, Changes::default()),
+            None => again::command(PROGRAM, |_| None, ""),
+        };
         format!(
             "An earlier download of this drive did not end: part of it is in {}. To continue that one instead: {again}",
             part_of(&file).display()
@@ -572,20 +604,35 @@ fn command_for_drive(arguments: &DownloadArguments, id: DriveId, changes: Change
     }
 }
 
-/// The words of the command line with another drive. A word that equals the given drive may also be
-/// the value of a flag, or the name of the file, so each word is replaced in turn: the right one
-/// changes no other argument.
+/// The words of the command line with another drive.
 fn words_with_drive(arguments: &DownloadArguments, id: DriveId) -> Option<Vec<OsString>> {
+    let wanted = DownloadArguments {
+        drive: DriveReference::Id(id),
+        ..arguments.clone()
+    };
+    words_of(&wanted, id.to_string().into())
+}
+
+/// The words of the command line with another file.
+fn words_with_file(arguments: &DownloadArguments, file: &Path) -> Option<Vec<OsString>> {
+    let wanted = DownloadArguments {
+        file: file.to_owned(),
+        ..arguments.clone()
+    };
+    words_of(&wanted, file.into())
+}
+
+/// The words of the command line in which one was replaced, so that they mean `wanted`. The same
+/// word may stand for the drive, the file and the value of a flag, so each one is replaced in turn:
+/// the right one changes no other argument.
+fn words_of(wanted: &DownloadArguments, word: OsString) -> Option<Vec<OsString>> {
     let all: Vec<_> = std::env::args_os().collect();
     let program = usize::from(again::is_one_program());
     (program + 1..all.len()).find_map(|place| {
         let mut words = all.clone();
-        words[place] = id.to_string().into();
+        words[place].clone_from(&word);
         let parsed = DownloadArguments::try_parse_from(&words[program..]).ok()?;
-        let is_drive = parsed.drive == DriveReference::Id(id);
-        let drive = arguments.drive.clone();
-        let is_same = DownloadArguments { drive, ..parsed } == *arguments;
-        (is_drive && is_same).then_some(words)
+        (parsed == *wanted).then_some(words)
     })
 }
 

@@ -3,6 +3,7 @@
 
 use std::sync::OnceLock;
 
+use super::again;
 use crate::advice::{Advice, Remedy};
 use crate::quoting::quote;
 
@@ -21,6 +22,14 @@ pub(super) fn endpoint_is_from(place: &str) {
 /// Advice with the flags of its remedies.
 pub(super) fn worded(advice: &Advice) -> String {
     advice.worded(flag)
+}
+
+/// The program that uploads, as the user calls it.
+fn upload() -> &'static str {
+    match again::is_one_program() {
+        true => "openhosting upload",
+        false => "openhosting-upload",
+    }
 }
 
 fn flag(remedy: &Remedy) -> String {
@@ -61,15 +70,12 @@ fn flag(remedy: &Remedy) -> String {
         Remedy::AllowBacking => "--allow-backing",
         Remedy::ListOfDigests => "--sha256-file",
         Remedy::File => "a file",
-        Remedy::Upload(path) => return format!("openhosting-upload {}", quote(path)),
+        Remedy::Upload(path) => return format!("{} {}", upload(), quote(path)),
         Remedy::UploadDisk { disk, archive } => {
-            return format!(
-                "openhosting-upload --disk {} {}",
-                quote(disk),
-                quote(archive)
-            );
+            return format!("{} --disk {} {}", upload(), quote(disk), quote(archive));
         }
-        Remedy::UploadOutput => "openhosting-upload --format raw -",
+        Remedy::UploadOutput => return format!("{} --format raw -", upload()),
+        Remedy::UploadStdin => return format!("{} -n NAME -", upload()),
     };
     words.to_owned()
 }

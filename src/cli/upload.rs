@@ -977,7 +977,8 @@ fn original(interrupted: &Interrupted) -> Vec<String> {
         "Restart with '-d {} -o {}' to resume the upload",
         resume.drive, resume.offset
     ));
-    if resume.is_journaled {
+    // If the image changed, the next run needs a flag, which the error names.
+    if resume.is_journaled && !is_mixed {
         lines.push("Or run the same command again: it sends only what is missing".into());
     }
     lines

@@ -412,6 +412,19 @@ fn a_download_to_another_file_reports_the_unfinished_one() {
     assert!(!third.stderr.contains("did not end"), "{third:?}");
 }
 
+/// The command in the note replaces the file, and not the drive of the same name.
+#[test]
+fn a_note_about_an_unfinished_download_keeps_the_drive() {
+    let scene = Scene::new();
+    let drive = scene.drive.to_string();
+    let _ = scene.interrupted();
+    let second = scene.run(&drive).code(0);
+    let words = "To continue that one instead: openhosting-download ";
+    let (_, rest) = second.stderr.split_once(words).unwrap();
+    let rest = rest.lines().next().unwrap();
+    assert!(rest.contains(&drive) && rest.ends_with(" ./out"), "{rest}");
+}
+
 #[test]
 fn a_missing_drive_is_an_error() {
     let scene = Scene::new();

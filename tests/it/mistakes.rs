@@ -1,10 +1,11 @@
 //! Mistakes of users. The answer to each is one line that says what is wrong and quotes the wrong
 //! word, and one line that says what to do, both in this program's own words.
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::support::cli::{Desk, Outcome, SIMPLE, Tool};
+use crate::support::cli::{Desk, Outcome, SIMPLE, Tool, UPLOAD};
 use crate::support::{gzip, noise};
 
 /// The words after `openhosting`, the exit code, a part of the line that says what is wrong, and a
@@ -858,6 +859,51 @@ fn every_mistake_prints_one_line_and_a_remedy() {
 
 /// Files that this user may not read or write. Root may, so for root these tests run as another
 /// user.
+#[test]
+fn a_word_that_is_not_utf_8_is_an_ordinary_mistake() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let word = std::ffi::OsStr::from_bytes(b"b\xff\xfed.img");
+    for words in [
+        "show",
+        "ls",
+        "rm -y",
+        "upload --limit-rat 1M",
+        "upload a b",
+        "api drives",
+    ] {
+        let tool = desk.tool(SIMPLE).env("OHURI", &server.uri);
+        let outcome = tool.args(words).arg(word).run();
+        assert!(
+            matches!(outcome.status.code(), Some(1 | 2)),
+            "{words}: {outcome:?}"
+        );
+        assert!(!outcome.stderr.contains("panicked"), "{words}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_pipe_is_uploaded_with_the_program_that_was_called() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let pipe = desk.path("pipe");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    for (tool, words, program) in [
+        (SIMPLE, "upload -n x pipe", "openhosting upload"),
+        (UPLOAD, "-n x pipe", "openhosting-upload"),
+    ] {
+        let tool = desk.tool(tool).env("OHURI", &server.uri);
+        let outcome = tool.args(words).run().code(1);
+        let _ = outcome.says(&format!("as stdin: {program} -n NAME - < pipe"));
+    }
+}
+
 #[test]
 fn a_missing_permission_is_reported_with_the_file() {
     let desk = Desk::new();

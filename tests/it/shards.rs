@@ -123,6 +123,19 @@ fn shards_of_a_download_are_joined_when_all_are_there() {
     }
 }
 
+/// The advice to start over would discard what other machines fetched.
+#[test]
+fn a_whole_download_does_not_replace_parts() {
+    let scene = Scene::new();
+    scene.shard(2).wait().code(0);
+    let whole = scene.start("").wait().code(2);
+    let whole = whole.says("out.oh-part holds part 2/5 of a download in parts");
+    whole.says("run it with --join 5");
+    assert!(scene.part().exists());
+    scene.start("--restart").wait().code(0);
+    assert!(scene.desk.path("out").exists());
+}
+
 #[test]
 fn more_shards_than_chunks_are_accepted() {
     let scene = Scene::new();

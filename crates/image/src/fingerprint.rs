@@ -7,6 +7,8 @@ pub use openhosting_system::modified_ns;
 use openhosting_system::{FileId, Kind, device_size};
 use sha2::{Digest as _, Sha256};
 
+use crate::advice;
+use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Distinguishes one state of a file from another without reading it: device, inode, size, and time
@@ -118,6 +120,9 @@ impl Fingerprint {
             return Ok(());
         };
         Err(Error::new(ErrorKind::Integrity, what)
-            .hint_to("The drive holds a mixture now. Stop what writes to the image, or take a snapshot, and upload again"))
+            .hint_to(advice![
+                "The drive holds a mixture now. Stop what writes to the image, or take a snapshot. Then send what changed with ",
+                Remedy::ChangedOk,
+            ]))
     }
 }

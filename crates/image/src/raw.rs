@@ -16,6 +16,8 @@ use super::archive::{Check, Checked, Manifest};
 use super::holes::{FalseHole, HoleMap, Holes};
 use super::pieces::Pieces;
 use super::{Disk, Fingerprint, Use};
+use crate::advice;
+use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 use openhosting_system::uses_of;
@@ -152,14 +154,15 @@ fn pipe_error(path: &Path) -> Error {
     // A shell created it for `<(COMMAND)`, and it is gone when this process ends.
     let is_of_shell = path.starts_with("/dev/fd") || path.starts_with("/proc");
     let hint = match is_of_shell {
-        true => {
-            "A pipe is read in order, as stdin: COMMAND | openhosting-upload -n NAME -".to_owned()
-        }
-        false => {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let (name, path) = (quote(&name), quote(&path.to_string_lossy()));
-            format!("A pipe is read in order, as stdin: openhosting-upload -n {name} - < {path}")
-        }
+        true => advice![
+            "A pipe is read in order, as stdin: COMMAND | ",
+            Remedy::UploadStdin,
+        ],
+        false => advice![
+            "A pipe is read in order, as stdin: ",
+            Remedy::UploadStdin,
+            format!(" < {}", quote(&path.to_string_lossy())),
+        ],
     };
     Error::new(ErrorKind::Image, what).hint_to(hint)
 }
