@@ -151,7 +151,7 @@ bug 'a request that hangs prolongs an outage' \
     crates/engine/src/engine.rs 'if self.over_at().is_some_and(|at| now >= at)' 'if self.over_at().is_some_and(|at| now >= at * 9)'
 bug 'a drip is progress' \
     'lib api::flow::tests::a_drip_is_a_stall' \
-    src/api/flow.rs 'if self.came >= self.floor {' 'if self.came > 0 {'
+    src/api/flow.rs 'if self.came >= self.bytes {' 'if self.came > 0 {'
 bug 'each attempt is reported' \
     'engine waits::tests::an_outage_is_reported_once_a_minute_and_at_its_end' \
     crates/engine/src/waits.rs 'if why == wait.why => now >= at.saturating_add(REPEAT)' 'if why == wait.why => now >= *at'

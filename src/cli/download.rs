@@ -1,6 +1,6 @@
 //! `openhosting-download`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
@@ -610,7 +610,7 @@ fn words_with_drive(arguments: &DownloadArguments, id: DriveId) -> Option<Vec<Os
         drive: DriveReference::Id(id),
         ..arguments.clone()
     };
-    words_of(&wanted, id.to_string().into())
+    words_of(&wanted, OsStr::new(&id.to_string()))
 }
 
 /// The words of the command line with another file.
@@ -619,18 +619,18 @@ fn words_with_file(arguments: &DownloadArguments, file: &Path) -> Option<Vec<OsS
         file: file.to_owned(),
         ..arguments.clone()
     };
-    words_of(&wanted, file.into())
+    words_of(&wanted, file.as_os_str())
 }
 
 /// The words of the command line in which one was replaced, so that they mean `wanted`. The same
 /// word may stand for the drive, the file and the value of a flag, so each one is replaced in turn:
 /// the right one changes no other argument.
-fn words_of(wanted: &DownloadArguments, word: OsString) -> Option<Vec<OsString>> {
+fn words_of(wanted: &DownloadArguments, word: &OsStr) -> Option<Vec<OsString>> {
     let all: Vec<_> = std::env::args_os().collect();
     let program = usize::from(again::is_one_program());
     (program + 1..all.len()).find_map(|place| {
         let mut words = all.clone();
-        words[place].clone_from(&word);
+        words[place] = word.to_owned();
         let parsed = DownloadArguments::try_parse_from(&words[program..]).ok()?;
         (parsed == *wanted).then_some(words)
     })

@@ -1314,8 +1314,8 @@ fn a_file_that_changes_on_its_server_is_reported() {
         site.file.lock().unwrap()[5] ^= 1;
         gate.open();
         let changed = running.wait().code(4).says("changed while it was read");
-        // Without the flag, the same command would refuse.
-        let changed = changed.says("send what changed with --changed-ok");
+        // Without a flag, the same command would refuse.
+        let changed = changed.says("Start over with --restart");
         assert!(
             !changed.stderr.contains("same command again"),
             "{changed:?}"
