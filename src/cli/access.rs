@@ -9,7 +9,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::config::{ConfigFile, Profile, Reference};
-use super::proxies::FromEnvironment;
+use super::proxies::{self, FromEnvironment};
 use super::{candidates, environment, help, quote, remedies, secret_files};
 use crate::api::{Certificates, Client, ClientConfig, Endpoint, Identity, Route};
 use crate::commands::Commands;
@@ -177,7 +177,7 @@ impl Access {
         };
         let resolved = resolve(self, chosen, uri, auth)?;
         if !resolved.endpoint.is_loopback() {
-            environment::check_proxies()?;
+            proxies::check_proxies()?;
         }
         Ok(resolved)
     }

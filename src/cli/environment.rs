@@ -5,11 +5,9 @@ use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use reqwest::Url;
 use zeroize::Zeroizing;
 
 use super::prompt;
-use super::proxies::is_understood;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::private_directory;
@@ -163,72 +161,4 @@ pub(super) fn usable_state(directory: &Path) -> Result<()> {
 /// Whether a name, without its extension, has the form of [`journal_path`].
 pub(super) fn is_journal_name(stem: &OsStr) -> bool {
     stem.len() == 16 && stem.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit)
-}
-
-/// Checks the variables that define proxies: an invalid one would be ignored silently, and requests
-/// would take another way than intended.
-///
-/// # Errors
-/// [`ErrorKind::Usage`], which names the variable and not its value, because that may contain a
-/// password.
-pub(super) fn check_proxies() -> Result<()> {
-    const PROXIES: [&str; 6] = [
-        "HTTPS_PROXY",
-        "https_proxy",
-        "HTTP_PROXY",
-        "http_proxy",
-        "ALL_PROXY",
-        "all_proxy",
-    ];
-    for name in PROXIES {
-        if variable(&[name])?.is_some() && !is_proxy(&env::var(name).unwrap_or_default()) {
-            let what = format!("The variable {name} does not name a proxy");
-            return Err(Error::new(ErrorKind::Usage, what).hint_to(
-                "A proxy is named as http://HOST:PORT, with https or socks5h as well; in a password, @ is %40. NO_PROXY=HOST leaves it out",
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn is_proxy(value: &str) -> bool {
-    const SCHEMES: [&str; 6] = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
-    let url = match value.contains("://") {
-        true => value.parse::<Url>(),
-        false => format!("http://{value}").parse(),
-    };
-    url.is_ok_and(|url| url.has_host() && SCHEMES.contains(&url.scheme())) && is_understood(value)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn proxy_urls_are_recognised() {
-        for good in [
-            "http://p:3128",
-            "https://u:k@p",
-            "p:3128",
-            "10.0.0.1:8080",
-            "u:k@p:1",
-            "socks5h://localhost:1080",
-            "http://[::1]:80",
-        ] {
-            assert!(is_proxy(good), "{good}");
-        }
-        for bad in [
-            "http://",
-            "ftp://p:21",
-            "http://p:99999",
-            "http://u:k@:1",
-            "://",
-            "p q",
-            "u:k@p:1/",
-            " http://p:3128",
-            "http://u:k@l@p:3128",
-        ] {
-            assert!(!is_proxy(bad), "{bad}");
-        }
-    }
 }

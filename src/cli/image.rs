@@ -18,7 +18,7 @@ use super::bar::Bar;
 use super::output::{CommandOutput, OutputForm};
 use super::screen::{stdout_columns, stdout_lines};
 use super::wait_lines::{self, WaitLines};
-use super::{candidates, environment, help, screen};
+use super::{candidates, help, proxies, screen};
 use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
@@ -107,7 +107,7 @@ async fn open(info: &InfoArguments) -> Result<Image> {
         })
         .await;
     };
-    environment::check_proxies()?;
+    proxies::check_proxies()?;
     let config = ClientConfig {
         certificates: info.cacert.as_deref().map(certificates).transpose()?,
         ..ClientConfig::default()

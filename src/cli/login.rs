@@ -18,7 +18,7 @@ use super::drives::each_drive;
 use super::output::{CommandOutput, OutputForm};
 use super::secret_files::read_secret;
 use super::wait_lines::{self, WaitLines};
-use super::{candidates, environment, exit, help, prompt, screen};
+use super::{candidates, environment, exit, help, prompt, proxies, screen};
 use crate::api::{Client, ClientConfig, Endpoint};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
@@ -411,7 +411,7 @@ async fn check(
     stop: &mut Stop,
 ) -> Result<usize> {
     if !endpoint.is_loopback() {
-        environment::check_proxies()?;
+        proxies::check_proxies()?;
     }
     let mut route = access::route()?;
     route.endpoint_from = Some("openhosting login".to_owned());

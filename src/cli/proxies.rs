@@ -7,7 +7,7 @@ use reqwest::Url;
 
 use super::environment::variable;
 use crate::api::Proxies;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Variables for https, then for http, then for both, each in the order in which the library
 /// prefers them.
@@ -48,9 +48,44 @@ impl FromEnvironment {
     }
 }
 
+/// Checks the variables that define proxies: an invalid one would be ignored silently, and requests
+/// would take another way than intended.
+///
+/// # Errors
+/// [`ErrorKind::Usage`], which names the variable and not its value, because that may contain a
+/// password.
+pub(super) fn check_proxies() -> Result<()> {
+    const PROXIES: [&str; 6] = [
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ];
+    for name in PROXIES {
+        if variable(&[name])?.is_some() && !is_proxy(&std::env::var(name).unwrap_or_default()) {
+            let what = format!("The variable {name} does not name a proxy");
+            return Err(Error::new(ErrorKind::Usage, what).hint_to(
+                "A proxy is named as http://HOST:PORT, with https or socks5h as well; in a password, @ is %40. NO_PROXY=HOST leaves it out",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn is_proxy(value: &str) -> bool {
+    const SCHEMES: [&str; 6] = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
+    let url = match value.contains("://") {
+        true => value.parse::<Url>(),
+        false => format!("http://{value}").parse(),
+    };
+    url.is_ok_and(|url| url.has_host() && SCHEMES.contains(&url.scheme())) && is_understood(value)
+}
+
 /// Whether the library understands the value of a variable. It ignores any other value, and would
 /// connect without a proxy. If a password contains `@`, the library takes the rest for the host.
-pub(super) fn is_understood(value: &str) -> bool {
+fn is_understood(value: &str) -> bool {
     let proxy = Matcher::builder().all(value).build();
     let url = "https://host/".parse();
     let intercept = url.ok().and_then(|url| proxy.intercept(&url));
@@ -112,6 +147,34 @@ impl fmt::Debug for FromEnvironment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn proxy_urls_are_recognised() {
+        for good in [
+            "http://p:3128",
+            "https://u:k@p",
+            "p:3128",
+            "10.0.0.1:8080",
+            "u:k@p:1",
+            "socks5h://localhost:1080",
+            "http://[::1]:80",
+        ] {
+            assert!(is_proxy(good), "{good}");
+        }
+        for bad in [
+            "http://",
+            "ftp://p:21",
+            "http://p:99999",
+            "http://u:k@:1",
+            "://",
+            "p q",
+            "u:k@p:1/",
+            " http://p:3128",
+            "http://u:k@l@p:3128",
+        ] {
+            assert!(!is_proxy(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn a_proxy_that_the_library_would_ignore_or_misread_is_not_understood() {

@@ -97,10 +97,9 @@ impl Beginning<'_> {
                 return Err(error);
             }
         };
-        if session.state.drive.is_some() {
-            let unlike = unlike(&drive, &options.target, plan.is_endless());
-            unlike.into_iter().for_each(|line| monitor.notice(line));
-        }
+        let unlike = unlike(&drive, &options.target, plan.is_endless());
+        let unlike = unlike.filter(|_| session.state.drive.is_some());
+        unlike.into_iter().for_each(|line| monitor.notice(line));
         let is_ours = !matches!(options.target, Target::Existing(_));
         // An earlier run wrote to the drive, and only what it recorded is known. A range that reads
         // as zeros proves nothing, because that run may have written these zeros. But if it left
@@ -125,9 +124,8 @@ impl Beginning<'_> {
         });
         let overwritten = overwritten(&drive, &options.target, size).filter(|_| sends_something);
         let misplaced = table.and_then(|table| table.misplaced(size, drive.size));
-        for line in overwritten.into_iter().chain(misplaced) {
-            monitor.warn(line);
-        }
+        let warnings = overwritten.into_iter().chain(misplaced);
+        warnings.for_each(|line| monitor.warn(line));
         Ok(Begun {
             image,
             plan,

@@ -358,13 +358,7 @@ impl StreamImage {
             },
             Some(bytes) => Length::Known(bytes),
             None => {
-                let expected = match entry {
-                    Some(entry) => Some(entry.size).filter(|size| is_credible(*size)),
-                    None => input
-                        .file
-                        .as_ref()
-                        .and_then(|file| format.stated_size(file)),
-                };
+                let expected = expected_size(entry, input.file.as_ref(), format);
                 Length::guessed(expected, input.size)
             }
         };
@@ -427,9 +421,12 @@ impl StreamImage {
                 quote(&member.name),
                 command(&self.name, self.format.decompress_command()),
             );
-            return Err(Error::new(ErrorKind::Image, what).permanent().hint_to(format!(
-                "Unpack it, and upload that file: {unpack} | tar -xf - {file} && openhosting-upload {file}"
-            )));
+            return Err(Error::new(ErrorKind::Image, what)
+                .permanent()
+                .hint_to(advice![
+                    format!("Unpack it, and upload that file: {unpack} | tar -xf - {file} && "),
+                    Remedy::Upload(member.name.clone()),
+                ]));
         }
         let what = match self.format {
             StreamFormat::Raw => {
@@ -657,6 +654,18 @@ impl Unpacked {
             content,
             member,
         })
+    }
+}
+
+/// The size that the directory of an archive, or the compressed file, states.
+fn expected_size(
+    entry: Option<&ZipEntry>,
+    file: Option<&RawImage>,
+    format: StreamFormat,
+) -> Option<u64> {
+    match entry {
+        Some(entry) => Some(entry.size).filter(|size| is_credible(*size)),
+        None => file.and_then(|file| format.stated_size(file)),
     }
 }
 
