@@ -23,7 +23,9 @@ pub use crate::web_image::{WebConfig, fetch_text, open_web};
 
 pub(crate) use crate::download::drive_unchanged::counters;
 pub(crate) use crate::driver::blocking::blocking;
-pub(crate) use crate::driver::claim::{claim, in_use, unfinished_warning};
+#[cfg(feature = "cli")]
+pub(crate) use crate::driver::claim::unfinished_warning;
+pub(crate) use crate::driver::claim::{claim, in_use};
 pub(crate) use crate::driver::create_drive::{NewDrive, create};
 pub(crate) use crate::driver::jobs::JOBS_DEFAULT;
 pub(crate) use crate::driver::phases::{AsPhase, reporting};
