@@ -192,13 +192,8 @@ pub(crate) fn newest_first(drive: &DriveInfo) -> (Reverse<Option<u64>>, DriveId)
 pub(super) fn properties<'k>(
     pairs: impl IntoIterator<Item = (&'k str, String)>,
 ) -> Result<Properties> {
-    let mut properties = Properties::new();
-    for (key, value) in pairs {
-        properties.insert(key, value).map_err(|cause| {
-            Error::new(ErrorKind::Usage, "Cannot describe the drive").because(cause)
-        })?;
-    }
-    Ok(properties)
+    Properties::of(pairs)
+        .map_err(|cause| Error::new(ErrorKind::Usage, "Cannot describe the drive").because(cause))
 }
 
 /// The drives of a publication, with the information in their keys.

@@ -2,7 +2,7 @@
 //! journal says so.
 
 use crate::api::Client;
-use crate::drive::{DriveInfo, PUBLISHED, READY, STATE_KEY, UPLOADING};
+use crate::drive::{DriveInfo, PUBLISHED, READY, STATE_KEY, UPLOADING, state_of};
 use crate::driver::patience::Unanswered;
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::{Operation, is_about_input};
@@ -15,14 +15,7 @@ pub(super) const MARK: (&str, &str) = (STATE_KEY, UPLOADING);
 
 /// Whether the drive is published.
 pub(super) fn is_published(drive: &DriveInfo) -> bool {
-    state(drive) == PUBLISHED
-}
-
-fn state(drive: &DriveInfo) -> &str {
-    drive
-        .properties
-        .get(STATE_KEY)
-        .map_or("", |state| state.trim())
+    state_of(&drive.properties) == Some(PUBLISHED)
 }
 
 /// Marks a drive that existed before, before the first byte is written to it: from then on it holds
@@ -33,7 +26,7 @@ pub(super) async fn mark(
     drive: &DriveInfo,
     options: &UploadOptions,
 ) -> Result<bool> {
-    let then = state(drive);
+    let then = state_of(&drive.properties).unwrap_or_default();
     let now = match (options.shard, then) {
         // No shard knows whether the others have ended, so none could end the mark.
         (Some(_), PUBLISHED) => READY,
@@ -44,7 +37,8 @@ pub(super) async fn mark(
         // A publication that did not end. It sets its own states.
         (None, _) => return Ok(false),
     };
-    match set(client, drive, &[(STATE_KEY, now)], options).await? {
+    let keys = properties([(STATE_KEY, now)])?;
+    match set(client, drive, &keys, options).await {
         Ok(()) => Ok(now == UPLOADING),
         // The endpoint takes no such key. That costs the mark, and nothing else.
         Err(refused) if then != PUBLISHED && is_about_input(&refused.failure) => Ok(false),
@@ -68,9 +62,9 @@ pub(super) async fn end(
     more: Option<(&str, &str)>,
     options: &UploadOptions,
 ) -> Result<()> {
-    let keys: Vec<_> = std::iter::once((STATE_KEY, READY)).chain(more).collect();
+    let keys = properties(std::iter::once((STATE_KEY, READY)).chain(more))?;
     set(client, drive, &keys, options)
-        .await?
+        .await
         .map_err(|unanswered| {
             let id = drive.id;
             unanswered.into_error(&format!(
@@ -79,18 +73,17 @@ pub(super) async fn end(
         })
 }
 
+fn properties<'k>(pairs: impl IntoIterator<Item = (&'k str, &'k str)>) -> Result<Properties> {
+    Properties::of(pairs)
+        .map_err(|cause| Error::new(ErrorKind::Bug, "Cannot describe the drive").because(cause))
+}
+
 async fn set(
     client: &Client,
     drive: &DriveInfo,
-    keys: &[(&str, &str)],
+    keys: &Properties,
     options: &UploadOptions,
-) -> Result<Result<(), Unanswered>> {
-    let mut changes = Properties::new();
-    for (key, value) in keys {
-        changes.insert(*key, *value).map_err(|cause| {
-            Error::new(ErrorKind::Bug, "Cannot describe the drive").because(cause)
-        })?;
-    }
-    let set = || client.set(drive.id, &changes);
-    Ok(options.patience.call(client, Operation::Write, set).await)
+) -> Result<(), Unanswered> {
+    let set = || client.set(drive.id, keys);
+    options.patience.call(client, Operation::Write, set).await
 }

@@ -192,16 +192,16 @@ pub enum Condition<'k> {
 
 /// Whether a drive is marked as that of an upload that did not end.
 pub fn is_uploading(keys: &Properties) -> bool {
-    state(keys) == Some(UPLOADING)
+    state_of(keys) == Some(UPLOADING)
 }
 
 /// Whether a publication of this drive, or an upload to it, did not end.
 pub fn is_unfinished(keys: &Properties) -> bool {
-    state(keys).is_some_and(|state| ![PUBLISHED, READY].contains(&state))
+    state_of(keys).is_some_and(|state| ![PUBLISHED, READY].contains(&state))
 }
 
-/// The state in the keys of a drive.
-fn state(keys: &Properties) -> Option<&str> {
+/// The value of [`STATE_KEY`]; `None` if it is missing or empty.
+pub fn state_of(keys: &Properties) -> Option<&str> {
     keys.get(STATE_KEY)
         .map(str::trim)
         .filter(|state| !state.is_empty())
@@ -227,7 +227,7 @@ impl<'k> Condition<'k> {
         if is_unfinished(keys) {
             return Self::Unfinished;
         }
-        match (state(keys), key("status")) {
+        match (state_of(keys), key("status")) {
             (Some(PUBLISHED), _) => Self::Published,
             (_, None | Some("active")) => Self::Ready,
             (_, Some(status)) => Self::Status(status),

@@ -20,6 +20,20 @@ impl Properties {
         Self::default()
     }
 
+    /// These keys and values.
+    ///
+    /// # Errors
+    /// As of [`insert`](Self::insert).
+    pub fn of<K: Into<String>, V: Into<String>>(
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Self, WireError> {
+        let mut properties = Self::new();
+        for (key, value) in pairs {
+            properties.insert(key, value)?;
+        }
+        Ok(properties)
+    }
+
     /// Sets a key. A second value replaces the first, so of two in one body the last one counts
     /// (docs/dev/reference.md, 2.2).
     ///
