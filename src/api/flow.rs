@@ -11,9 +11,9 @@ use super::cause::{Contact, no_answer};
 use super::route::Route;
 use crate::failure::Failure;
 
-/// A body whose bytes are too few for this time hangs. The time is one `--stall-timeout`. If 16
-/// requests share a modem of 2 KB/s, each gets four times as much. The maximum is one TCP segment,
-/// because that is how bytes arrive on a slow link.
+/// A body hangs if it brings fewer bytes per second than this during one `--stall-timeout`. If 16
+/// requests share a modem of 2 KB/s, each gets four times as much. No more than one TCP segment is
+/// demanded, because that is how bytes arrive on a slow link.
 const HANG_BYTES_PER_S: u64 = 32;
 const HANG_BYTES_MAX: u64 = 1024;
 

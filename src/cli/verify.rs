@@ -223,7 +223,7 @@ async fn compare(
     })
 }
 
-/// Warns if an upload to the drive has not ended: then no difference is a surprise.
+/// Warns if an upload to the drive has not ended: differences are expected then.
 async fn warn_if_unfinished(drive: &DriveInfo, display: &mut Display) -> Result<()> {
     let uploads = blocking(|| Ok(LocalUploads::look())).await?;
     let here = uploads.warning(drive.id);
