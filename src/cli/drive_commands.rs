@@ -90,7 +90,7 @@ pub(super) struct ShowArguments {
 
 /// Destroys drives and all that is on them
 ///
-/// If one of the drives is not found, none is destroyed. A drive that a virtual server uses is
+/// If one of the drives is not found, none is destroyed. A drive that a virtual machine uses is
 /// not destroyed.
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-rm", bin_name = "openhosting rm", version, after_long_help = help::after("rm"))]

@@ -412,7 +412,7 @@ const API: Sections = Sections {
             "openhosting api drives list",
         ),
         (
-            "Show a virtual server as JSON",
+            "Show a virtual machine as JSON",
             "openhosting api -j servers UUID info",
         ),
         (
@@ -462,7 +462,7 @@ const SERVER: Sections = Sections {
     )],
     files: &[(
         "~/.local/share/openhosting-server/",
-        "drives, virtual servers, and the user that was generated",
+        "drives, virtual machines, and the user that was generated",
     )],
     exit_status: LOCAL_STATUS,
 };

@@ -81,7 +81,7 @@ pub(super) struct PublishArguments {
 
     /// Keep the newest N of this name, destroy older ones
     ///
-    /// N includes the new one. Drives that a virtual server uses stay. By default all drives stay.
+    /// N includes the new one. Drives that a virtual machine uses stay. By default all drives stay.
     #[arg(long, value_name = "N", value_parser = arguments::number::<NonZeroU32>)]
     keep: Option<NonZeroU32>,
 

@@ -44,11 +44,11 @@ const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8463
 const BLOCKING_THREADS_MAX: usize = 1024;
 /// Headings of flags that no other command has.
 const LIMITS: &str = "Limits for each user, unless stated otherwise";
-const SERVERS: &str = "Virtual servers";
+const SERVERS: &str = "Virtual machines";
 const TESTING: &str = "Testing clients";
 const COMMAND: &str = "openhosting server";
 
-/// Serves the API, with drives in a directory and virtual servers in QEMU
+/// Serves the API, with drives in a directory and virtual machines in QEMU
 ///
 /// When the server accepts connections, it prints two lines on stdout: export OHURI=... and
 /// export OHAUTH=... with the key of the first user. Paste them into another terminal, and the other
@@ -140,7 +140,7 @@ pub(super) struct ServerArguments {
     #[arg(long, value_name = "SIZE", value_parser = arguments::bytes, hide_short_help = true, help_heading = LIMITS)]
     max_bytes: Option<u64>,
 
-    /// Limit the virtual servers; none for no limit [default: 100]
+    /// Limit the virtual machines; none for no limit [default: 100]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_servers: Option<MostOrNone>,
 
@@ -152,13 +152,13 @@ pub(super) struct ServerArguments {
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_vlans: Option<MostOrNone>,
 
-    /// Limit the memory of active virtual servers; none for no limit
+    /// Limit the memory of active virtual machines; none for no limit
     ///
     /// The default is half of the memory of this machine.
     #[arg(long, value_name = "SIZE", value_parser = size_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_memory: Option<MostOrNone>,
 
-    /// Limit the cores of active virtual servers; none for no limit [default: 64]
+    /// Limit the cores of active virtual machines; none for no limit [default: 64]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
     max_cores: Option<MostOrNone>,
 
@@ -188,11 +188,11 @@ pub(super) struct ServerArguments {
     #[arg(long = "faults", alias = "fault-plan", value_name = "FILE", add = candidates::files(), hide_short_help = true, help_heading = TESTING)]
     fault_plan: Option<PathBuf>,
 
-    /// Run virtual servers with this QEMU
+    /// Run virtual machines with this QEMU
     #[arg(long, value_name = "PROGRAM", add = candidates::files(), default_value = "qemu-system-x86_64", hide_short_help = true, help_heading = SERVERS)]
     qemu: PathBuf,
 
-    /// Forward this TCP port of a virtual server's address to its guest
+    /// Forward this TCP port of a virtual machine's address to its guest
     ///
     /// May be given several times.
     #[arg(long, value_name = "PORT", value_parser = arguments::number::<u16>, hide_short_help = true, help_heading = SERVERS)]
@@ -209,14 +209,14 @@ pub(super) struct ServerArguments {
 
     /// Switch off VNC
     ///
-    /// By default, VNC viewers can connect to port 5900 of the address of each virtual server.
+    /// By default, VNC viewers can connect to port 5900 of the address of each virtual machine.
     #[arg(long, hide_short_help = true, help_heading = SERVERS)]
     no_vnc_port: bool,
 
-    /// Limit the processor time of each virtual server by its key cpu
+    /// Limit the processor time of each virtual machine by its key cpu
     ///
     /// DIR is a directory of cgroup version 2 with the controller cpu. By default all virtual
-    /// servers get equal shares of the processors.
+    /// machines get equal shares of the processors.
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, hide_short_help = true, help_heading = SERVERS)]
     cgroup: Option<PathBuf>,
 

@@ -88,7 +88,7 @@ pub(super) struct UploadArguments {
     #[arg(short, long, value_name = "TIER", add = candidates::words(TIERS), hide_short_help = true, help_heading = help::DRIVE)]
     tier: Option<String>,
 
-    /// Let several virtual servers use the new drive at the same time
+    /// Let several virtual machines use the new drive at the same time
     #[arg(short, long, hide_short_help = true, help_heading = help::DRIVE)]
     shared: bool,
 

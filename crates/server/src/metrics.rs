@@ -70,15 +70,15 @@ impl Metrics {
         let registry = &mut all;
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("server", "The version of this server", version);
-        let text = "Requests by call and status; the status is empty where the client had gone";
+        let text = "Requests by call and status; the status is empty if the client left early";
         let requests = figure(registry, "requests", text, None);
         let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
         let seconds = Family::new_with_constructor(seconds);
         let text = "Time from the head of a request to the end of its answer";
         registry.register_with_unit("request_duration", text, Unit::Seconds, seconds.clone());
-        let text = "Bytes of bodies of requests, as they were sent";
+        let text = "Bytes of request bodies, as they were sent";
         let received = figure(registry, "received", text, BYTES);
-        let sent = figure(registry, "sent", "Bytes of bodies of answers", BYTES);
+        let sent = figure(registry, "sent", "Bytes of answer bodies", BYTES);
         let text = "Requests whose answers have not ended";
         let in_flight = figure(registry, "requests_in_flight", text, None);
         let text = "Bytes of drives in digests, hashed or known to be zeros";
@@ -184,9 +184,9 @@ impl Stock {
             self.size,
             BYTES,
         );
-        let text = "What the drives take on the disk";
+        let text = "Space that the drives take on the disk";
         gauge(registry, "drives_allocated", text, self.allocated, BYTES);
-        let text = "What is free on the file system of the drives";
+        let text = "Free space on the file system of the drives";
         gauge(
             registry,
             "filesystem_free",
@@ -206,10 +206,10 @@ fn register_connections(registry: &mut Registry, admission: &Admission) {
         ([("of", "strangers")], strangers as u64),
         ([("of", "users")], users as u64),
     ];
-    let text = "Connections of users, and of strangers who have not proved to be one";
+    let text = "Connections of users, and of strangers, who have not sent a right key";
     gauges(registry, "connections", text, of);
     let reasons = Reason::ALL.map(|why| ([("reason", why.as_str())], admission.closed(why)));
-    let text = "Connections closed to make room, or because they proved no user in time";
+    let text = "Connections closed to make room, or because they sent no right key in time";
     counters(registry, "connections_closed", text, reasons);
 }
 
@@ -218,9 +218,9 @@ fn register_quotas(registry: &mut Registry, quotas: &[QuotaFigures]) {
         let of = move |quota: &QuotaFigures| ([("quota", quota.kind.name())], f(quota));
         quotas.iter().map(of)
     };
-    let text = "What all users have that one may have so much of, in the unit of its name";
+    let text = "How much of each quota all users have, in the unit of its name";
     gauges(registry, "quota_used", text, each(|quota| quota.used));
-    let text = "The most that one user may have; -1 without a limit";
+    let text = "How much of each quota one user may have; -1 without a limit";
     let limits: Family<Labels<1>, Gauge> = figure(registry, "quota_limit", text, None);
     for quota in quotas {
         let limit = quota.limit.map_or(-1, clamped);
@@ -228,14 +228,14 @@ fn register_quotas(registry: &mut Registry, quotas: &[QuotaFigures]) {
             .get_or_create(&[("quota", quota.kind.name())])
             .set(limit);
     }
-    let text = "Requests refused because one user had too much";
+    let text = "Requests answered with 402 because of a quota";
     counters(registry, "quota_refused", text, each(|quota| quota.refused));
 }
 
 fn register_budgets(registry: &mut Registry, budgets: &Budgets) {
     let figures = budgets.all().map(Budget::figures);
     let used = figures.iter().map(|of| ([("budget", of.name)], of.used));
-    let text = "What requests hold of a budget now, in the unit of its name";
+    let text = "How much of each budget requests hold, in the unit of its name";
     gauges(registry, "budget_used", text, used);
     // Both parts of a budget: that of one user, and that of all.
     let parts = |user: fn(&BudgetFigures) -> u64, all: fn(&BudgetFigures) -> u64| {
@@ -245,14 +245,14 @@ fn register_budgets(registry: &mut Registry, budgets: &Budgets) {
         };
         figures.iter().flat_map(of)
     };
-    let text = "What one user, and all users together, may hold of a budget";
+    let text = "How much of each budget one user, and all users together, may hold";
     gauges(
         registry,
         "budget_limit",
         text,
         parts(|of| of.each, |of| of.all),
     );
-    let text = "Requests refused because one user, or all together, held too much";
+    let text = "Requests refused because of the budget of one user, or of all users";
     let refused = parts(|of| of.refused_to_user, |of| of.refused_to_all);
     counters(registry, "budget_refused", text, refused);
 }

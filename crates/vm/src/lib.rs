@@ -1,4 +1,4 @@
-//! Virtual servers on QEMU, which this program calls machines.
+//! Virtual machines on QEMU, which the API calls servers.
 //!
 //! ```text
 //! machines -> machine (one: settings, ids) -> hypervisor (two traits) <- qemu

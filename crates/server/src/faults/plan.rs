@@ -492,13 +492,12 @@ mod tests {
     #[test]
     fn the_documented_plan_reads_the_same_as_toml_and_json() {
         let text = include_str!("../../../../docs/user/fault-plan.md");
-        let block = |language: &str| {
-            let (_, rest) = text.split_once(&format!("```{language}\n")).unwrap();
-            rest.split_once("```").unwrap().0
-        };
-        let plan: FaultPlan = block("toml").parse().unwrap();
+        let (_, rest) = text.split_once("```toml\n").unwrap();
+        let block = rest.split_once("```").unwrap().0;
+        let plan: FaultPlan = block.parse().unwrap();
         assert_eq!(plan.faults.len(), 2);
-        assert_eq!(plan, block("json").parse().unwrap());
+        let same: serde_json::Value = toml::from_str(block).unwrap();
+        assert_eq!(plan, same.to_string().parse().unwrap());
     }
 
     #[test]
