@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Encoded, Event, Monitor, Progress};
 use crate::plan::Span;
-use crate::policy::{Action, Ending, Engine, Limits, Operation, Payload, Requests, Wire};
+use crate::policy::{Action, Ending, Engine, Limits, Moved, Operation, Payload, Requests, Wire};
 use crate::wire::READ_BYTES_MAX;
 
 /// Does this only when built for tests, to show the simulator what happens.
@@ -216,7 +216,7 @@ impl<J: Job> Shell<J> {
         self.progress
     }
 
-    /// Requests that no chunk needs.
+    /// Requests beyond one for each chunk.
     pub(crate) fn spare(&self) -> Spare {
         self.spare.clone()
     }
@@ -257,8 +257,10 @@ impl<J: Job> Shell<J> {
             }
             let now = self.began.elapsed();
             self.engine.moved(self.client.moved_bytes(), now);
+            self.engine.spare_taken(self.spare.taken_or_allowed());
             if let Some(bytes) = self.delivery.bytes() {
-                self.engine.arrived(bytes, now);
+                let spare = self.spare.taken_for();
+                self.engine.arrived(Moved { bytes, spare }, now);
                 self.in_flight.arrived(bytes);
             }
             let wait = match self.engine.next(now) {
@@ -348,6 +350,7 @@ impl<J: Job> Shell<J> {
                 };
                 let (image_bytes, body_bytes) = self.job.bytes_to_move(span, &payload);
                 self.in_flight.begins(span.index, image_bytes, body_bytes);
+                self.engine.begins(body_bytes);
                 let attempt = self
                     .job
                     .attempt(span, payload, self.engine.limits(), &self.spare);
@@ -544,7 +547,7 @@ impl<J: Job> Shell<J> {
         self.job.wire(Wire {
             ready: self.engine.ready(),
             in_flight: self.engine.in_flight(),
-            limit: self.engine.limit() as usize,
+            limit: self.engine.chunks() as usize,
             bytes: 0,
         });
     }

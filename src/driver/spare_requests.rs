@@ -1,30 +1,70 @@
-//! Allowed requests that no chunk needs any more: at the end of a transfer, there are fewer chunks
-//! than allowed requests. The shell sets their number, and attempts take them for further pieces of
-//! their chunks.
+//! Allowed requests beyond one for each chunk: over a slow link, requests share chunks, and at the
+//! end of a transfer there are fewer chunks than allowed requests. The shell sets their number, and
+//! attempts take them for further pieces of their chunks.
+
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Counts {
     allowed: u32,
     taken: u32,
+    /// When `taken` last changed, and its integral over time until then.
+    changed: Instant,
+    taken_for: Duration,
 }
 
 impl Counts {
     fn has_one(&self) -> bool {
         self.taken < self.allowed
     }
+
+    /// The integral of `taken` over time until now.
+    fn taken_for(&self) -> Duration {
+        self.taken_for + self.changed.elapsed() * self.taken
+    }
+
+    fn set_taken(&mut self, taken: u32) {
+        self.taken_for = self.taken_for();
+        self.changed = Instant::now();
+        self.taken = taken;
+    }
 }
 
 /// See the [module](self). Clones share the same requests.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Spare(watch::Sender<Counts>);
 
 /// The right to one more request, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit(watch::Sender<Counts>);
 
+impl Default for Spare {
+    /// None is allowed.
+    fn default() -> Self {
+        Self(watch::Sender::new(Counts {
+            allowed: 0,
+            taken: 0,
+            changed: Instant::now(),
+            taken_for: Duration::ZERO,
+        }))
+    }
+}
+
 impl Spare {
+    /// How many are taken or may be taken at any time.
+    pub(crate) fn taken_or_allowed(&self) -> u32 {
+        let counts = self.0.borrow();
+        counts.taken.max(counts.allowed)
+    }
+
+    /// How long requests were taken until now: the sum over all of them.
+    pub(crate) fn taken_for(&self) -> Duration {
+        self.0.borrow().taken_for()
+    }
+
     /// Sets the allowed number. If more are taken, none is available before enough were returned.
     pub(crate) fn allow(&self, requests: u32) {
         self.0.send_if_modified(|counts| {
@@ -41,7 +81,9 @@ impl Spare {
             let _ = counts.wait_for(Counts::has_one).await;
             let is_taken = self.0.send_if_modified(|counts| {
                 let has_one = counts.has_one();
-                counts.taken += u32::from(has_one);
+                if has_one {
+                    counts.set_taken(counts.taken + 1);
+                }
                 has_one
             });
             if is_taken {
@@ -53,7 +95,8 @@ impl Spare {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.send_modify(|counts| counts.taken -= 1);
+        self.0
+            .send_modify(|counts| counts.set_taken(counts.taken - 1));
     }
 }
 

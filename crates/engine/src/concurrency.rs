@@ -112,6 +112,28 @@ pub struct Ticket {
     era: u64,
 }
 
+/// What all requests have moved since the start of a transfer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes of bodies.
+    pub bytes: u64,
+    /// How long spare requests have been in flight, as the sum over all of them. These are the
+    /// requests for further pieces of a chunk for which one is in flight already.
+    /// [`Concurrency::sent`] counts only that one.
+    pub spare: Duration,
+}
+
+impl Moved {
+    /// What has moved since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+            spare: self.spare.saturating_sub(earlier.spare),
+        }
+    }
+}
+
 /// A number of requests in flight, and the goodput that it had, in bytes per second.
 #[derive(Clone, Copy, Debug)]
 struct Known {
@@ -164,11 +186,10 @@ pub struct Concurrency {
     took: Duration,
     /// When `in_flight` or `limit` last changed.
     at: Duration,
-    /// Integral over this tick: how many requests the number in flight differed from the limit by,
-    /// times seconds.
-    difference_s: f64,
-    /// When this tick began, and how many bytes had moved by then.
-    tick: Option<(Duration, u64)>,
+    /// Integral over this tick: requests in flight, times seconds.
+    in_flight_s: f64,
+    /// What had moved when this tick began, and when that was.
+    tick: Option<(Duration, Moved)>,
     skipped: u32,
     /// Goodput in each tick at this limit, in bytes per second.
     samples: Vec<f64>,
@@ -208,7 +229,7 @@ impl Concurrency {
             fell: 0,
             took: Duration::ZERO,
             at: Duration::ZERO,
-            difference_s: 0.0,
+            in_flight_s: 0.0,
             tick: None,
             skipped: 0,
             samples: Vec::new(),
@@ -294,24 +315,27 @@ impl Concurrency {
         self.restart((before / 2).max(1), now);
     }
 
-    /// Reports that `bytes` of bodies have moved since the start, over all requests. Call it at
-    /// least when [`tick_at`](Self::tick_at) is reached.
-    pub fn moved(&mut self, bytes: u64, now: Duration) {
+    /// Reports what has moved since the start, over all requests. Call it at least when
+    /// [`tick_at`](Self::tick_at) is reached.
+    pub fn moved(&mut self, moved: Moved, now: Duration) {
         self.advance(now);
         if let Some((began, before)) = self.tick {
             let tick = now.saturating_sub(began);
             if tick < TICK {
                 return;
             }
-            self.ticked(bytes.saturating_sub(before), tick.as_secs_f64(), now);
+            self.ticked(moved.since(before), tick.as_secs_f64(), now);
         }
-        self.tick = Some((now, bytes));
-        self.difference_s = 0.0;
+        self.tick = Some((now, moved));
+        self.in_flight_s = 0.0;
     }
 
-    /// A tick ended, in which this many bytes moved.
-    fn ticked(&mut self, bytes: u64, tick_s: f64, now: Duration) {
-        if self.difference_s > DIFFERENCE_MAX * f64::from(self.limit) * tick_s {
+    /// A tick ended, in which this moved.
+    fn ticked(&mut self, moved: Moved, tick_s: f64, now: Duration) {
+        let in_flight_s = self.in_flight_s + moved.spare.as_secs_f64();
+        let allowed_s = f64::from(self.limit) * tick_s;
+        // After the limit fell, more requests than allowed are in flight for a while.
+        if (in_flight_s - allowed_s).abs() > DIFFERENCE_MAX * allowed_s {
             return;
         }
         if self.skipped < SKIPPED_TICKS {
@@ -321,7 +345,7 @@ impl Concurrency {
         if self.samples.len() == SAMPLES_KEPT {
             self.samples.remove(0);
         }
-        self.samples.push(bytes as f64 / tick_s);
+        self.samples.push(moved.bytes as f64 / tick_s);
         self.judge(now);
     }
 
@@ -619,10 +643,8 @@ impl Concurrency {
     }
 
     fn advance(&mut self, now: Duration) {
-        // After the limit fell, more requests than allowed are in flight for a while.
-        let difference = self.limit.abs_diff(self.in_flight);
         let time = now.saturating_sub(self.at);
-        self.difference_s += f64::from(difference) * time.as_secs_f64();
+        self.in_flight_s += f64::from(self.in_flight) * time.as_secs_f64();
         self.at = self.at.max(now);
     }
 
@@ -660,7 +682,7 @@ pub(super) mod link;
 mod tests {
     use proptest::prelude::*;
 
-    use super::link::{Ended, Link as Wire, Network};
+    use super::link::{Link as Wire, transfer};
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
@@ -745,7 +767,11 @@ mod tests {
             while self.now < until {
                 let limit = self.concurrency.limit();
                 self.begin(link, &mut seen);
-                self.concurrency.moved(self.moved as u64, self.time());
+                let moved = Moved {
+                    bytes: self.moved as u64,
+                    ..Moved::default()
+                };
+                self.concurrency.moved(moved, self.time());
                 self.begin(link, &mut seen);
                 self.step(link, &mut seen);
                 seen.changes += u32::from(limit != self.concurrency.limit());
@@ -1047,43 +1073,6 @@ mod tests {
         }
         concurrency.outage_ended(S * 120);
         assert_eq!(concurrency.limit(), 1);
-    }
-
-    /// Simulates a transfer over a modelled link, with a fixed number of requests or with the
-    /// controller.
-    fn transfer(link: Wire, mut concurrency: Concurrency, bytes: f64, seed: u64) -> (f64, u32) {
-        let mut network = Network::new(link, seed);
-        let mut unsent = (bytes / link.chunk).ceil() as u64;
-        let mut open = unsent;
-        let total = open as f64 * link.chunk;
-        let (mut most, mut resume_at) = (0, Duration::ZERO);
-        while open > 0 {
-            let now = network.now();
-            concurrency.moved(network.moved(), now);
-            most = most.max(concurrency.limit());
-            while unsent > 0
-                && now >= resume_at
-                && network.in_flight() < concurrency.limit() as usize
-            {
-                unsent -= 1;
-                network.send(concurrency.sent(now));
-            }
-            for ended in network.step() {
-                let now = network.now();
-                match ended {
-                    Ended::Done(ticket) => {
-                        open -= 1;
-                        concurrency.succeeded(ticket, now);
-                    }
-                    Ended::Refused(ticket) => {
-                        unsent += 1;
-                        resume_at = now + S;
-                        concurrency.troubled(ticket, now);
-                    }
-                }
-            }
-        }
-        (total / network.now().as_secs_f64(), most)
     }
 
     /// The controller's goodput as a part of what the best fixed number reaches: the mean and the

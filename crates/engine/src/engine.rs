@@ -12,7 +12,7 @@ use super::concurrency::is_far;
 use super::pieces::{Limits, Pieces, PiecesConfig, Requests, Verdict};
 use super::retry::{Class, DOUBTFUL_ATTEMPTS, Operation, classify_known, fits, wait};
 use super::tail::Tail;
-use super::{Breaker, Concurrency, Ledger, Ticket, Zeros};
+use super::{Breaker, Concurrency, Ledger, Moved, Ticket, Zeros};
 use crate::failure::Failure;
 use crate::plan::{Plan, Span};
 
@@ -178,6 +178,8 @@ pub struct Engine<P> {
     breaker: Breaker,
     pieces: Pieces,
     tail: Tail,
+    /// Spare requests in flight or allowed.
+    spare_taken: u32,
     /// No chunk is sent before this time.
     gate: Duration,
     /// The endpoint asked for no request of any kind before this time.
@@ -222,6 +224,7 @@ impl<P> Engine<P> {
             breaker: Breaker::new(config.max_outage),
             pieces: Pieces::new(config.pieces),
             tail: Tail::default(),
+            spare_taken: 0,
             gate: Duration::ZERO,
             asked: Duration::ZERO,
             probe_at: Duration::ZERO,
@@ -253,7 +256,7 @@ impl<P> Engine<P> {
     pub fn wants_chunk(&self) -> bool {
         self.ending.is_none()
             && !self.image_ended
-            && self.ready.len() < (self.concurrency.limit() as usize).min(READY_MAX)
+            && self.ready.len() < (self.chunks() as usize).min(READY_MAX)
     }
 
     /// A chunk of data is ready to be sent.
@@ -303,16 +306,22 @@ impl<P> Engine<P> {
         }
     }
 
-    /// Reports how many bytes of bodies have arrived since the start. Call it at least when the
-    /// time of an [`Action::Wait`] is reached.
-    pub fn arrived(&mut self, bytes: u64, now: Duration) {
-        // In the tail, pieces of chunks are in flight that `in_flight` does not count.
-        let in_flight = match self.is_in_tail() {
-            true => 0,
-            false => self.in_flight.len(),
-        };
-        self.tail.moved(bytes, in_flight, now);
-        self.concurrency.moved(bytes, now);
+    /// Reports what has arrived since the start. Call it at least when the time of an
+    /// [`Action::Wait`] is reached.
+    pub fn arrived(&mut self, moved: Moved, now: Duration) {
+        self.tail.moved(moved, self.in_flight.len(), now);
+        self.concurrency.moved(moved, now);
+    }
+
+    /// Reports the bytes of the body of an attempt that begins.
+    pub fn begins(&mut self, body_bytes: u64) {
+        self.tail.begins(body_bytes);
+    }
+
+    /// Reports how many spare requests are in flight or may be sent at any time. Call it before
+    /// each [`next`](Self::next).
+    pub fn spare_taken(&mut self, requests: u32) {
+        self.spare_taken = requests;
     }
 
     /// Decides what to do now.
@@ -360,7 +369,7 @@ impl<P> Engine<P> {
             self.asking += 1;
             return Action::ProveZeros(span);
         }
-        if self.in_flight.len() < self.concurrency.limit() as usize
+        if self.may_begin_chunk()
             && let Some((span, payload)) = self.next_chunk(now)
         {
             self.in_flight
@@ -542,41 +551,60 @@ impl<P> Engine<P> {
 
     /// How large the requests of the next attempt may be.
     pub fn limits(&self) -> Limits {
-        let limits = self.pieces.limits();
         let to_come = self
             .ledger
             .open()
             .saturating_sub(self.in_flight.len() as u64);
-        let limit = u64::from(self.concurrency.limit());
-        if limit == 1 || limits.is_alone {
+        self.limits_at(to_come < u64::from(self.chunks()))
+    }
+
+    /// How large requests may be, at the end of a transfer or before it.
+    fn limits_at(&self, is_end: bool) -> Limits {
+        let limits = self.pieces.limits();
+        if self.concurrency.limit() == 1 || limits.is_alone {
             return limits;
         }
         let unknown = match is_far(self.config.round_trip) {
             true => FIRST_PIECE_BYTES,
             false => u64::MAX,
         };
-        let piece_bytes = self.tail.piece_bytes(to_come < limit);
         Limits {
-            shared_bytes: piece_bytes.unwrap_or(unknown),
+            shared_bytes: self.tail.piece_bytes(is_end).unwrap_or(unknown),
             ..limits
         }
     }
 
+    /// How many chunks should be in flight now; at most as many as requests are allowed.
+    pub fn chunks(&self) -> u32 {
+        let (limit, limits) = (self.concurrency.limit(), self.limits_at(false));
+        match limits.is_shared() {
+            true => self
+                .tail
+                .chunks(limit, &limits, self.config.plan.chunk_bytes()),
+            false => limit,
+        }
+    }
+
+    /// Whether the number of chunks and of requests allows an attempt at another chunk. The first
+    /// one is always allowed, because the shell does not report when a spare request ends.
+    fn may_begin_chunk(&self) -> bool {
+        let in_flight = u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX);
+        let requests = in_flight.saturating_add(self.spare_taken);
+        in_flight == 0 || in_flight < self.chunks() && requests < self.concurrency.limit()
+    }
+
     /// How many additional requests may be sent for pieces of chunks in flight, after one for each
-    /// chunk that is not settled.
+    /// chunk that may be in flight.
     pub fn spare(&self, now: Duration) -> u32 {
         let is_held_back = now < self.gate.max(self.asked) || self.breaker.is_open();
         if self.ending.is_some() || is_held_back || self.pieces.limits().is_alone {
             return 0;
         }
-        let needed = self.ledger.open().saturating_add(u64::from(self.asking));
+        let chunks = self.ledger.open().min(u64::from(self.chunks()));
+        let chunks = chunks.max(self.in_flight.len() as u64);
+        let needed = chunks.saturating_add(u64::from(self.asking));
         let needed = u32::try_from(needed).unwrap_or(u32::MAX);
         self.concurrency.limit().saturating_sub(needed)
-    }
-
-    /// Whether fewer chunks are left than requests are allowed.
-    fn is_in_tail(&self) -> bool {
-        self.ledger.open() < u64::from(self.concurrency.limit())
     }
 
     /// What was learned about the size of requests.
@@ -1581,7 +1609,7 @@ mod tests {
                 given += 1;
             }
             engine.moved(moved, now);
-            engine.arrived(moved, now);
+            engine.arrived(bytes(moved), now);
             while let Action::Send { span, .. } = engine.next(now) {
                 in_flight.push(span.index);
             }
@@ -1589,7 +1617,7 @@ mod tests {
             now += Duration::from_millis((4 << 20) * 1000 / rate / all);
             moved += 4 << 20;
             engine.moved(moved, now);
-            engine.arrived(moved, now);
+            engine.arrived(bytes(moved), now);
             engine.answered(in_flight.remove(0), Ok(()), now);
             done += 1;
         }
@@ -1599,6 +1627,13 @@ mod tests {
         }
         while matches!(engine.next(now), Action::Send { .. }) {}
         (engine, now)
+    }
+
+    fn bytes(bytes: u64) -> Moved {
+        Moved {
+            bytes,
+            ..Moved::default()
+        }
     }
 
     #[test]
@@ -1613,12 +1648,16 @@ mod tests {
         let piece = piece_of(&engine);
         assert!((600_000..900_000).contains(&piece), "{piece}");
         assert_eq!(engine.spare(now), 0);
-        // Fewer chunks are left than the limit: requests for pieces are in flight that nothing
-        // counts, so what arrives now says nothing about the speed of one.
+        // Fewer chunks are left than the limit, and spare requests move as much as the others.
         let (mut engine, now) = near_the_end(100, 8, slow, 5);
         let piece = piece_of(&engine);
-        engine.arrived(1 << 40, now + S);
-        assert_eq!(piece_of(&engine), piece);
+        let moved = Moved {
+            bytes: (95 * 4 + 8 * 20) << 20,
+            spare: 3 * 20 * S,
+        };
+        engine.arrived(moved, now + 20 * S);
+        let later = piece_of(&engine);
+        assert!(later.abs_diff(piece) <= 64 << 10, "{piece}, {later}");
         let (engine, _) = near_the_end(100, 8, 20 << 20, 12);
         assert_eq!(piece_of(&engine), u64::MAX);
         let (engine, now) = near_the_end(20, 1, slow, 1);

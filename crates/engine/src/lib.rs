@@ -26,7 +26,7 @@ use openhosting_base::{chunk, codec, drive, failure, plan, wire};
 
 pub use backoff::Backoff;
 pub use breaker::Breaker;
-pub use concurrency::{Concurrency, Ticket};
+pub use concurrency::{Concurrency, Moved, Ticket};
 pub use create::{CreateStep, Creation, TOKEN_KEY};
 pub use engine::{Action, Ending, Engine, EngineConfig, Outlook, Payload, READY_MAX};
 pub use ledger::Ledger;

@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use super::{Concurrency, Moved};
+
 /// Bytes of a packet's payload.
 const MSS: f64 = 1448.0;
 /// Bytes of a body that HTTP and TLS buffer above the socket, and bytes that are not counted at
@@ -345,4 +347,47 @@ impl<T> Network<T> {
         }
         ended
     }
+}
+
+/// Simulates a transfer of whole chunks over a link, with a fixed number of requests or with the
+/// controller. Returns the bytes per second, and the largest number of requests.
+pub(in super::super) fn transfer(
+    link: Link,
+    mut concurrency: Concurrency,
+    bytes: f64,
+    seed: u64,
+) -> (f64, u32) {
+    let mut network = Network::new(link, seed);
+    let mut unsent = (bytes / link.chunk).ceil() as u64;
+    let mut open = unsent;
+    let total = open as f64 * link.chunk;
+    let (mut most, mut resume_at) = (0, Duration::ZERO);
+    while open > 0 {
+        let now = network.now();
+        let moved = Moved {
+            bytes: network.moved(),
+            ..Moved::default()
+        };
+        concurrency.moved(moved, now);
+        most = most.max(concurrency.limit());
+        while unsent > 0 && now >= resume_at && network.in_flight() < concurrency.limit() as usize {
+            unsent -= 1;
+            network.send(concurrency.sent(now));
+        }
+        for ended in network.step() {
+            let now = network.now();
+            match ended {
+                Ended::Done(ticket) => {
+                    open -= 1;
+                    concurrency.succeeded(ticket, now);
+                }
+                Ended::Refused(ticket) => {
+                    unsent += 1;
+                    resume_at = now + Duration::from_secs(1);
+                    concurrency.troubled(ticket, now);
+                }
+            }
+        }
+    }
+    (total / network.now().as_secs_f64(), most)
 }
