@@ -60,7 +60,8 @@ pub(super) struct LoginArguments {
 
     /// Make this profile the default in place of another one
     ///
-    /// Without this flag, it becomes the default only if there is none, whatever its name is.
+    /// Without this flag, it becomes the default only if no profile is the default yet, even if its
+    /// name is "default".
     #[arg(long)]
     default: bool,
 }

@@ -61,7 +61,8 @@ pub(super) struct CommonArguments {
 
     /// Abort and repeat a request after this long without data
     ///
-    /// Less than 32 bytes per second, or than 16 KiB in ten times as long, count as no data.
+    /// A request counts as without data if it moves less than 32 bytes per second in TIME, or less
+    /// than 16 KiB in ten times TIME.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience, hide_short_help = true, help_heading = help::SPEED)]
     pub(super) stall_timeout: Duration,
 
