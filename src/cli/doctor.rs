@@ -27,11 +27,7 @@ use crate::transfer::{Stop, blocking};
 
 /// Where the text of a check begins in its line.
 const TEXT_COLUMN: usize = 22;
-const FORM: OutputForm = OutputForm {
-    program: "openhosting doctor",
-    schema: "doctor/1",
-    short: Some("-j"),
-};
+const FORM: OutputForm = OutputForm::new("openhosting doctor", "doctor/1").with_j();
 
 /// The clocks of both ends may differ by this much. Certificates, and the dates of published
 /// drives, depend on the clock; signatures of requests do not exist in this API.

@@ -32,21 +32,9 @@ use crate::transfer::{Patience, Stop, blocking, stopped};
 /// The prefix of the keys with which our own commands mark drives.
 const INTERNAL: &str = "user:oh-";
 
-pub(super) const LS: OutputForm = OutputForm {
-    program: "openhosting ls",
-    schema: "ls/1",
-    short: Some("-j"),
-};
-pub(super) const SHOW: OutputForm = OutputForm {
-    program: "openhosting show",
-    schema: "show/1",
-    short: Some("-j"),
-};
-pub(super) const RM: OutputForm = OutputForm {
-    program: "openhosting rm",
-    schema: "rm/1",
-    short: Some("-j"),
-};
+pub(super) const LS: OutputForm = OutputForm::new("openhosting ls", "ls/1").with_j();
+pub(super) const SHOW: OutputForm = OutputForm::new("openhosting show", "show/1").with_j();
+pub(super) const RM: OutputForm = OutputForm::new("openhosting rm", "rm/1").with_j();
 
 /// Lists your drives with their size, state and age
 ///

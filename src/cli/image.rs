@@ -29,11 +29,7 @@ use crate::plan::Plan;
 use crate::transfer::{WebConfig, blocking, open_web};
 
 const PROGRAM: &str = "openhosting image";
-pub(super) const FORM: OutputForm = OutputForm {
-    program: PROGRAM,
-    schema: "image-info/1",
-    short: Some("-j"),
-};
+pub(super) const FORM: OutputForm = OutputForm::new(PROGRAM, "image-info/1").with_j();
 /// The levels that are tried: no compression, the default, and the default and maximum of gzip.
 const LEVELS: [&str; 4] = ["0", "1", "6", "9"];
 /// Parts of the map in one line.

@@ -25,11 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, private_directory, replace};
 use crate::transfer::{Stop, blocking};
 
-const FORM: OutputForm = OutputForm {
-    program: "openhosting login",
-    schema: "login/1",
-    short: None,
-};
+const FORM: OutputForm = OutputForm::new("openhosting login", "login/1");
 
 /// Maximum bytes of an answer that the user types. A key has a few dozen.
 const ANSWER_BYTES_MAX: u64 = 4096;

@@ -42,10 +42,27 @@ pub(super) struct OutputForm {
     /// Name and version of the object, as in `ls/1`. Its schema is in docs/schema.
     pub(super) schema: &'static str,
     /// A short flag for `--json` in addition to `-J`, which all commands have.
-    pub(super) short: Option<&'static str>,
+    short: Option<&'static str>,
 }
 
 impl OutputForm {
+    /// The form of a program's output.
+    pub(super) const fn new(program: &'static str, schema: &'static str) -> Self {
+        Self {
+            program,
+            schema,
+            short: None,
+        }
+    }
+
+    /// The same, and `-j` means `--json`.
+    pub(super) const fn with_j(self) -> Self {
+        Self {
+            short: Some("-j"),
+            ..self
+        }
+    }
+
     /// Parses the command line. If it is invalid, or contains `--help`, the command ends.
     ///
     /// # Errors
@@ -195,11 +212,7 @@ fn kind_name(kind: ErrorKind, exit_code: u8) -> &'static str {
 mod tests {
     use super::*;
 
-    const FORM: OutputForm = OutputForm {
-        program: "openhosting x",
-        schema: "x/1",
-        short: Some("-j"),
-    };
+    const FORM: OutputForm = OutputForm::new("openhosting x", "x/1").with_j();
 
     #[test]
     fn a_json_object_states_its_schema_and_error() {

@@ -28,11 +28,7 @@ use crate::transfer::{Probed, Stop, probe};
 use crate::wire::READ_BYTES_MAX;
 
 const PROGRAM: &str = "openhosting probe";
-pub(super) const FORM: OutputForm = OutputForm {
-    program: PROGRAM,
-    schema: "probe/1",
-    short: Some("-j"),
-};
+pub(super) const FORM: OutputForm = OutputForm::new(PROGRAM, "probe/1").with_j();
 /// How long a request of a probe may move no bytes. It is less than in a transfer, because a probe
 /// has little time and loses nothing.
 const STALL: Duration = Duration::from_secs(10);

@@ -43,11 +43,7 @@ use crate::shard::Shard;
 use crate::transfer::{Patience, Stop, blocking, open_web};
 
 const PROGRAM: &str = "openhosting publish";
-pub(super) const FORM: OutputForm = OutputForm {
-    program: PROGRAM,
-    schema: "publish/1",
-    short: None,
-};
+pub(super) const FORM: OutputForm = OutputForm::new(PROGRAM, "publish/1");
 
 /// Publishes an image as a drive with a name, and prints its UUID
 ///

@@ -331,11 +331,7 @@ pub(super) fn main_of(words: &[OsString]) -> ExitCode {
 
 /// The form of the output of the server, under the name by which it was started.
 fn form(program: &'static str) -> OutputForm {
-    OutputForm {
-        program,
-        schema: "server/1",
-        short: None,
-    }
+    OutputForm::new(program, "server/1")
 }
 
 fn run(program: &'static str, words: &[OsString]) -> ExitCode {

@@ -226,11 +226,7 @@ pub(super) fn as_program(words: &[OsString]) -> Vec<OsString> {
 /// Runs the program: shows the transfer, stops it on request, and reports how it ended. The first
 /// word is the program's name.
 pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
-    let form = OutputForm {
-        program: T::name(),
-        schema: T::SCHEMA,
-        short: None,
-    };
+    let form = OutputForm::new(T::name(), T::SCHEMA);
     let tool: T = match form.parse(words) {
         Ok(tool) => tool,
         Err(code) => return code,

@@ -35,11 +35,7 @@ use crate::transfer::{
 };
 
 const PROGRAM: &str = "openhosting verify";
-pub(super) const FORM: OutputForm = OutputForm {
-    program: PROGRAM,
-    schema: "verify/1",
-    short: None,
-};
+pub(super) const FORM: OutputForm = OutputForm::new(PROGRAM, "verify/1");
 
 /// Compares a drive with the receipt of its publication
 ///
