@@ -8,7 +8,7 @@ use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError};
 use super::endpoint::is_loopback;
 use super::route::Route;
 use crate::advice::{Advice, Remedy};
-use crate::error::without_number;
+use crate::error::{causes, without_number};
 use crate::failure::{Failure, Obstacle};
 use openhosting_base::advice;
 
@@ -54,12 +54,10 @@ pub(super) fn no_answer(error: reqwest::Error, route: &Route, contact: Contact) 
     let error = error.without_url();
     let mut why = String::new();
     let mut known = None;
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
-    while let Some(error) = cause {
-        known = known.or_else(|| known_failure(error));
+    for cause in causes(&error) {
+        known = known.or_else(|| known_failure(cause));
         // The innermost cause says what happened; the others only say where.
-        why = words_of(error);
-        cause = error.source();
+        why = words_of(cause);
     }
     let place = place.unwrap_or_else(|| "the endpoint".to_owned());
     match known {
@@ -78,14 +76,10 @@ pub(super) fn no_answer(error: reqwest::Error, route: &Route, contact: Contact) 
 
 /// Whether the connection was closed before any byte of the request was sent.
 pub(super) fn was_not_sent(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref().is_some_and(hyper::Error::is_canceled) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    let is_canceled = |cause: &(dyn StdError + 'static)| {
+        cause.downcast_ref().is_some_and(hyper::Error::is_canceled)
+    };
+    causes(error).any(is_canceled)
 }
 
 /// An error of the system or of a library, in plain words.

@@ -97,8 +97,8 @@ pub(super) fn call(arguments: &CallArguments) -> ExitCode {
     if let Some(flag @ ("-h" | "--help")) = arguments.command.last().map(String::as_str) {
         return main(&["api".into(), flag.into()]);
     }
-    let answer = signals::hearing_at_once(async |mut stop| {
-        // One call is everything, so when it is interrupted nothing must be finished first.
+    // One call is everything, so when it is interrupted nothing must be finished first.
+    let answer = signals::hearing(None, None, async |mut stop| {
         let client = arguments
             .access
             .client(ClientConfig::default(), &mut stop)
@@ -319,8 +319,7 @@ async fn print_body(mut flow: Flow, mut response: Response) -> Result<()> {
     let printed = printer
         .await
         .unwrap_or_else(|cause| Err(std::io::Error::other(cause)));
-    printed
-        .map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))?;
+    printed.map_err(exit::cannot_print)?;
     incomplete
 }
 

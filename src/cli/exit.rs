@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::screen::Stdout;
 use super::{printable, remedies, screen, usage};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, causes};
 use crate::nonblocking::Waiting;
 
 /// Stopped by SIGINT, with the number that shells use.
@@ -25,19 +25,9 @@ pub(super) const READER_ENDED: u8 = 141;
 /// Whether an error is that nothing reads stdout any more. Like other Unix tools, the programs then
 /// end without a message.
 pub(super) fn is_reader_gone(error: &Error) -> bool {
-    if error.kind() != ErrorKind::Local {
-        return false;
-    }
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<std::io::Error>()
-            && error.kind() == std::io::ErrorKind::BrokenPipe
-        {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    let is_broken_pipe = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    error.kind() == ErrorKind::Local
+        && causes(error).any(|cause| cause.downcast_ref().is_some_and(is_broken_pipe))
 }
 
 /// The exit code for an error.
@@ -114,14 +104,8 @@ pub(super) fn hint_of(error: &Error) -> Option<String> {
     if let Some(hint) = error.hint() {
         return Some(remedies::worded(hint));
     }
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return advice_on(error.kind());
-        }
-        cause = error.source();
-    }
-    None
+    let cause = causes(error).find_map(|cause| cause.downcast_ref::<std::io::Error>())?;
+    advice_on(cause.kind())
 }
 
 /// What to do about an error of the operating system that concerns a file.
@@ -237,7 +221,12 @@ pub(super) fn print(text: &str) -> Result<(), Error> {
         out.write_all(text.as_bytes())?;
         out.flush()
     });
-    written.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
+    written.map_err(cannot_print)
+}
+
+/// The error if stdout cannot be written to.
+pub(super) fn cannot_print(cause: std::io::Error) -> Error {
+    Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause)
 }
 
 /// Prints an error, if there is one, and returns its exit code.

@@ -13,7 +13,7 @@ use super::output::{CommandOutput, OutputForm};
 use super::screen::Stdout;
 use super::signals::Heard;
 use super::{exit, printable};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Maximum items that wait to be printed, which bounds the memory if the reader of stdout is slow.
 /// Any number above a few will do.
@@ -71,8 +71,7 @@ impl JsonList {
             }
             Err(cause) => Err(cause),
         };
-        let cannot = |cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause);
-        match result.and_then(|()| printed.map_err(cannot)) {
+        match result.and_then(|()| printed.map_err(exit::cannot_print)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let code = heard.exit_code(error.kind());

@@ -48,16 +48,6 @@ pub(super) fn hearing<T>(
     })
 }
 
-/// Runs a command that stops at once on a signal: it has nothing in flight to finish, so the stop
-/// is not announced.
-pub(super) fn hearing_at_once<T>(run: impl AsyncFnOnce(Stop) -> T) -> Result<(T, Heard)> {
-    block_on(async {
-        let (stop, heard) = listen(None, None)?;
-        let outcome = run(stop).await;
-        Ok((outcome, heard))
-    })
-}
-
 /// The line that announces a stop.
 fn announcement(program: &str, is_deadline: bool) -> String {
     let grace = duration(GRACE);

@@ -177,18 +177,23 @@ impl Error {
     /// The message and its causes in one line, joined by colons.
     pub fn chain(&self) -> String {
         let mut line = without_number(&self.message);
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let text = without_number(&error.to_string());
+        for cause in causes(self).skip(1) {
+            let text = without_number(&cause.to_string());
             // Some libraries repeat their cause in their own text.
             if !line.ends_with(&text) {
                 line.push_str(": ");
                 line.push_str(&text);
             }
-            cause = error.source();
         }
         line
     }
+}
+
+/// An error and its causes, the innermost last.
+pub fn causes<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 /// A text without the numbers that the system has for its errors, as in ` (os error 2)`.
