@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::printable;
 use super::screen::Stdout;
-use super::written_files::{WrittenFile, check_written, start_of};
+use super::written_files::{WrittenFile, cannot_write, check_written, start_of};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, check_replace, replace, with_suffix};
@@ -65,8 +65,7 @@ pub(super) fn keep(digest: Digest, path: &Path) -> Result<()> {
         return Ok(());
     };
     let beside = beside(path);
-    replace(&beside, Access::Usual, &line(digest, &bytes_of(name)))
-        .map_err(|cause| cannot_write(&beside, cause))
+    replace(&beside, Access::Usual, &line(digest, &bytes_of(name))).map_err(cannot_write(&beside))
 }
 
 /// Checks before a transfer that the line can be written after it.
@@ -81,7 +80,7 @@ pub(super) fn check(path: &Path) -> Result<()> {
         is_kind: is_line,
     };
     check_written(&[file], &[])?;
-    check_replace(&beside, Access::Usual).map_err(|cause| cannot_write(&beside, cause))
+    check_replace(&beside, Access::Usual).map_err(cannot_write(&beside))
 }
 
 /// Whether a file consists of such a line.
@@ -97,9 +96,4 @@ fn is_line(path: &Path) -> bool {
 
 fn beside(path: &Path) -> PathBuf {
     with_suffix(path, ".sha256")
-}
-
-fn cannot_write(path: &Path, cause: std::io::Error) -> Error {
-    let what = format!("Cannot write {}", path.display());
-    Error::new(ErrorKind::Local, what).because(cause)
 }

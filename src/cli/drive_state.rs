@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::drives::server_name;
 use super::environment;
 use super::other_journals::{Other, others};
 use crate::api::Client;
@@ -179,7 +178,8 @@ fn forget(drive: DriveId) {
     }
 }
 
-/// The names of these servers, as far as the endpoint reports them.
+/// The names of these servers, as far as the endpoint reports them. A single attempt for each,
+/// because names are only for people.
 pub(super) async fn server_names(
     client: &Client,
     servers: impl IntoIterator<Item = Uuid>,
@@ -187,7 +187,7 @@ pub(super) async fn server_names(
     let servers: BTreeSet<Uuid> = servers.into_iter().collect();
     let mut names = BTreeMap::new();
     for server in servers.into_iter().take(SERVERS_MAX) {
-        if let Some(name) = server_name(client, server).await {
+        if let Ok(Some(name)) = client.server_name(server).await {
             names.insert(server, name);
         }
     }

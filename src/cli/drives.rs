@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::policy::Operation;
 use crate::wire::ErrorType;
-use uuid::Uuid;
 
 /// Maximum attempts to remove a drive that is busy although its `info` shows no claim. It may be
 /// busy for a moment, while the endpoint ends an earlier request, so one refusal says little. If it
@@ -86,12 +85,6 @@ pub(super) async fn look_at_drive(
     };
     let info = patience.call(client, Operation::Read, look).await;
     info.map_err(|unanswered| unanswered.into_error(&format!("Cannot look at drive {drive}")))
-}
-
-/// The name of a server, if the endpoint reports it. A single attempt, because the name is only for
-/// people.
-pub(super) async fn server_name(client: &Client, server: Uuid) -> Option<String> {
-    client.server_name(server).await.ok().flatten()
 }
 
 /// Destroys a drive with all its data, unless something uses it.

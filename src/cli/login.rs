@@ -18,6 +18,7 @@ use super::drives::each_drive;
 use super::output::{CommandOutput, OutputForm};
 use super::secret_files::read_secret;
 use super::wait_lines::{self, WaitLines};
+use super::written_files::cannot_write;
 use super::{candidates, environment, exit, help, prompt, proxies, screen};
 use crate::api::{Client, ClientConfig, Endpoint};
 use crate::credentials::Credentials;
@@ -229,20 +230,16 @@ impl Plan {
 
     /// Writes the key file first, and then the config, which refers to it.
     fn write(&self, config: &str, user: &str, key: &str) -> Result<()> {
-        let cannot = |path: &Path| {
-            let what = format!("Cannot write {}", path.display());
-            move |cause| Error::new(ErrorKind::Local, what).because(cause)
-        };
         let directory = crate::filesystem::directory_of(&self.config);
-        private_directory(directory).map_err(cannot(directory))?;
+        private_directory(directory).map_err(cannot_write(directory))?;
         let line = Zeroizing::new(format!("{user}:{key}\n"));
         replace(&self.key_file, Access::Private, line.as_bytes())
-            .map_err(cannot(&self.key_file))?;
+            .map_err(cannot_write(&self.key_file))?;
         let is_same = self.old.as_ref().is_some_and(|(text, _)| text == config);
         match is_same {
             true => Ok(()),
             false => replace(&self.config, Access::Private, config.as_bytes())
-                .map_err(cannot(&self.config)),
+                .map_err(cannot_write(&self.config)),
         }
     }
 }

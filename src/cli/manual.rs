@@ -12,7 +12,7 @@ use clap_mangen::Man;
 
 use super::complete::Shell;
 use super::help::{self, Entry, Sections};
-use super::written_files::{WrittenFile, check_written, start_of};
+use super::written_files::{WrittenFile, cannot_write, check_written, start_of};
 use super::{download, exit, server, upload, usage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, replace};
@@ -90,7 +90,7 @@ fn complete(arguments: &Completions, root: Command) -> Result<()> {
 /// Puts a file into a directory, which is created if it is missing. A link with its name is
 /// replaced, not followed.
 fn put(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    std::fs::create_dir_all(directory).map_err(|cause| cannot(directory).because(cause))?;
+    std::fs::create_dir_all(directory).map_err(cannot_write(directory))?;
     let file = directory.join(name);
     let written = WrittenFile {
         what: "file of openhosting",
@@ -98,7 +98,7 @@ fn put(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
         is_kind: is_ours,
     };
     check_written(&[written], &[])?;
-    replace(&file, Access::Usual, bytes).map_err(|cause| cannot(&file).because(cause))
+    replace(&file, Access::Usual, bytes).map_err(cannot_write(&file))
 }
 
 /// Whether a file is a page or a script of any version: each contains a name of a program.
@@ -179,11 +179,6 @@ fn page_named<'p>(pages: &'p [(String, String)], name: &str) -> Option<&'p str> 
     let mut pages = pages.iter();
     let found = pages.find(|(page, _)| page == name || *page == of_command);
     found.map(|(_, page)| page.as_str())
-}
-
-fn cannot(path: &Path) -> Error {
-    let what = format!("Cannot write {}", path.display());
-    Error::new(ErrorKind::Local, what)
 }
 
 /// The names of all pages.

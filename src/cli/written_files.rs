@@ -86,6 +86,12 @@ impl<'a> WrittenFile<'a> {
     }
 }
 
+/// The error for a file or a directory that cannot be written.
+pub(super) fn cannot_write(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
+    let what = format!("Cannot write {}", path.display());
+    move |cause| Error::new(ErrorKind::Local, what).because(cause)
+}
+
 /// The beginning of a file, as far as it can be read.
 pub(super) fn start_of(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -8,6 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use zeroize::Zeroizing;
 
+use crate::cli::written_files::cannot_write;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, private_directory, replace};
 
@@ -77,11 +78,6 @@ pub(super) fn files(directory: &Path, listen: SocketAddr) -> Result<SelfSigned> 
         names,
         missing: Vec::new(),
     })
-}
-
-fn cannot_write(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
-    let what = format!("Cannot write {}", path.display());
-    move |cause| Error::new(ErrorKind::Local, what).because(cause)
 }
 
 /// The names and addresses under which other machines may reach a server that listens on this
