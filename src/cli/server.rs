@@ -16,7 +16,6 @@ use clap::{CommandFactory, Parser};
 use rustix::fs::Mode;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::Level;
 use tracing_subscriber::fmt::format::Writer;
@@ -27,12 +26,14 @@ use self::self_signed::SelfSigned;
 use super::arguments;
 use super::output::OutputForm;
 use super::signals::Heard;
-use super::{candidates, complete, environment, exit, help, limits, printable, quote, tool};
+use super::{
+    candidates, complete, environment, exit, help, limits, printable, quote, screen, tool,
+};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
 use crate::server::{Config, FaultPlan, Rate, Reach, Server, users};
-use crate::system::BASE_OF_DATA;
+use crate::system::{BASE_OF_DATA, Signal, Signals};
 use crate::wire::READ_BYTES_MAX;
 
 const PROGRAM: &str = "openhosting-server";
@@ -132,7 +133,7 @@ pub(super) struct ServerArguments {
     /// By default 1000, or a quarter of ulimit -n if that is less, because each drive is an open
     /// file.
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
-    max_drives: Option<MostOrNone>,
+    max_drives: Option<OrNone<u64>>,
 
     /// Limit the sizes of all drives together
     ///
@@ -142,25 +143,25 @@ pub(super) struct ServerArguments {
 
     /// Limit the virtual machines; none for no limit [default: 100]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
-    max_servers: Option<MostOrNone>,
+    max_servers: Option<OrNone<u64>>,
 
     /// Limit the reserved addresses; none for no limit [default: 100]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
-    max_addresses: Option<MostOrNone>,
+    max_addresses: Option<OrNone<u64>>,
 
     /// Limit the private networks; none for no limit [default: 100]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
-    max_vlans: Option<MostOrNone>,
+    max_vlans: Option<OrNone<u64>>,
 
     /// Limit the memory of active virtual machines; none for no limit
     ///
     /// The default is half of the memory of this machine.
     #[arg(long, value_name = "SIZE", value_parser = size_or_none, hide_short_help = true, help_heading = LIMITS)]
-    max_memory: Option<MostOrNone>,
+    max_memory: Option<OrNone<u64>>,
 
     /// Limit the cores of active virtual machines; none for no limit [default: 64]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = LIMITS)]
-    max_cores: Option<MostOrNone>,
+    max_cores: Option<OrNone<u64>>,
 
     /// Limit the requests: 20/s, 600/m or 10000/h
     #[arg(long, value_name = "RATE", hide_short_help = true, help_heading = LIMITS)]
@@ -174,7 +175,7 @@ pub(super) struct ServerArguments {
     ///
     /// Above the limit, every request from that address is answered with 429. The default is 60/m.
     #[arg(long, value_name = "RATE", value_parser = rate_or_none, hide_short_help = true, help_heading = LIMITS)]
-    wrong_key_limit: Option<RateOrNone>,
+    wrong_key_limit: Option<OrNone<Rate>>,
 
     /// Serve /metrics to everybody at this address, without TLS
     ///
@@ -271,45 +272,40 @@ fn socket(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// A rate, or that there is none.
+/// A limit, or that there is none.
 #[derive(Clone, Copy, Debug)]
-struct RateOrNone(Option<Rate>);
+struct OrNone<T>(Option<T>);
 
-fn rate_or_none(text: &str) -> std::result::Result<RateOrNone, Error> {
-    match text {
-        "none" => Ok(RateOrNone(None)),
-        rate => rate.parse().map(|rate| RateOrNone(Some(rate))),
+impl<T> OrNone<T> {
+    fn parse<E>(text: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<Self, E> {
+        match text {
+            "none" => Ok(Self(None)),
+            text => parse(text).map(|limit| Self(Some(limit))),
+        }
     }
-}
 
-/// The most there may be, or that there is no limit.
-#[derive(Clone, Copy, Debug)]
-struct MostOrNone(Option<u64>);
-
-impl MostOrNone {
     /// What was given, else the usual limit.
-    fn or(given: Option<Self>, usual: Option<u64>) -> Option<u64> {
+    fn or(given: Option<Self>, usual: Option<T>) -> Option<T> {
         given.map_or(usual, |Self(most)| most)
     }
 }
 
-fn number_or_none(text: &str) -> std::result::Result<MostOrNone, String> {
-    match text {
-        "none" => Ok(MostOrNone(None)),
-        number => match number.parse() {
-            Ok(number) => Ok(MostOrNone(Some(number))),
-            Err(_) => Err(format!(
-                "{number:?} is neither a whole number nor \"none\". Use digits, for example 100"
-            )),
-        },
-    }
+fn rate_or_none(text: &str) -> Result<OrNone<Rate>> {
+    OrNone::parse(text, str::parse)
 }
 
-fn size_or_none(text: &str) -> std::result::Result<MostOrNone, String> {
-    match text {
-        "none" => Ok(MostOrNone(None)),
-        text => arguments::bytes(text).map(|size| MostOrNone(Some(size))),
-    }
+fn number_or_none(text: &str) -> Result<OrNone<u64>, String> {
+    OrNone::parse(text, |number| {
+        number.parse().map_err(|_| {
+            format!(
+                "{number:?} is neither a whole number nor \"none\". Use digits, for example 100"
+            )
+        })
+    })
+}
+
+fn size_or_none(text: &str) -> Result<OrNone<u64>, String> {
+    OrNone::parse(text, arguments::bytes)
 }
 
 /// Whether this program has the server.
@@ -428,7 +424,8 @@ fn start(args: ServerArguments, is_announced: &AtomicBool) -> Result<()> {
         metrics: args.metrics,
     };
     let (is_json, is_self_signed) = (args.json, args.tls_self_signed);
-    let shows_key = args.users_file.is_none() && !is_journal();
+    // Others may read the journal of systemd, and what it holds stays.
+    let shows_key = args.users_file.is_none() && !screen::is_stdout_journal();
     let files = allow_many_files();
     // Whatever is made, by programs that run servers too, is for this user only.
     rustix::process::umask(Mode::from_raw_mode(0o077));
@@ -478,10 +475,9 @@ fn data_directory() -> Option<PathBuf> {
 
 /// What other programs need to find programs and libraries, and nothing else.
 fn environment_of_programs() -> Vec<(OsString, OsString)> {
-    let names = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG"].map(OsString::from);
-    let pair = |name: OsString| Some((std::env::var_os(&name)?, name));
-    let pairs = names.into_iter().filter_map(pair);
-    pairs.map(|(value, name)| (name, value)).collect()
+    let names = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG"];
+    let pair = |name| Some((OsString::from(name), std::env::var_os(name)?));
+    names.into_iter().filter_map(pair).collect()
 }
 
 /// Raises the limit of open files as far as it goes, and returns it. Every drive is an
@@ -515,9 +511,8 @@ fn config(args: ServerArguments, files: u64) -> Result<Config> {
     let faults = args.fault_plan.as_deref().map(fault_plan).transpose()?;
     let usual = Config::new(directory);
     let drives_max = usual.drives_max.map(|most| most.min(files / 4));
-    let wrong_keys = args.wrong_key_limit.map(|RateOrNone(rate)| rate);
     Ok(Config {
-        wrong_keys_max: wrong_keys.unwrap_or(usual.wrong_keys_max),
+        wrong_keys_max: OrNone::or(args.wrong_key_limit, usual.wrong_keys_max),
         faults: faults.unwrap_or_default(),
         users,
         tls: args.tls_cert.zip(args.tls_key),
@@ -526,13 +521,13 @@ fn config(args: ServerArguments, files: u64) -> Result<Config> {
         round_size: args.round_size,
         read_bytes_max: args.read_max,
         has_page: !args.no_page,
-        drives_max: MostOrNone::or(args.max_drives, drives_max),
+        drives_max: OrNone::or(args.max_drives, drives_max),
         drive_bytes_max: args.max_bytes,
-        servers_max: MostOrNone::or(args.max_servers, usual.servers_max),
-        addresses_max: MostOrNone::or(args.max_addresses, usual.addresses_max),
-        vlans_max: MostOrNone::or(args.max_vlans, usual.vlans_max),
-        guest_memory_bytes_max: MostOrNone::or(args.max_memory, usual.guest_memory_bytes_max),
-        guest_cores_max: MostOrNone::or(args.max_cores, usual.guest_cores_max),
+        servers_max: OrNone::or(args.max_servers, usual.servers_max),
+        addresses_max: OrNone::or(args.max_addresses, usual.addresses_max),
+        vlans_max: OrNone::or(args.max_vlans, usual.vlans_max),
+        guest_memory_bytes_max: OrNone::or(args.max_memory, usual.guest_memory_bytes_max),
+        guest_cores_max: OrNone::or(args.max_cores, usual.guest_cores_max),
         requests_max: args.rate_limit,
         connections_max: args.max_connections.get(),
         qemu: args.qemu,
@@ -636,7 +631,7 @@ async fn listen_on(
         tracing::info!(%address, "Serving metrics");
         server = server.with_metrics(listener);
     }
-    let signals = Signals::hear().map_err(|error| failed("Cannot hear signals".into(), error))?;
+    let signals = Signals::listen().map_err(|error| failed("Cannot hear signals".into(), error))?;
     let asked = addresses.listen.unwrap_or(LISTEN).port();
     announce(&server, address, asked != address.port(), greeting)?;
     if !greeting.shows_key {
@@ -687,43 +682,13 @@ async fn serve(listening: ListeningServer) -> Result<()> {
     tokio::select! {
         result = running => result,
         signal = signals.next() => {
-            let what = format!("Stopped by {signal} before requests in flight had finished");
+            let name = match signal {
+                Signal::Interrupt => "SIGINT",
+                Signal::Terminate => "SIGTERM",
+            };
+            let what = format!("Stopped by {name} before requests in flight had finished");
             Err(Error::new(ErrorKind::Cancelled, what))
         }
-    }
-}
-
-/// The signals that stop the server.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn hear() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    /// Waits for one, and gives its name.
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-        }
-    }
-}
-
-/// Whether stdout goes to the journal of systemd, where others may read it and it stays:
-/// systemd names the device and the inode of what it connected.
-fn is_journal() -> bool {
-    let stdout = rustix::fs::fstat(io::stdout());
-    let journal = std::env::var("JOURNAL_STREAM").ok();
-    match (stdout, journal) {
-        (Ok(stdout), Some(journal)) => journal == format!("{}:{}", stdout.st_dev, stdout.st_ino),
-        _ => false,
     }
 }
 
