@@ -61,15 +61,16 @@ pub(super) struct Bar {
     /// The image or drive.
     name: String,
     /// Bytes of the disk, if known.
-    total: Option<u64>,
+    pub(super) total: Option<u64>,
     /// The position in it, in bytes.
     done: u64,
     began: Instant,
     moved: Speed,
     pace: Speed,
-    /// Maximum bytes per second.
-    rate_max: Option<u64>,
-    details: Vec<String>,
+    /// Maximum bytes per second: no higher speed is shown.
+    pub(super) rate_max: Option<u64>,
+    /// What is shown if there is room.
+    pub(super) details: Vec<String>,
     wait: Option<Wait>,
 }
 
@@ -107,26 +108,11 @@ impl Bar {
         self.at(done, 0, now);
     }
 
-    /// Sets the limit in bytes per second, above which no speed is shown.
-    pub(super) fn set_rate_max(&mut self, rate_max: Option<u64>) {
-        self.rate_max = rate_max;
-    }
-
-    /// Sets the size of the disk once it is known.
-    pub(super) fn set_total(&mut self, total: u64) {
-        self.total = Some(total);
-    }
-
     /// Sets the position in the disk, and the total of bytes that were transferred for it.
     pub(super) fn at(&mut self, done: u64, moved: u64, now: Instant) {
         self.done = done;
         self.moved.at(moved, now);
         self.pace.at(done, now);
-    }
-
-    /// Sets further details to show if there is room.
-    pub(super) fn set_details(&mut self, details: Vec<String>) {
-        self.details = details;
     }
 
     /// Reports that nothing moves, for this reason.
@@ -442,7 +428,7 @@ mod tests {
     fn a_line_has_all_parts_at_80_columns_and_details_at_200() {
         let now = Instant::now();
         let mut bar = bar(now);
-        bar.set_details(vec!["454 MiB sent".into(), "778 MiB of zeros".into()]);
+        bar.details = vec!["454 MiB sent".into(), "778 MiB of zeros".into()];
         let at = now + 10 * S;
         assert_eq!(
             bar.line(80, at, PLAIN),
@@ -489,7 +475,7 @@ mod tests {
     fn no_rate_is_above_the_limit() {
         let now = Instant::now();
         let mut bar = bar(now);
-        bar.set_rate_max(Some(20 << 20));
+        bar.rate_max = Some(20 << 20);
         assert!(bar.line(80, now + 10 * S, PLAIN).contains(" 20 MiB/s"));
     }
 
@@ -507,7 +493,7 @@ mod tests {
             let mut bar = Bar::new("Download", &name, now);
             bar.begin("Download", 0, total, now);
             bar.at(done, done, now + S * seconds);
-            bar.set_details(vec!["x".repeat(30)]);
+            bar.details = vec!["x".repeat(30)];
             if waits {
                 bar.wait("the endpoint does not answer at all", Some(now + 20_000 * S));
             }

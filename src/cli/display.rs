@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::again::Changes;
 use super::bar::{Bar, percent};
 use super::exit::Notice;
-use super::github::{BytesOutput, Github, Report, When};
+use super::github::{Github, Moved, Report, When};
 use super::{again, arguments, exit, findings_file, help, remedies, screen, wait_lines};
 use crate::advice::Advice;
 use crate::amounts::{duration, size};
@@ -62,6 +62,14 @@ impl Way {
             Self::Down | Self::DownToStdout => "Download",
             Self::Publish => "Publish",
             Self::Verify => "Verify",
+        }
+    }
+
+    /// The direction of the bytes on the wire.
+    fn moved(self) -> Moved {
+        match self {
+            Self::Up | Self::Publish => Moved::Sent,
+            Self::Down | Self::DownToStdout | Self::Verify => Moved::Received,
         }
     }
 }
@@ -210,9 +218,10 @@ pub(super) struct Display {
     /// Whether a plain line of progress was printed.
     is_long: bool,
     github: Github,
-    drive: Option<DriveId>,
+    /// An event reports it, unless the command knows it before.
+    pub(super) drive: Option<DriveId>,
     /// The part that this run transfers, if it is not the whole.
-    part: Option<Shard>,
+    pub(super) part: Option<Shard>,
     /// The smallest body in bytes that the endpoint refused for its size, and the largest that has
     /// been sent since.
     refused: Option<(u64, u64)>,
@@ -231,19 +240,19 @@ pub(super) struct Display {
     /// Bytes of the disk that need not be transferred.
     earlier_bytes: u64,
     /// The byte of the disk at which the run begins, as far as the user chose it.
-    offset: u64,
+    pub(super) offset: u64,
     /// Bytes of the disk, including those that need not be transferred.
     disk_bytes: Option<u64>,
     /// When the program, the transfer of chunks or the phase began.
     since: Instant,
     began: Instant,
-    progress: Progress,
+    pub(super) progress: Progress,
     /// The current phase, if no chunks are transferred.
     phase: Option<(Phase, Option<u64>)>,
     notice: Option<String>,
     started: bool,
     /// Whether this run found what an earlier one stored.
-    has_resumed: bool,
+    pub(super) has_resumed: bool,
 }
 
 impl Display {
@@ -312,7 +321,7 @@ impl Display {
     pub(super) fn begin(&mut self, rate_max: Option<NonZeroU64>) {
         self.begin_phase(Phase::Prepare, None);
         if let Some(bar) = &self.bar {
-            lock(bar).set_rate_max(rate_max.map(NonZeroU64::get));
+            lock(bar).rate_max = rate_max.map(NonZeroU64::get);
             screen::show(Arc::clone(bar));
         }
     }
@@ -330,40 +339,21 @@ impl Display {
         self.is_long = true;
     }
 
-    /// The drive is known before an event reports it.
-    pub(super) fn set_drive(&mut self, drive: DriveId) {
-        self.drive = Some(drive);
-    }
-
-    /// The run transfers only this part.
-    pub(super) fn set_part(&mut self, part: Option<Shard>) {
-        self.part = part;
-    }
-
     /// Fails if a part of the output was not written, unless nothing reads it any more.
     pub(super) fn check_written(&mut self) -> crate::Result<()> {
         match self.unwritten.take() {
             Some(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
+                Err(exit::cannot_print(cause))
             }
             _ => Ok(()),
         }
     }
 
-    /// The run leaves out what is before this byte, whoever transferred it.
-    pub(super) fn set_offset(&mut self, offset: u64) {
-        self.offset = offset;
-    }
-
     /// Figures about the transfer so far, for the report of this run.
     pub(super) fn report(&self, rows: Vec<(&'static str, String)>) -> Report {
-        let bytes = match self.way {
-            Way::Up | Way::Publish => BytesOutput::Sent,
-            Way::Down | Way::DownToStdout | Way::Verify => BytesOutput::Received,
-        };
         Report {
             drive: self.drive,
-            bytes: (bytes, self.progress.wire_bytes),
+            bytes: (self.way.moved(), self.progress.wire_bytes),
             rows,
             ..Report::default()
         }
@@ -386,15 +376,6 @@ impl Display {
     /// Time since the program began.
     pub(super) fn took(&self) -> Duration {
         self.since.elapsed()
-    }
-
-    /// Whether this run found what an earlier one stored.
-    pub(super) fn has_resumed(&self) -> bool {
-        self.has_resumed
-    }
-
-    pub(super) fn progress(&self) -> Progress {
-        self.progress
     }
 
     /// The position in the disk in bytes, including what earlier runs did, and the size of the
@@ -466,49 +447,51 @@ impl Display {
         }
     }
 
-    /// Prints a line of progress if one is due.
-    fn print_progress_if_due(&mut self, elapsed: Duration) {
-        let every = match self.lines {
-            None => return,
-            Some(Lines::Plain) => PLAIN_EVERY,
-            Some(Lines::Json) => JSON_EVERY,
+    /// The kind of line that is due, if one is. It counts as printed.
+    fn take_due(&mut self, elapsed: Duration) -> Option<Lines> {
+        let lines = self.lines?;
+        let every = match lines {
+            Lines::Plain => PLAIN_EVERY,
+            Lines::Json => JSON_EVERY,
         };
-        if !self.started || elapsed < self.last_line_at + every {
-            return;
+        if elapsed < self.last_line_at + every {
+            return None;
         }
         self.last_line_at = elapsed;
-        if self.lines == Some(Lines::Json) {
-            exit::say_object(&self.json("progress", elapsed, None));
+        Some(lines)
+    }
+
+    /// Prints a line of progress if one is due.
+    fn print_progress_if_due(&mut self, elapsed: Duration) {
+        if !self.started {
             return;
         }
-        self.is_long = true;
-        let mut line = self.plain(elapsed);
-        if let Some(notices) = self.take_waiting() {
-            line += &format!("; {notices}");
+        match self.take_due(elapsed) {
+            None => {}
+            Some(Lines::Json) => exit::say_object(&self.json("progress", elapsed, None)),
+            Some(Lines::Plain) => {
+                self.is_long = true;
+                let mut line = self.plain(elapsed);
+                if let Some(notices) = self.take_waiting() {
+                    line += &format!("; {notices}");
+                }
+                self.say(&line);
+            }
         }
-        self.say(&line);
     }
 
     /// Prints a line about a phase without chunks, if one is due.
     fn print_phase_if_due(&mut self, phase: Phase, done: u64, bytes: Option<u64>) {
-        let elapsed = self.began.elapsed();
-        let every = match self.lines {
-            None => return,
-            Some(Lines::Plain) => PLAIN_EVERY,
-            Some(Lines::Json) => JSON_EVERY,
-        };
-        if elapsed < self.last_line_at + every {
-            return;
+        let (elapsed, verb) = (self.began.elapsed(), verb_of(phase));
+        match self.take_due(elapsed) {
+            None => {}
+            Some(Lines::Json) => exit::say_object(&phase_object(verb, done, bytes)),
+            Some(Lines::Plain) => {
+                let of = bytes.map_or(String::new(), |bytes| format!(" of {}", size(bytes)));
+                let line = format!("{verb}: {}{of} in {}", size(done), duration(elapsed));
+                self.say(&line);
+            }
         }
-        self.last_line_at = elapsed;
-        if self.lines == Some(Lines::Json) {
-            exit::say_object(&phase_object(verb_of(phase), done, bytes));
-            return;
-        }
-        let of = bytes.map_or(String::new(), |bytes| format!(" of {}", size(bytes)));
-        let verb = verb_of(phase);
-        let line = format!("{verb}: {}{of} in {}", size(done), duration(elapsed));
-        self.say(&line);
     }
 
     /// Prints a line on stderr, where an incomplete line of dots may be.
@@ -619,10 +602,7 @@ impl Display {
             (Way::Verify, None) => format!("Compared {disk} of drive {drive}"),
             (Way::Verify, Some(part)) => format!("Compared {part} of drive {drive} ({disk})"),
         };
-        let moved = match self.way {
-            Way::Up | Way::Publish => "sent",
-            Way::Down | Way::DownToStdout | Way::Verify => "received",
-        };
+        let moved = self.way.moved().verb();
         let mut parts = Vec::new();
         if progress.wire_bytes > 0 || self.way != Way::Verify {
             // All other sizes are of the disk: the line says that this one is not.
@@ -720,14 +700,9 @@ impl Display {
             Way::Verify => progress.done_bytes,
             _ => progress.wire_bytes,
         };
-        let verb = match self.way {
-            Way::Up | Way::Publish => "sent",
-            Way::Down | Way::DownToStdout | Way::Verify => "received",
-        };
+        let verb = self.way.moved().verb();
         self.draw(|bar, now| {
-            if let Some(total) = total {
-                bar.set_total(total);
-            }
+            bar.total = total.or(bar.total);
             bar.at(done, moved, now);
             let mut details = vec![format!("{} {verb}", size(progress.wire_bytes))];
             if progress.skipped_bytes > 0 {
@@ -736,7 +711,7 @@ impl Display {
             if progress.retries > 0 {
                 details.push(format!("{} retries", progress.retries));
             }
-            bar.set_details(details);
+            bar.details = details;
         });
     }
 

@@ -13,10 +13,11 @@ use super::display::{Display, Way, to_be_joined};
 use super::drive_reference::DriveReference;
 use super::drive_state::LocalUploads;
 use super::other_journals::others;
-use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
+use super::shown_run::RunOutcome;
+use super::tool::{self, CommonArguments, CompleteTransfer, Tool};
 use super::unfinished::Continuation;
 use super::written_files::{WrittenFile, check_written, is_same};
-use super::{again, arguments, candidates, checksum_line, complete, help, quote};
+use super::{again, arguments, candidates, checksum_line, complete, exit, help, quote};
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::codec::Packing;
@@ -193,7 +194,7 @@ impl Tool for DownloadArguments {
         &self,
         display: &mut Display,
         stop: Stop,
-    ) -> Result<CompleteTransfer, UnfinishedTransfer> {
+    ) -> Result<CompleteTransfer, RunOutcome<'static>> {
         let mut drive = None;
         match run(self, &mut drive, display, stop).await {
             Ok(downloaded) => Ok(CompleteTransfer {
@@ -202,13 +203,13 @@ impl Tool for DownloadArguments {
                 journal: downloaded.journal,
                 next: self.shard.map(|shard| next_step(self, shard)),
             }),
-            Err(interrupted) => Err(UnfinishedTransfer {
+            Err(interrupted) => Err(RunOutcome {
                 original: original(self, &interrupted),
-                left_behind: None,
                 continuation: continuation(self, &interrupted, drive),
                 is_kept: is_kept(self),
                 resume: drive.zip(interrupted.resume_at),
-                error: with_command(self, interrupted.error),
+                error: Some(with_command(self, interrupted.error)),
+                ..RunOutcome::default()
             }),
         }
     }
@@ -270,8 +271,8 @@ async fn run(
     mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
     let (format, packing) = arguments.output()?;
-    display.set_part(arguments.shard);
-    display.set_offset(arguments.offset.unwrap_or_default());
+    display.part = arguments.shard;
+    display.offset = arguments.offset.unwrap_or_default();
     check_target(arguments)?;
     check_stdout(arguments)?;
     check_files(arguments)?;
@@ -294,12 +295,10 @@ async fn run(
     let found = stop.unless_asked(arguments.drive.find(&client, &patience, Several::Newest));
     let drive = patience.watching(display, found).await?;
     *known = Some(drive);
-    display.set_drive(drive);
+    display.drive = Some(drive);
     let destination = match arguments.way() {
         Way::DownToStdout => {
-            let stdout = nonblocking::stdout().map_err(|cause| {
-                Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause)
-            })?;
+            let stdout = nonblocking::stdout().map_err(exit::cannot_print)?;
             Destination::Stream(Box::new(stdout))
         }
         Way::Up | Way::Down | Way::Publish | Way::Verify => Destination::File {

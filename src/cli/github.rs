@@ -17,6 +17,7 @@ use crate::amounts::duration;
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::Error;
+use crate::monitor::capital;
 use crate::system::{FileAt, Guard, OpenGuarded};
 
 /// The file that outputs of a step are appended to.
@@ -57,26 +58,27 @@ pub(super) struct Report {
     pub(super) outcome: &'static str,
     pub(super) drive: Option<DriveId>,
     pub(super) digest: Option<Digest>,
-    /// Bytes of bodies, and the output for them.
-    pub(super) bytes: (BytesOutput, u64),
+    /// Bytes of bodies, and their direction.
+    pub(super) bytes: (Moved, u64),
     pub(super) took: Duration,
     /// Further rows for the table of the summary.
     pub(super) rows: Vec<(&'static str, String)>,
 }
 
-/// The output that says how many bytes were transferred.
+/// What happened to the bytes of a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum BytesOutput {
+pub(super) enum Moved {
     #[default]
     Sent,
     Received,
 }
 
-impl BytesOutput {
-    fn name(self) -> &'static str {
+impl Moved {
+    /// As in "5 bytes sent".
+    pub(super) fn verb(self) -> &'static str {
         match self {
-            Self::Sent => "bytes_sent",
-            Self::Received => "bytes_received",
+            Self::Sent => "sent",
+            Self::Received => "received",
         }
     }
 }
@@ -170,7 +172,7 @@ impl Github {
 impl Report {
     /// Lines `name=value`. No value can contain a line end.
     fn outputs(&self) -> String {
-        let (bytes, moved) = self.bytes;
+        let (moved, bytes) = self.bytes;
         let mut lines = format!("outcome={}\n", self.outcome);
         if let Some(drive) = self.drive {
             lines += &format!("drive={drive}\n");
@@ -178,7 +180,7 @@ impl Report {
         if let Some(digest) = self.digest {
             lines += &format!("digest={digest}\n");
         }
-        lines + &format!("{}={moved}\n", bytes.name())
+        lines + &format!("bytes_{}={bytes}\n", moved.verb())
     }
 
     fn summary(&self, program: &str, error: Option<&Error>) -> String {
@@ -199,12 +201,8 @@ impl Report {
         if let Some(digest) = self.digest {
             row("Digest", &digest.to_string());
         }
-        let (bytes, moved) = self.bytes;
-        let name = match bytes {
-            BytesOutput::Sent => "Sent",
-            BytesOutput::Received => "Received",
-        };
-        row(name, &format!("{moved} bytes"));
+        let (moved, bytes) = self.bytes;
+        row(&capital(moved.verb()), &format!("{bytes} bytes"));
         row("Time", &duration(self.took));
         if let Some(error) = error {
             row("Error", &error.chain());
@@ -300,7 +298,7 @@ mod tests {
             outcome: "gave_up",
             drive: "0012e24a-6eae-4279-9912-3432f698cec8".parse().ok(),
             digest: Some(Digest::of(b"")),
-            bytes: (BytesOutput::Sent, 17),
+            bytes: (Moved::Sent, 17),
             took: Duration::from_millis(1500),
             rows: vec![("Image", "a|b`<i>\n*c*.img".into())],
         }

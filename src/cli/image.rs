@@ -160,7 +160,7 @@ impl ProgressLine {
         move |done, all| {
             if let Some(bar) = &bar {
                 let mut bar = lock(bar);
-                bar.set_total(all);
+                bar.total = Some(all);
                 bar.at(done, done, Instant::now());
             }
         }

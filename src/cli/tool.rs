@@ -150,12 +150,12 @@ pub(super) trait Tool: Parser {
     /// Makes the transfer.
     ///
     /// # Errors
-    /// [`UnfinishedTransfer`], with the cause and how to continue.
+    /// A [`RunOutcome`] with the cause and how to continue.
     async fn transfer(
         &self,
         display: &mut Display,
         stop: Stop,
-    ) -> Result<CompleteTransfer, UnfinishedTransfer>;
+    ) -> Result<CompleteTransfer, RunOutcome<'static>>;
 
     /// Prints a line if a person reads it at a terminal.
     fn notice(&self, line: &str) {
@@ -194,22 +194,6 @@ pub(super) struct CompleteTransfer {
     pub(super) journal: Ended,
     /// What a person can do next, if that is not obvious.
     pub(super) next: Option<String>,
-}
-
-/// A transfer that is incomplete.
-#[derive(Debug)]
-pub(super) struct UnfinishedTransfer {
-    pub(super) error: Error,
-    /// The drive, and the byte at which another run would continue.
-    pub(super) resume: Option<(DriveId, u64)>,
-    /// The lines of the original scripts about how to continue.
-    pub(super) original: Vec<String>,
-    /// What the transfer leaves on the endpoint.
-    pub(super) left_behind: Option<LeftBehind>,
-    /// How another run continues this one, if it can.
-    pub(super) continuation: Option<Continuation>,
-    /// See [`RunOutcome::is_kept`].
-    pub(super) is_kept: bool,
 }
 
 /// The words of a command of `openhosting`, as if it were a program of its own.
@@ -261,16 +245,12 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
     };
     run.run(async |display, stop| {
         let transferred = tool.transfer(display, stop).await;
-        let report = display.report(rows(display.progress(), &image));
+        let report = display.report(rows(display.progress, &image));
         match transferred {
             Ok(done) => complete(&tool, done, report, display.check_written()),
             Err(unfinished) => RunOutcome {
-                resume: unfinished.resume,
-                original: unfinished.original,
-                left_behind: unfinished.left_behind,
-                continuation: unfinished.continuation,
-                is_kept: unfinished.is_kept,
-                ..RunOutcome::failed(unfinished.error, None, report)
+                report,
+                ..unfinished
             },
         }
     })

@@ -15,7 +15,8 @@ use super::drive_reference::DriveReference;
 use super::drive_state::forget_uploads;
 use super::local::{LOCAL, Local, endpoint_name};
 use super::other_journals::{Other, others};
-use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
+use super::shown_run::RunOutcome;
+use super::tool::{self, CommonArguments, CompleteTransfer, Tool};
 use super::trace::{TraceMonitor, is_trace};
 use super::unfinished::{Continuation, LeftBehind};
 use super::written_files::{WrittenFile, check_written};
@@ -237,7 +238,7 @@ impl Tool for UploadArguments {
         &self,
         display: &mut Display,
         stop: Stop,
-    ) -> Result<CompleteTransfer, UnfinishedTransfer> {
+    ) -> Result<CompleteTransfer, RunOutcome<'static>> {
         match run(self, display, stop).await {
             Ok(uploaded) => {
                 if self.shard.is_none() && self.offset == 0 {
@@ -256,13 +257,14 @@ impl Tool for UploadArguments {
             Err(interrupted) => {
                 let resume = interrupted.resume;
                 let resume = resume.filter(|_| can_continue(&interrupted.error));
-                Err(UnfinishedTransfer {
+                Err(RunOutcome {
                     original: original(&interrupted),
                     left_behind: left_behind(self, &interrupted),
                     continuation: continuation(self, &interrupted),
-                    is_kept: display.has_resumed() && !self.common.restart,
+                    is_kept: display.has_resumed && !self.common.restart,
                     resume: resume.map(|resume| (resume.drive, resume.offset)),
-                    error: interrupted.error,
+                    error: Some(interrupted.error),
+                    ..RunOutcome::default()
                 })
             }
         }
@@ -276,8 +278,8 @@ async fn run(
 ) -> Result<Uploaded, Interrupted> {
     check_new_drive_flags(arguments)?;
     check_files(arguments)?;
-    display.set_part(arguments.shard);
-    display.set_offset(arguments.offset);
+    display.part = arguments.shard;
+    display.offset = arguments.offset;
     let rate_max = arguments.common.limit_rate;
     let Some(directory) = &arguments.local else {
         let client = arguments.common.client(&mut stop).await?;

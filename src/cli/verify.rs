@@ -154,7 +154,7 @@ async fn compare(
         ..ClientConfig::default()
     };
     let client = arguments.access.client(config, &mut stop).await?;
-    display.set_part(arguments.shard);
+    display.part = arguments.shard;
     display.begin(None);
     let looked = stop.unless_asked(async {
         let drive = match &arguments.drive {
@@ -165,7 +165,7 @@ async fn compare(
     });
     let info = patience.watching(display, looked).await?;
     let drive = info.id;
-    display.set_drive(drive);
+    display.drive = Some(drive);
     warn_if_unfinished(&info, display).await?;
     let content = receipt.content;
     if info.size < content.size() {
