@@ -3,10 +3,11 @@
 
 use std::error::Error as StdError;
 
-use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError};
+use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 use super::endpoint::is_loopback;
 use super::route::Route;
+use super::trust::is_of_a_ca;
 use crate::advice::{Advice, Remedy};
 use crate::error::{causes, without_number};
 use crate::failure::{Failure, Obstacle};
@@ -248,7 +249,7 @@ fn in_words(error: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "it is not for a server"
         }
-        CertificateError::Other(other) if is_of_authority(other) => {
+        error if is_of_a_ca(error) => {
             "it is the certificate of an authority (CA:TRUE), which is accepted for a server only if it is among the trusted certificates"
         }
         CertificateError::BadEncoding => "it is damaged",
@@ -263,12 +264,6 @@ fn in_words(error: &CertificateError) -> String {
         _ => "it cannot be used",
     };
     what.to_owned()
-}
-
-/// Whether a certificate is refused because it is that of an authority.
-fn is_of_authority(error: &OtherError) -> bool {
-    let error = error.0.downcast_ref::<webpki::Error>();
-    matches!(error, Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 #[cfg(test)]

@@ -788,16 +788,10 @@ fn drive(properties: Properties) -> Result<DriveInfo, Failure> {
 /// The value of `Authorization`, marked so that no log contains it.
 fn basic(credentials: &Credentials) -> Result<HeaderValue> {
     use base64::Engine;
-    let plain = zeroize::Zeroizing::new(format!(
-        "{}:{}",
-        credentials.user(),
-        credentials.expose_key()
-    ));
-    let encoded = zeroize::Zeroizing::new(format!(
-        "Basic {}",
-        base64::engine::general_purpose::STANDARD.encode(plain.as_bytes())
-    ));
-    let mut value = HeaderValue::from_str(&encoded)
+    use base64::engine::general_purpose::STANDARD;
+    let encoded = STANDARD.encode(credentials.expose().as_bytes());
+    // The header takes the text over: there is no copy of it to wipe.
+    let mut value = HeaderValue::try_from(format!("Basic {encoded}"))
         .map_err(|_| Error::new(ErrorKind::Bug, "Credentials do not fit a header"))?;
     value.set_sensitive(true);
     Ok(value)

@@ -9,8 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 use rustls_platform_verifier::Verifier;
 
@@ -167,13 +166,10 @@ impl SelfSigned {
 
 /// Whether the only problem of a certificate is that it is that of a CA. Its validity period was
 /// checked before.
-fn is_of_a_ca(error: &rustls::Error) -> bool {
-    match error {
-        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => {
-            matches!(cause.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
-        }
-        _ => false,
-    }
+///
+/// The error is of a crate that rustls does not show, and its text is the name of its variant.
+pub(super) fn is_of_a_ca(error: &CertificateError) -> bool {
+    matches!(error, CertificateError::Other(cause) if cause.to_string() == "CaUsedAsEndEntity")
 }
 
 impl ServerCertVerifier for SelfSigned {
@@ -193,7 +189,9 @@ impl ServerCertVerifier for SelfSigned {
             now,
         );
         match verified {
-            Err(error) if is_of_a_ca(&error) && self.trusts(end_entity) => {
+            Err(rustls::Error::InvalidCertificate(error))
+                if is_of_a_ca(&error) && self.trusts(end_entity) =>
+            {
                 let parsed = ParsedCertificate::try_from(end_entity)?;
                 verify_server_name(&parsed, server_name)?;
                 Ok(ServerCertVerified::assertion())

@@ -721,13 +721,11 @@ fn announce(
 
 /// The two lines, or the object.
 fn announcement(server: &Server, uri: &str, greeting: &Greeting) -> String {
-    let credentials = server.credentials();
-    let auth = || format!("{}:{}", credentials.user(), credentials.expose_key());
-    let auth = greeting.shows_key.then(auth);
+    let auth = greeting.shows_key.then(|| server.credentials().expose());
     if greeting.is_json {
         let mut object = json!({ "endpoint": uri });
         if let Some(auth) = auth {
-            object["auth"] = auth.into();
+            object["auth"] = auth.as_str().into();
         }
         return form(PROGRAM).print(object, None);
     }

@@ -67,9 +67,14 @@ impl Credentials {
         &self.user
     }
 
-    /// The secret key, for the one place that sends it.
+    /// The secret key, for the places that compare it.
     pub fn expose_key(&self) -> &str {
         &self.key
+    }
+
+    /// `USER:KEY`, for the places that send, print or store the secret key.
+    pub fn expose(&self) -> Zeroizing<String> {
+        Zeroizing::new(format!("{}:{}", self.user, *self.key))
     }
 }
 
@@ -91,6 +96,7 @@ mod tests {
         let credentials = Credentials::new("u", "canary").unwrap();
         assert!(!format!("{credentials:?}").contains("canary"));
         assert_eq!(credentials.expose_key(), "canary");
+        assert_eq!(*credentials.expose(), "u:canary");
     }
 
     #[test]

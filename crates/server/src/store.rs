@@ -470,7 +470,7 @@ impl Store {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let user = super::users::make_up()?;
-                let line = format!("{}:{}\n", user.user(), user.expose_key());
+                let line = Zeroizing::new(format!("{}\n", *user.expose()));
                 stored_file::write(&line, &path, &self.staging()).map_err(failed)?;
                 Ok(user)
             }
