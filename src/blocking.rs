@@ -1,6 +1,19 @@
 //! Blocking work, on threads outside of the async runtime.
 
+use std::thread::{Builder, JoinHandle};
+
 use crate::error::{Error, ErrorKind, Result};
+
+/// Starts a thread that works until it is joined, or as long as it has something to do.
+pub(crate) fn thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|cause| Error::new(ErrorKind::Local, "Cannot start a thread").because(cause))
+}
 
 /// Runs blocking work on another thread.
 pub(crate) async fn blocking<T: Send + 'static>(

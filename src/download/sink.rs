@@ -15,7 +15,7 @@ use super::options::DownloadOptions;
 use crate::chunk::zeros;
 use crate::codec::Packer;
 use crate::digest::Digest;
-use crate::driver::blocking::blocking;
+use crate::driver::blocking::{blocking, thread};
 use crate::driver::checksum::Hasher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Weakness, remedy};
@@ -328,34 +328,29 @@ impl Ordered {
         let (pieces, incoming) = mpsc::channel::<Waiting>();
         let failed = Failed::default();
         let slot = Arc::clone(&failed);
-        let thread = std::thread::Builder::new()
-            .name("output".into())
-            .spawn(move || {
-                let hasher = checksum.then(Hasher::new);
-                let mut stream = Packer::new(packing, Hashed { stream, hasher })?;
-                let mut early = BTreeMap::new();
-                let mut next = 0;
-                for (index, piece, permit) in incoming {
-                    early.insert(index, (piece, permit));
-                    while let Some((piece, permit)) = early.remove(&next) {
-                        let written = piece.write_to(&mut stream);
-                        written.inspect_err(|cause| {
-                            let _ = slot.set(copy(cause));
-                            // Otherwise those who wait for room would wait for ever.
-                            permit.iter().for_each(|permit| permit.semaphore().close());
-                        })?;
-                        next += piece.count();
-                    }
+        let thread = thread("output", move || {
+            let hasher = checksum.then(Hasher::new);
+            let mut stream = Packer::new(packing, Hashed { stream, hasher })?;
+            let mut early = BTreeMap::new();
+            let mut next = 0;
+            for (index, piece, permit) in incoming {
+                early.insert(index, (piece, permit));
+                while let Some((piece, permit)) = early.remove(&next) {
+                    let written = piece.write_to(&mut stream);
+                    written.inspect_err(|cause| {
+                        let _ = slot.set(copy(cause));
+                        // Otherwise those who wait for room would wait for ever.
+                        permit.iter().for_each(|permit| permit.semaphore().close());
+                    })?;
+                    next += piece.count();
                 }
-                if next < count {
-                    // No regular end is written, so that nobody mistakes the output for complete.
-                    return Err(std::io::ErrorKind::UnexpectedEof.into());
-                }
-                Ok(stream.finish()?.hasher.map(Hasher::finish))
-            })
-            .map_err(|cause| {
-                Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)
-            })?;
+            }
+            if next < count {
+                // No regular end is written, so that nobody mistakes the output for complete.
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok(stream.finish()?.hasher.map(Hasher::finish))
+        })?;
         Ok(Self {
             pieces,
             thread,

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use rangemap::RangeSet;
 
+use super::blocking::thread;
 use crate::chunk::zeros;
 use crate::digest::{self, Digest};
 use crate::error::{Error, ErrorKind, Result};
@@ -86,12 +87,7 @@ impl SourceHash {
             .ok_or_else(|| Error::new(ErrorKind::Bug, "The image has no file"))?;
         let is_over = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&is_over);
-        let thread = std::thread::Builder::new()
-            .name("sha256".into())
-            .spawn(move || hash_of(&file, &ends))
-            .map_err(|cause| {
-                Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)
-            })?;
+        let thread = thread("sha256", move || hash_of(&file, &ends))?;
         Ok(Self::File {
             thread: Some(thread),
             is_over,
@@ -158,20 +154,15 @@ pub(crate) struct Follower {
 impl Follower {
     pub(crate) fn start(file: File, plan: Plan, base: u64, there: RangeSet<u64>) -> Result<Self> {
         let (reached, ends) = mpsc::channel::<u64>();
-        let thread = std::thread::Builder::new()
-            .name("checksum".into())
-            .spawn(move || {
-                let mut hasher = Hasher::new();
-                let mut at = 0;
-                for end in ends {
-                    hasher.file(&file, at..end)?;
-                    at = at.max(end);
-                }
-                Ok(hasher.finish())
-            })
-            .map_err(|cause| {
-                Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)
-            })?;
+        let thread = thread("checksum", move || {
+            let mut hasher = Hasher::new();
+            let mut at = 0;
+            for end in ends {
+                hasher.file(&file, at..end)?;
+                at = at.max(end);
+            }
+            Ok(hasher.finish())
+        })?;
         let follower = Self {
             plan,
             base,

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::thread;
 
 use async_channel::{Receiver, Sender, bounded};
 use rangemap::RangeSet;
@@ -15,6 +14,7 @@ use crate::buffer::BufferPool;
 use crate::chunk::{EncodedChunk, Encoding, Found, RawChunk, is_zero};
 use crate::codec::Gzip;
 use crate::digest::{ChunkDigest, Digest};
+use crate::driver::blocking::thread;
 use crate::driver::checksum::Hasher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageReader, Unchecked};
@@ -141,7 +141,7 @@ impl Pipeline {
             to_check,
             to_send: to_send.clone(),
         };
-        spawn("reader".into(), move || reading.run(reader))?;
+        spawn("reader", move || reading.run(reader))?;
         for (number, scratch) in scratches.into_iter().enumerate() {
             let mut compressor = Compressor {
                 gzip: Gzip::new(scratch),
@@ -150,7 +150,7 @@ impl Pipeline {
                 selection: selection.clone(),
             };
             let (raw, to_send) = (raw.clone(), to_send.clone());
-            spawn(format!("gzip-{number}"), move || {
+            spawn(&format!("gzip-{number}"), move || {
                 compressor.run(&raw, &to_send);
             })?;
         }
@@ -205,16 +205,13 @@ impl Drop for Pipeline {
     }
 }
 
-fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     #[cfg(test)]
     if crate::simulator::is_on() {
         work();
         return Ok(());
     }
-    match thread::Builder::new().name(name).spawn(work) {
-        Ok(_) => Ok(()),
-        Err(cause) => Err(Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)),
-    }
+    thread(name, work).map(drop)
 }
 
 /// The reading thread. What is not in `todo` is only hashed, or compared.
