@@ -17,7 +17,7 @@ pub(crate) mod receipts;
 pub(crate) mod selection;
 mod sending_blocks;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ use crate::advice::{Advice, Remedy};
 use crate::api::Client;
 use crate::chunk::is_zero;
 use crate::codec::Compression;
-use crate::content::{Content, blocks_in, count, set_of};
+use crate::content::{Content, blocks_in, count, elements_at, set_of};
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo, DriveSpec, named};
 use crate::driver::patience::Unanswered;
@@ -812,7 +812,7 @@ impl<'a> Publisher<'a> {
                 _ if self.options.verify == Verify::None => RangeSet::new(),
                 _ => pick(&set_of(all), SAMPLE_BLOCKS, &mut self.rng),
             };
-            let checked = count(&to_check);
+            let checked = count(to_check.iter());
             let differing = self
                 .inspect(id, &Arc::clone(&self.content), to_check)
                 .await?;
@@ -1013,7 +1013,7 @@ impl<'a> Publisher<'a> {
                 pick(written, WRITTEN_BLOCKS, &mut self.rng),
             ),
         };
-        let checked = count(&sample);
+        let checked = count(sample.iter());
         let mut to_check = sample;
         to_check.extend(more);
         let content = Arc::clone(&self.content);
@@ -1026,7 +1026,7 @@ impl<'a> Publisher<'a> {
         self.set(drive, keys).await?;
         let what = format!(
             "Drive {drive} does not hold what was sent: {} blocks differ, the first at byte {offset}",
-            count(&differing)
+            count(differing.iter())
         );
         Err(Error::new(ErrorKind::Integrity, what).hint_to(
             "Nothing was published. The same command compares all of it and sends what differs",
@@ -1340,32 +1340,16 @@ pub(crate) fn now_ms() -> u64 {
 
 /// Selects `wanted` of these blocks, each with equal probability; all if there are no more.
 pub fn pick(from: &RangeSet<u64>, wanted: u64, rng: &mut fastrand::Rng) -> RangeSet<u64> {
-    let all = count(from);
+    let all = count(from.iter());
     if all <= wanted {
         return from.clone();
     }
-    let mut numbers = HashSet::new();
-    while (numbers.len() as u64) < wanted {
-        numbers.insert(rng.u64(..all));
+    let mut positions = BTreeSet::new();
+    while (positions.len() as u64) < wanted {
+        positions.insert(rng.u64(..all));
     }
-    let mut numbers: Vec<u64> = numbers.into_iter().collect();
-    numbers.sort_unstable();
-    let mut picked = RangeSet::new();
-    let (mut before, mut ranges) = (0, from.iter());
-    let mut range = ranges.next();
-    for number in numbers {
-        while let Some(here) = range {
-            let len = here.end - here.start;
-            if number < before + len {
-                let block = here.start + number - before;
-                picked.insert(block..block + 1);
-                break;
-            }
-            before += len;
-            range = ranges.next();
-        }
-    }
-    picked
+    let blocks = elements_at(from, positions);
+    blocks.map(|block| block..block + 1).collect()
 }
 
 #[cfg(test)]
@@ -1414,7 +1398,7 @@ mod tests {
             let cuts: Vec<u64> = cuts.into_iter().collect();
             let from: RangeSet<u64> = cuts.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect();
             let picked = pick(&from, wanted, &mut fastrand::Rng::with_seed(seed));
-            prop_assert_eq!(count(&picked), wanted.min(count(&from)));
+            prop_assert_eq!(count(picked.iter()), wanted.min(count(from.iter())));
             for range in picked.iter() {
                 prop_assert!(from.gaps(range).next().is_none());
             }

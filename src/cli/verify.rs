@@ -178,7 +178,7 @@ async fn compare(
     }
     let all = content.block_plan().count();
     let blocks = part(arguments.shard, content.plan().count(), all);
-    let of = count(&blocks);
+    let of = count(blocks.iter());
     let blocks = match arguments.sample {
         // At least one block, because the percentage is above zero.
         Some(percent) => pick(
@@ -231,10 +231,10 @@ impl Compared {
     fn outcome(&self, mut report: Report) -> RunOutcome<'static> {
         let (drive, root) = (self.drive, self.content.root());
         let coverage = Coverage {
-            checked: count(&self.blocks),
+            checked: count(self.blocks.iter()),
             of: self.of,
         };
-        let differing = count(&self.differing);
+        let differing = count(self.differing.iter());
         let plan = self.content.block_plan();
         let first = self.differing.first();
         let first = first.map(|range| range.start * plan.chunk_bytes());

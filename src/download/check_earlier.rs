@@ -5,6 +5,7 @@ use rangemap::RangeSet;
 
 use super::options::DownloadOptions;
 use super::sink::Sink;
+use crate::content::count;
 use crate::digest::{ChunkDigest, Digest};
 use crate::driver::blocking::blocking;
 use crate::driver::differing::differing;
@@ -99,8 +100,7 @@ impl Recheck<'_> {
             state.done.remove(range.clone());
             state.holes.remove(range.clone());
         }
-        let count = wrong.iter().map(|range| range.end - range.start).sum();
-        Ok((journal, count))
+        Ok((journal, count(wrong.iter())))
     }
 }
 

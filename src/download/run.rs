@@ -19,6 +19,7 @@ use crate::advice::Remedy;
 use crate::api::Client;
 use crate::buffer::BufferPool;
 use crate::chunk::{Found, RequestSize};
+use crate::content::count;
 use crate::digest::Digest;
 use crate::drive::DriveInfo;
 use crate::driver::blocking::blocking;
@@ -279,7 +280,7 @@ impl<'a> Run<'a> {
         let there = state.settled_bytes(&self.plan);
         let first = todo.first().map_or(self.plan.count(), |range| range.start);
         monitor.event(&Event::Started {
-            chunks: Some(todo.iter().map(|range| range.end - range.start).sum()),
+            chunks: Some(count(todo)),
             chunk_bytes: self.plan.chunk_bytes(),
             offset: self.offset_of(first),
             bytes: Some(self.plan.bytes_in_all(todo)),

@@ -18,6 +18,7 @@ use super::spare_requests::Spare;
 use super::stop::{GRACE, Stop, stopped};
 use crate::api::{Client, Delivery};
 use crate::chunk::{Found, is_zero};
+use crate::content::count;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
@@ -502,7 +503,7 @@ impl<J: Job> Shell<J> {
                 let passed = self.job.passed();
                 let todo = gaps(&plan, 0, &passed);
                 monitor.event(&Event::SizeKnown {
-                    chunks: todo.iter().map(|range| range.end - range.start).sum(),
+                    chunks: count(&todo),
                     bytes: plan.bytes_in_all(&todo),
                     earlier_bytes: plan.bytes_in_all(passed.iter()),
                 });

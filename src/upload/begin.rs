@@ -9,6 +9,7 @@ use super::wire_speed::WORTH_BYTES_MIN;
 use crate::advice::{Advice, Amount, Remedy};
 use crate::amounts::{self, exact_size};
 use crate::api::Client;
+use crate::content::count;
 use crate::drive::{DriveInfo, is_uploading};
 use crate::driver::blocking::blocking;
 use crate::driver::claim::{claim, in_use};
@@ -185,7 +186,7 @@ impl Beginning<'_> {
             Ok((image, changed))
         })
         .await?;
-        let count: u64 = changed.iter().map(|range| range.end - range.start).sum();
+        let count = count(changed.iter());
         // Even without a difference, the image counts as changed: a chunk whose record was lost may
         // be on the drive, and be zero now.
         if count > 0 && is_same {

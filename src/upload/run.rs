@@ -18,6 +18,7 @@ use crate::advice::Advice;
 use crate::amounts::exact_size;
 use crate::api::Client;
 use crate::chunk::RequestSize;
+use crate::content::count;
 use crate::digest::Digest;
 use crate::drive::{CHECK_FAILED, CHECK_KEY, CHECK_PASSED, DriveInfo};
 use crate::driver::blocking::blocking;
@@ -269,14 +270,13 @@ impl<'a> Run<'a> {
         let length = begun.image.length();
         let expected = length.expected().map(|size| plan.ending_at(size));
         let counted = expected.unwrap_or_else(|| begun.session.state.ending(plan));
-        let so_far = expected.map(|plan| gaps(&plan, self.first, passed));
-        let sum =
-            |of: &dyn Fn(&Range<u64>) -> u64| so_far.as_ref().map(|gaps| gaps.iter().map(of).sum());
+        let so_far = expected.map(|plan| (plan, gaps(&plan, self.first, passed)));
+        let so_far = so_far.as_ref();
         monitor.event(&Event::Started {
-            chunks: sum(&|range| range.end - range.start),
+            chunks: so_far.map(|(_, gaps)| count(gaps)),
             chunk_bytes: plan.chunk_bytes(),
             offset: self.options.offset,
-            bytes: sum(&|range| expected.map_or(0, |plan| plan.bytes_in(range))),
+            bytes: so_far.map(|(plan, gaps)| plan.bytes_in_all(gaps)),
             earlier_bytes: counted.bytes_in_all(self.there(&counted, passed).iter()),
         });
     }

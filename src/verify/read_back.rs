@@ -16,6 +16,7 @@ use super::sample_places::{HOLE_SAMPLES_MAX, place_in, spread};
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::chunk::{DataChunk, Found, RequestSize, is_zero};
+use crate::content::count;
 use crate::digest::{self, ChunkDigest, Digest};
 use crate::drive::DriveId;
 use crate::driver::blocking::blocking;
@@ -151,7 +152,8 @@ impl Again {
             let (mut checked, mut left): (Vec<_>, Vec<_>) = places.into_iter().partition(is_passed);
             let is_end = |place: &&Range<u64>| ends.contains(&place.start);
             let least = left.iter().filter(is_end).count();
-            let besides = count(passed).saturating_sub(checked.len());
+            let passed = usize::try_from(count(passed.iter())).unwrap_or(usize::MAX);
+            let besides = passed.saturating_sub(checked.len());
             checked.extend(left.split_off(left.len().saturating_sub(besides).max(least)));
             let again =
                 |place: Range<u64>| Check::Again(self.base + place.start..self.base + place.end);
@@ -228,12 +230,6 @@ impl Divided {
         checks.extend(spare.into_iter().take(least.saturating_sub(new)));
         (new, checks)
     }
-}
-
-/// The number of values in a set of ranges.
-fn count(ranges: &RangeSet<u64>) -> usize {
-    let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// Puts the last one first, which an endpoint is most likely to lose, then the first one, and then

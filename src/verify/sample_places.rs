@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rangemap::RangeSet;
 
+use crate::content::{count, elements_at};
 use crate::plan::Plan;
 
 /// Bytes to read at each place.
@@ -33,7 +34,7 @@ pub(crate) fn spread(
     most: u64,
     rng: &mut fastrand::Rng,
 ) -> Vec<Range<u64>> {
-    let all: u64 = chunks.iter().map(|range| range.end - range.start).sum();
+    let all = count(chunks.iter());
     let Some(last) = all.checked_sub(1) else {
         return Vec::new();
     };
@@ -46,21 +47,10 @@ pub(crate) fn spread(
     }
     numbers.sort_unstable();
     numbers.dedup();
-    let (mut ranges, mut before) = (chunks.iter().peekable(), 0);
-    let mut places = Vec::with_capacity(numbers.len());
-    for number in numbers {
-        while let Some(range) = ranges.peek()
-            && number >= before + (range.end - range.start)
-        {
-            before += range.end - range.start;
-            ranges.next();
-        }
-        let index = ranges.peek().map(|range| range.start + (number - before));
-        if let Some(span) = index.and_then(|index| plan.span(index)) {
-            places.push(place_in(span.offset..span.end(), rng));
-        }
-    }
-    places
+    let spans = elements_at(chunks, numbers).filter_map(|index| plan.span(index));
+    spans
+        .map(|span| place_in(span.offset..span.end(), rng))
+        .collect()
 }
 
 /// A random place in these bytes.

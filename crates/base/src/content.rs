@@ -420,8 +420,27 @@ pub fn blocks_in(chunks: &Range<u64>, count: u64) -> Range<u64> {
 }
 
 /// The number of blocks or chunks in a set.
-pub fn count(pieces: &RangeSet<u64>) -> u64 {
-    pieces.iter().map(|range| range.end - range.start).sum()
+pub fn count<'r>(pieces: impl IntoIterator<Item = &'r Range<u64>>) -> u64 {
+    let pieces = pieces.into_iter();
+    pieces.map(|range| range.end - range.start).sum()
+}
+
+/// The elements of a set at these positions in it, which must rise.
+pub fn elements_at(
+    set: &RangeSet<u64>,
+    positions: impl IntoIterator<Item = u64>,
+) -> impl Iterator<Item = u64> {
+    let (mut ranges, mut before) = (set.iter().peekable(), 0);
+    positions.into_iter().map_while(move |position| {
+        while let Some(range) = ranges.peek()
+            && position >= before + (range.end - range.start)
+        {
+            before += range.end - range.start;
+            ranges.next();
+        }
+        let range = ranges.peek()?;
+        Some(range.start + (position - before))
+    })
 }
 
 /// A range as a set.
