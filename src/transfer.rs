@@ -22,12 +22,14 @@ pub use crate::verify::read_back::{Verified, Verify};
 pub use crate::web_image::{WebConfig, fetch_text, open_web};
 
 pub(crate) use crate::download::drive_unchanged::counters;
+#[cfg(feature = "cli")]
+pub(crate) use crate::download::options::READ_CHUNK;
+pub(crate) use crate::driver::JOBS_DEFAULT;
 pub(crate) use crate::driver::blocking::blocking;
 #[cfg(feature = "cli")]
 pub(crate) use crate::driver::claim::unfinished_warning;
 pub(crate) use crate::driver::claim::{claim, in_use};
 pub(crate) use crate::driver::create_drive::{NewDrive, create};
-pub(crate) use crate::driver::jobs::JOBS_DEFAULT;
 pub(crate) use crate::driver::phases::{AsPhase, reporting};
 pub(crate) use crate::driver::stop::stopped;
 pub(crate) use crate::upload::selection::Selection;

@@ -16,17 +16,11 @@ use crate::codec::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Format, Holes, ImageOptions, StreamOptions};
-use crate::plan::CHUNK_BYTES_DEFAULT;
 
 /// Largest chunk: a chunk is held in memory, several times.
 const CHUNK_BYTES_MAX: u64 = 1 << 30;
 /// Minimum bytes of a chunk in `openhosting upload` and `openhosting download`.
 const CHUNK_BYTES_MIN: u64 = 4096;
-
-/// The size of chunks of an image, unless another is asked for.
-pub(super) fn default_chunk() -> NonZeroU64 {
-    NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN)
-}
 
 /// Reads a size in bytes: digits, maybe with a suffix. `4M` and `4MiB` are powers of 1024, as in
 /// the API; `4MB` is a power of 1000, as in dd. No other reader of sizes is on a command line.

@@ -31,10 +31,9 @@ use crate::nonblocking;
 use crate::publish::selection::Several;
 use crate::shard::Shard;
 use crate::transfer::{
-    Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Shards, Stop,
-    blocking, download, join_download,
+    Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, READ_CHUNK,
+    Shards, Stop, blocking, download, join_download,
 };
-use crate::wire::READ_BYTES_MAX;
 use openhosting_base::advice;
 
 const PROGRAM: &str = "openhosting-download";
@@ -50,7 +49,7 @@ pub(super) struct DownloadArguments {
     ///
     /// A resumed download keeps the chunk size of the first run. If CHUNK is smaller than that,
     /// each chunk is fetched in several requests.
-    #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::transfer_chunk, hide_short_help = true, help_heading = help::SPEED)]
+    #[arg(short, long, value_name = "CHUNK", default_value_t = READ_CHUNK, value_parser = arguments::transfer_chunk, hide_short_help = true, help_heading = help::SPEED)]
     chunk: NonZeroU64,
 
     /// Write FILE in place from this byte on, and keep what is before it
@@ -145,10 +144,6 @@ enum Method {
     Xz,
     Zlib,
     Zstd,
-}
-
-fn default_chunk() -> NonZeroU64 {
-    NonZeroU64::new(READ_BYTES_MAX).unwrap_or(NonZeroU64::MIN)
 }
 
 /// The program.
@@ -553,7 +548,7 @@ fn options(
     DownloadOptions {
         offset: arguments.offset,
         chunk: arguments.chunk,
-        read_bytes_max: NonZeroU64::new(findings.read_bytes_max()).unwrap_or_else(default_chunk),
+        read_bytes_max: NonZeroU64::new(findings.read_bytes_max()).unwrap_or(READ_CHUNK),
         jobs: arguments.common.jobs,
         jobs_min: arguments.common.min_jobs,
         allow_live: arguments.allow_live,

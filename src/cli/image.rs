@@ -25,7 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, check_replace, create_new};
 use crate::image::{Census, Disk, FalseHole, Format, Gpt, Holes, Image, StreamFormat, StreamImage};
 use crate::locks::lock;
-use crate::plan::Plan;
+use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
 use crate::transfer::{WebConfig, blocking, open_web};
 
 const PROGRAM: &str = "openhosting image";
@@ -71,7 +71,7 @@ struct InfoArguments {
     map: Option<PathBuf>,
 
     /// Set the size of a chunk
-    #[arg(short, long, value_name = "CHUNK", default_value_t = arguments::default_chunk(), value_parser = arguments::chunk)]
+    #[arg(short, long, value_name = "CHUNK", default_value_t = CHUNK_BYTES_DEFAULT, value_parser = arguments::chunk)]
     chunk: NonZeroU64,
 
     /// Trust the certificates in FILE (PEM) as well

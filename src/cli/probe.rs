@@ -327,7 +327,7 @@ fn largest_body(finding: &Finding<LargestBody>) -> (String, &'static str) {
             (Some(bytes), None) => format!("{accepted}, {} did not get through", mib(bytes)),
         }
     });
-    let is_small = |body: &LargestBody| body.accepted_bytes < CHUNK_BYTES_DEFAULT;
+    let is_small = |body: &LargestBody| body.accepted_bytes < CHUNK_BYTES_DEFAULT.get();
     let then = match finding.known().is_some_and(is_small) {
         true => "requests are made no larger",
         false => "chunks are of 5 MiB unless -c is given",

@@ -32,6 +32,7 @@ use crate::filesystem::{directory_of, read_named};
 use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
 use crate::journal::{Direction, Header};
+use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::policy::TOKEN_KEY;
 use crate::publish::check_new_name;
 use crate::publish::keys::{newest_first, publication};
@@ -60,7 +61,7 @@ pub(super) struct UploadArguments {
     ///
     /// A resumed upload keeps the chunk size of the first run. If CHUNK is smaller than that, each
     /// chunk is sent in several requests.
-    #[arg(short, long, value_name = "CHUNK", default_value_t = arguments::default_chunk(), value_parser = arguments::transfer_chunk, hide_short_help = true, help_heading = help::SPEED)]
+    #[arg(short, long, value_name = "CHUNK", default_value_t = CHUNK_BYTES_DEFAULT, value_parser = arguments::transfer_chunk, hide_short_help = true, help_heading = help::SPEED)]
     chunk: NonZeroU64,
 
     /// Write to this existing drive: a UUID or a name

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::codec::Packing;
 use crate::digest::Digest;
 use crate::drive::DriveId;
-use crate::driver::jobs::JOBS_DEFAULT;
+use crate::driver::JOBS_DEFAULT;
 use crate::driver::patience::Patience;
 use crate::driver::session::{Ended, JournalOptions};
 use crate::error::Error;
@@ -17,6 +17,9 @@ use crate::monitor::Progress;
 use crate::shard::Shard;
 use crate::verify::read_back::{Verified, Verify};
 use crate::wire::READ_BYTES_MAX;
+
+/// Default bytes of a chunk, and of a read: the most that every endpoint answers.
+pub(crate) const READ_CHUNK: NonZeroU64 = NonZeroU64::new(READ_BYTES_MAX).unwrap();
 
 /// The destination of a download.
 pub enum Destination {
@@ -86,8 +89,8 @@ impl DownloadOptions {
         Self {
             drive,
             offset: None,
-            chunk: NonZeroU64::new(READ_BYTES_MAX).unwrap_or(NonZeroU64::MIN),
-            read_bytes_max: NonZeroU64::new(READ_BYTES_MAX).unwrap_or(NonZeroU64::MIN),
+            chunk: READ_CHUNK,
+            read_bytes_max: READ_CHUNK,
             jobs_min: NonZeroU32::MIN,
             jobs: JOBS_DEFAULT,
             patience: Patience::default(),

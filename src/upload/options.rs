@@ -8,7 +8,7 @@ use super::selection::Selection;
 use crate::codec::Compression;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveSpec};
-use crate::driver::jobs::JOBS_DEFAULT;
+use crate::driver::JOBS_DEFAULT;
 use crate::driver::patience::Patience;
 use crate::driver::session::{Ended, JournalOptions};
 use crate::error::Error;
@@ -79,7 +79,7 @@ impl UploadOptions {
         Self {
             target,
             offset: 0,
-            chunk: NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN),
+            chunk: CHUNK_BYTES_DEFAULT,
             body_bytes_max: None,
             jobs: JOBS_DEFAULT,
             jobs_min: NonZeroU32::MIN,

@@ -17,16 +17,10 @@ use crate::plan::Plan;
 
 /// Bytes of a block, the smallest unit of a delta. Half of it would double the size of a receipt
 /// and halve the cost of an isolated change, but at that size the HTTP headers cost as much.
-pub const BLOCK_BYTES: NonZeroU64 = match NonZeroU64::new(64 * 1024) {
-    Some(bytes) => bytes,
-    None => NonZeroU64::MIN,
-};
+pub const BLOCK_BYTES: NonZeroU64 = NonZeroU64::new(64 * 1024).unwrap();
 /// Bytes of a chunk of a content: the longest read that every cloud supports
 /// (docs/dev/reference.md, 1.7).
-pub const CONTENT_CHUNK_BYTES: NonZeroU64 = match NonZeroU64::new(4 * 1024 * 1024) {
-    Some(bytes) => bytes,
-    None => NonZeroU64::MIN,
-};
+pub const CONTENT_CHUNK_BYTES: NonZeroU64 = NonZeroU64::new(4 * 1024 * 1024).unwrap();
 /// Number of blocks in a chunk.
 const CHUNK_BLOCKS: u64 = CONTENT_CHUNK_BYTES.get() / BLOCK_BYTES.get();
 /// Bytes of a chunk's digest: a SHA-256.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// Default bytes of a chunk: 5 MiB, as in the documentation of the service
 /// (docs/dev/reference.md, 2.6).
-pub const CHUNK_BYTES_DEFAULT: u64 = 5 * 1024 * 1024;
+pub const CHUNK_BYTES_DEFAULT: NonZeroU64 = NonZeroU64::new(5 * 1024 * 1024).unwrap();
 
 /// The value for an unknown size. No disk is that large, because an offset is a signed number.
 const ENDLESS_BYTES: u64 = i64::MAX.cast_unsigned();
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_example_of_the_api_documentation_has_two_chunks() {
-        let plan = plan(10_000_000, CHUNK_BYTES_DEFAULT);
+        let plan = plan(10_000_000, CHUNK_BYTES_DEFAULT.get());
         assert_eq!(plan.count(), 2);
         let last = plan.span(1).unwrap();
         assert_eq!((last.offset, last.len), (5_242_880, 4_757_120));
