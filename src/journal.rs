@@ -272,12 +272,8 @@ impl Journal {
                 // Records have other numbers in the new journal.
                 Some(Record::Synced { .. }) => {}
                 Some(Record::Holes { first, count }) => {
-                    for gap in chunks.gaps(&(first..first.saturating_add(count))) {
-                        kept.push(Record::Holes {
-                            first: gap.start,
-                            count: gap.end - gap.start,
-                        });
-                    }
+                    let gaps = chunks.gaps(&(first..first.saturating_add(count)));
+                    kept.extend(gaps.map(|gap| Record::holes(&gap)));
                 }
                 // It covers these chunks as well.
                 Some(Record::Whole { .. }) if !chunks.is_empty() => {}

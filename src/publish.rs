@@ -46,7 +46,7 @@ use crate::receipt::{Coverage, How, Receipt};
 use crate::shard::{self, Shard};
 use crate::transfer::{
     AsPhase, InspectOptions, Inspection, NewDrive, Patience, Stop, Verify, blocking, claim,
-    counters, create, in_use, reporting, stopped,
+    counters, create, decide_holes, in_use, reporting, stopped,
 };
 use crate::wire::Properties;
 use openhosting_base::advice;
@@ -279,15 +279,7 @@ pub async fn publish(
     stop: Stop,
 ) -> Result<Published, Unpublished> {
     let clock = (SystemTime::now(), std::time::Instant::now());
-    let how = options.holes;
-    let (image, found) = blocking(move || {
-        let found = image.decide_holes(how);
-        Ok((image, found))
-    })
-    .await?;
-    for hole in found {
-        monitor.warn(hole.to_string());
-    }
+    let (image, _) = decide_holes(image, options.holes, monitor).await?;
     let Some(disk) = image.disk() else {
         let what = "An image that can only be read once cannot be published";
         return Err(Error::new(ErrorKind::Usage, what)

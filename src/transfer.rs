@@ -32,5 +32,6 @@ pub(crate) use crate::driver::claim::{claim, in_use};
 pub(crate) use crate::driver::create_drive::{NewDrive, create};
 pub(crate) use crate::driver::phases::{AsPhase, reporting};
 pub(crate) use crate::driver::stop::stopped;
+pub(crate) use crate::upload::run::decide_holes;
 pub(crate) use crate::upload::selection::Selection;
 pub(crate) use crate::verify::inspect::{InspectOptions, Inspection};

@@ -688,10 +688,7 @@ impl Job for Download {
             follower.settled(chunks.clone());
         }
         if let Some(journal) = &self.journal {
-            journal.note(Record::Holes {
-                first: chunks.start,
-                count: chunks.end - chunks.start,
-            })?;
+            journal.note(Record::holes(&chunks))?;
         }
         if self.sampler.collects() {
             let bytes = self.plan.bytes_of(&chunks);

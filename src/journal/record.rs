@@ -3,6 +3,8 @@
 //! A header of 4096 bytes is followed by records of 64 bytes. 64 divides 512, so no record crosses
 //! the border of a sector. All numbers are little-endian. docs/dev/formats.md has the table.
 
+use std::ops::Range;
+
 use bytes::{Buf, BufMut};
 
 use super::PageCache;
@@ -244,6 +246,14 @@ fn text(input: &mut &[u8]) -> Option<String> {
 }
 
 impl Record {
+    /// The record of chunks that are holes and were left out.
+    pub fn holes(chunks: &Range<u64>) -> Self {
+        Self::Holes {
+            first: chunks.start,
+            count: chunks.end - chunks.start,
+        }
+    }
+
     /// Encodes record number `number` of the journal of `session`.
     pub fn encode(&self, number: u64, session: &[u8; 16]) -> [u8; RECORD_BYTES] {
         let mut payload = [0; 32];

@@ -82,7 +82,7 @@ pub async fn upload(
 
 /// Decides how far the holes of the image are believed. Returns the image, and whether reported
 /// holes are read.
-async fn decide_holes(
+pub(crate) async fn decide_holes(
     image: Image,
     how: Holes,
     monitor: &mut dyn Monitor,

@@ -394,10 +394,7 @@ impl Job for Upload {
             room.leave_zeros();
         }
         if let Some(journal) = &self.journal {
-            journal.note(Record::Holes {
-                first: chunks.start,
-                count: chunks.end - chunks.start,
-            })?;
+            journal.note(Record::holes(&chunks))?;
         }
         if let Some(to_verify) = &mut self.to_verify {
             to_verify.zeros(self.plan.bytes_of(&chunks));
