@@ -52,6 +52,23 @@
 //! Start at [`Upload`] and [`Download`]; [`transfer`] contains their parts. The README's example is
 //! compiled as a test of this documentation.
 
+/// A struct is printed, and caused, as the [`Error`] in its field `error` is.
+macro_rules! told_as_its_error {
+    ($name:ident) => {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(&self.error, f)
+            }
+        }
+
+        impl std::error::Error for $name {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                std::error::Error::source(&self.error)
+            }
+        }
+    };
+}
+
 pub mod api;
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -18,7 +18,6 @@ pub(crate) mod selection;
 mod sending_blocks;
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -222,17 +221,7 @@ pub struct Unpublished {
     pub unfinished: Option<DriveId>,
 }
 
-impl fmt::Display for Unpublished {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl std::error::Error for Unpublished {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        std::error::Error::source(&self.error)
-    }
-}
+told_as_its_error!(Unpublished);
 
 impl From<Error> for Unpublished {
     fn from(error: Error) -> Self {

@@ -143,14 +143,4 @@ impl From<Error> for DownloadInterrupted {
     }
 }
 
-impl fmt::Display for DownloadInterrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl std::error::Error for DownloadInterrupted {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        std::error::Error::source(&self.error)
-    }
-}
+told_as_its_error!(DownloadInterrupted);
