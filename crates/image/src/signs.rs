@@ -22,6 +22,7 @@ const LUKS: &[u8] = b"LUKS\xba\xbe";
 /// well. The names are for readers of this table only.
 type Sign = (&'static str, usize, &'static [u8]);
 
+#[rustfmt::skip]
 const SIGNS: &[Sign] = &[
     ("a GPT", 512, b"EFI PART"),
     ("a GPT with sectors of 4096 bytes", 4096, b"EFI PART"),
@@ -30,16 +31,8 @@ const SIGNS: &[Sign] = &[
     ("a BSD disk label", 512, &[0x57, 0x45, 0x56, 0x82]),
     ("a BSD disk label", 64, &[0x57, 0x45, 0x56, 0x82]),
     ("a BSD disk label", 0, &[0x57, 0x45, 0x56, 0x82]),
-    (
-        "a disk label of a mainframe",
-        8196,
-        &[0xe5, 0xd6, 0xd3, 0xf1],
-    ),
-    (
-        "a disk label of a mainframe",
-        4100,
-        &[0xe5, 0xd6, 0xd3, 0xf1],
-    ),
+    ("a disk label of a mainframe", 8196, &[0xe5, 0xd6, 0xd3, 0xf1]),
+    ("a disk label of a mainframe", 4100, &[0xe5, 0xd6, 0xd3, 0xf1]),
     ("an XFS file system", 0, b"XFSB"),
     ("a LUKS container", 0, LUKS),
     ("a BitLocker volume", 3, b"-FVE-FS-"),
@@ -73,16 +66,8 @@ const SIGNS: &[Sign] = &[
     ("a ReiserFS file system", 65536 + 52, b"ReIsEr"),
     ("a ReiserFS file system", 8192 + 52, b"ReIsEr"),
     ("a Reiser4 file system", 65536, b"ReIsEr4"),
-    (
-        "a bcache device",
-        4096 + 24,
-        &[0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca],
-    ),
-    (
-        "a Bcachefs file system",
-        4096 + 24,
-        &[0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9],
-    ),
+    ("a bcache device", 4096 + 24, &[0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca]),
+    ("a Bcachefs file system", 4096 + 24, &[0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9]),
     ("a Ceph device", 0, b"bluestore block device\n"),
     ("an ISO 9660 file system", 32769, b"CD001"),
     ("a UDF file system", 32769, b"BEA01"),

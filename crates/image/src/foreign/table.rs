@@ -11,23 +11,27 @@ use crate::number::{be16, le16, le32, le64};
 struct Entry {
     what: &'static str,
     at: usize,
-    magic: &'static [u8],
+    magics: &'static [&'static [u8]],
     /// An additional condition.
     and: Option<fn(&[u8]) -> bool>,
     way: Way,
 }
 
-const fn entry(what: &'static str, at: usize, magic: &'static [u8], way: Way) -> Entry {
+const fn entry(what: &'static str, magics: &'static [&'static [u8]], way: Way) -> Entry {
     Entry {
         what,
-        at,
-        magic,
+        at: 0,
+        magics,
         and: None,
         way,
     }
 }
 
 impl Entry {
+    const fn at(self, at: usize) -> Self {
+        Self { at, ..self }
+    }
+
     const fn and(self, and: fn(&[u8]) -> bool) -> Self {
         Self {
             and: Some(and),
@@ -60,762 +64,241 @@ const ON_MACOS: Way = Way::Run(
     "hdiutil convert {in} -format UDTO -o {out}",
 );
 
+// A row has what it is, its signatures, and what to do with it. rustfmt would give a row ten lines.
+
 /// Disks of hypervisors, emulators and imagers.
+#[rustfmt::skip]
 const DISKS: &[Entry] = &[
-    entry(
-        "a QED image",
-        0,
-        b"QED\0",
-        convert("qemu-img convert -f qed -O qcow2 {in} {stem}.qcow2"),
-    )
-    .and(|head| le32(head, 4).is_some_and(u32::is_power_of_two)),
-    entry(
-        "a Parallels image",
-        0,
-        b"WithoutFreeSpace",
-        convert("qemu-img convert -f parallels -O qcow2 {in} {stem}.qcow2"),
-    ),
-    entry(
-        "a Parallels image",
-        0,
-        b"WithouFreSpacExt",
-        convert("qemu-img convert -f parallels -O qcow2 {in} {stem}.qcow2"),
-    ),
-    entry(
-        "a Bochs image",
-        0,
-        b"Bochs Virtual HD Image",
-        convert("qemu-img convert -f bochs -O qcow2 {in} {stem}.qcow2"),
-    ),
-    entry(
-        "a Bochs image",
-        0,
-        &[0xce, 0x8a, 0x46, 0x02],
-        convert("bximage -func=convert -imgmode=flat -q {in} {out}"),
-    ),
-    entry(
-        "a cloop image",
-        0,
-        b"#!/bin/sh\n#V2.0 Format\n",
-        convert("qemu-img convert -f cloop -O qcow2 {in} {stem}.qcow2"),
-    ),
-    entry(
-        "an Android sparse image",
-        0,
-        &[0x3a, 0xff, 0x26, 0xed],
-        convert("simg2img {in} {out}"),
-    ),
-    entry(
-        "a part of a VMware disk (seSparse)",
-        0,
-        &[0xbe, 0xba, 0xfe, 0xca, 0, 0, 0, 0],
-        advise(
-            "The description of the disk is beside it: qemu-img convert -f vmdk -O qcow2 DESCRIPTION.vmdk NEW.qcow2",
-        ),
-    ),
-    entry("an encrypted Apple disk image", 0, b"encrcdsa", ON_MACOS),
-    entry("an Apple sparse image", 0, b"sprs\0\0\0", ON_MACOS),
-    entry(
-        "a CHD image of MAME",
-        0,
-        b"MComprHD",
-        convert("chdman extracthd -i {in} -o {out}"),
-    ),
-    entry(
-        "a compressed ISO image (CSO)",
-        0,
-        b"CISO",
-        convert("maxcso --decompress {in} -o {out}"),
-    )
-    .and(|head| {
-        head.get(8..16)
-            .is_some_and(|size| size.iter().any(|byte| *byte != 0))
-    }),
-    entry(
-        "a compressed ISO image (ZSO)",
-        0,
-        b"ZISO",
-        convert("maxcso --decompress {in} -o {out}"),
-    ),
-    entry(
-        "a compressed ISO image (DAX)",
-        0,
-        b"DAX\0",
-        convert("maxcso --decompress {in} -o {out}"),
-    ),
-    entry(
-        "a compressed ISO image (ISZ)",
-        0,
-        b"IsZ!",
-        advise("Unpack it with UltraISO, or another program that knows it"),
-    ),
-    entry(
-        "a PowerISO image (DAA)",
-        0,
-        b"DAA\0\0\0",
-        advise("Convert it with PowerISO, or another program that knows it"),
-    ),
-    entry(
-        "a description of a CD image (MDS)",
-        0,
-        b"MEDIA DESCRIPTOR",
-        advise("The image is in the file beside it whose name ends in .mdf"),
-    ),
-    entry(
-        "an image of raw CD sectors",
-        0,
-        &[
-            0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0,
-        ],
-        convert("ccd2iso {in} {out}"),
-    ),
-    entry(
-        "a copy-on-write file of User-mode Linux",
-        0,
-        b"OOOM\0\0\0",
-        convert("uml_moo {in} {out}"),
-    ),
-    entry(
-        "a copy-on-write file of User-mode Linux",
-        0,
-        b"MOOO\x01\0\0\0",
-        convert("uml_moo {in} {out}"),
-    ),
-    entry(
-        "a disk of a mainframe emulator",
-        0,
-        b"CKD_P370",
-        advise("Restore it with the emulator that made it (Hercules)"),
-    ),
-    entry(
-        "a disk of a mainframe emulator",
-        0,
-        b"CKD_C370",
-        advise("Restore it with the emulator that made it (Hercules)"),
-    ),
-    entry(
-        "a disk of a mainframe emulator",
-        0,
-        b"FBA_C370",
-        advise("Restore it with the emulator that made it (Hercules)"),
-    ),
-    entry(
-        "a backup of Proxmox (VMA)",
-        0,
-        b"VMA\0\0\0\0\x01",
-        unpack("vma extract {in} {stem}"),
-    ),
-    entry(
-        "an index of Proxmox Backup",
-        0,
-        &[47, 127, 65, 237, 145, 253, 15, 205],
-        STREAM_OF_BLOCKS,
-    ),
-    entry(
-        "an index of Proxmox Backup",
-        0,
-        &[28, 145, 78, 165, 25, 186, 179, 205],
-        STREAM_OF_BLOCKS,
-    ),
-    entry(
-        "a blob of Proxmox Backup",
-        0,
-        &[66, 171, 56, 7, 190, 131, 112, 161],
-        STREAM_OF_BLOCKS,
-    ),
-    entry(
-        "a blob of Proxmox Backup",
-        0,
-        &[49, 185, 88, 66, 111, 182, 163, 127],
-        STREAM_OF_BLOCKS,
-    ),
-    entry(
-        "an EWF (EnCase) image",
-        0,
-        b"EVF\x09\x0d\x0a\xff\0",
-        convert("ewfexport -u -f raw -t {stem} {in}"),
-    ),
-    entry(
-        "an EWF (EnCase) image",
-        0,
-        b"EVF2\x0d\x0a\x81\0",
-        convert("ewfexport -u -f raw -t {stem} {in}"),
-    ),
-    entry(
-        "an EWF (EnCase) archive of files",
-        0,
-        b"LVF\x09\x0d\x0a\xff\0",
-        advise("It holds files, not a disk"),
-    ),
-    entry(
-        "an EWF (EnCase) archive of files",
-        0,
-        b"LEF2\x0d\x0a\x81\0",
-        advise("It holds files, not a disk"),
-    ),
-    entry(
-        "an AFF image",
-        0,
-        b"AFF10\r\n\0",
-        convert("affconvert -r {in}"),
-    ),
-    entry(
-        "a Partclone image",
-        0,
-        b"partclone-image",
-        convert("partclone.restore -C -W -L /dev/null -s {in} -o {out}"),
-    ),
-    entry(
-        "a Partimage image",
-        0,
-        b"PaRtImAgE-VoLuMe",
-        advise("Restore it with partimage, and upload what it was restored to"),
-    ),
-    entry(
-        "a backup of FSArchiver",
-        0,
-        b"FsA0",
-        advise("Restore it with: fsarchiver restfs IMAGE id=0,dest=DEVICE, and upload DEVICE"),
-    ),
-    entry(
-        "an ntfsclone image",
-        0,
-        b"\0ntfsclone-image",
-        convert("ntfsclone --restore-image --output {out} {in}"),
-    ),
-    entry(
-        "a Ghost image",
-        0,
-        &[0xfe, 0xef, 0x01],
-        advise("Restore it with Norton Ghost, and upload what it was restored to"),
-    )
-    .and(|head| head.get(3).is_some_and(|kind| *kind <= 10)),
-    entry(
-        "a backup of Acronis",
-        0,
-        &[0xce, 0x24, 0xb9, 0xa2, 0x20, 0, 0, 0],
-        advise("Restore it with Acronis, and upload what it was restored to"),
-    ),
-    entry(
-        "a backup of Acronis",
-        0,
-        &[0xb4, 0x6e, 0x68, 0x44],
-        advise("Restore it with Acronis, and upload what it was restored to"),
-    ),
-    entry(
-        "a Windows image (WIM), which holds files",
-        0,
-        b"MSWIM\0\0\0",
-        unpack("7z x {in}"),
-    ),
-    entry(
-        "a Windows image (WIM), which holds files",
-        0,
-        b"WLPWM\0\0\0",
-        unpack("wimlib-imagex extract {in} 1"),
-    ),
-    entry(
-        "a dump of a file system",
-        24,
-        &60012_u32.to_le_bytes(),
-        unpack("restore -x -f {in}"),
-    )
-    .and(|head| le32(head, 0) == Some(1)),
-    entry(
-        "a dump of a file system",
-        24,
-        &60012_u32.to_be_bytes(),
-        unpack("restore -x -f {in}"),
-    )
-    .and(|head| le32(head, 0) == Some(1 << 24)),
-    entry(
-        "a dump of an XFS file system",
-        0,
-        b"xFSdump0",
-        unpack("xfsrestore -f {in} DIRECTORY"),
-    ),
-    entry(
-        "a stream of zfs send",
-        8,
-        &0x2_f5ba_cbac_u64.to_le_bytes(),
-        Way::Run("Receive it with", "zfs receive POOL/NAME < {in}"),
-    ),
-    entry(
-        "a stream of btrfs send",
-        0,
-        b"btrfs-stream\0",
-        Way::Run("Receive it with", "btrfs receive -f {in} DIRECTORY"),
-    ),
-    entry(
-        "an export of Ceph",
-        0,
-        b"rbd image v",
-        convert("rbd import --export-format 2 {in} POOL/IMAGE && rbd export POOL/IMAGE {out}"),
-    ),
-    entry(
-        "a difference of two images of Ceph",
-        0,
-        b"rbd diff v",
-        advise(
-            "It holds only what differs from another image: export the whole image with rbd export",
-        ),
-    ),
-    entry(
-        "an index of casync",
-        8,
-        &0x9682_4d9c_7b12_9ff9_u64.to_le_bytes(),
-        STREAM_OF_BLOCKS,
-    ),
-    entry(
-        "an archive of bita",
-        0,
-        b"BITA1\0",
-        convert("bita clone {in} {out}"),
-    ),
-    entry("a zchunk file", 0, b"\0ZCK1", unpack("unzck {in}")),
-    entry("a zchunk header", 0, b"\0ZHR1", STREAM_OF_BLOCKS),
-    entry(
-        "a difference of two files (VCDIFF)",
-        0,
-        &[0xd6, 0xc3, 0xc4],
-        advise("Apply it to the file that it was made from, with xdelta3 -d -s OLD"),
-    )
-    .and(|head| matches!(head.get(3), Some(0 | b'S'))),
-    entry(
-        "a difference of two files (bsdiff)",
-        0,
-        b"BSDIFF40",
-        advise("Apply it to the file that it was made from, with bspatch"),
-    ),
-    entry(
-        "a difference of two files (rdiff)",
-        0,
-        &[b'r', b's', 0x02, 0x36],
-        advise("Apply it to the file that it was made from, with rdiff patch"),
-    ),
+    entry("a QED image", &[b"QED\0"],
+        convert("qemu-img convert -f qed -O qcow2 {in} {stem}.qcow2"))
+        .and(|head| le32(head, 4).is_some_and(u32::is_power_of_two)),
+    entry("a Parallels image", &[b"WithoutFreeSpace", b"WithouFreSpacExt"],
+        convert("qemu-img convert -f parallels -O qcow2 {in} {stem}.qcow2")),
+    entry("a Bochs image", &[b"Bochs Virtual HD Image"],
+        convert("qemu-img convert -f bochs -O qcow2 {in} {stem}.qcow2")),
+    entry("a Bochs image", &[&[0xce, 0x8a, 0x46, 0x02]],
+        convert("bximage -func=convert -imgmode=flat -q {in} {out}")),
+    entry("a cloop image", &[b"#!/bin/sh\n#V2.0 Format\n"],
+        convert("qemu-img convert -f cloop -O qcow2 {in} {stem}.qcow2")),
+    entry("an Android sparse image", &[&[0x3a, 0xff, 0x26, 0xed]], convert("simg2img {in} {out}")),
+    entry("a part of a VMware disk (seSparse)", &[&[0xbe, 0xba, 0xfe, 0xca, 0, 0, 0, 0]],
+        advise("The description of the disk is beside it: qemu-img convert -f vmdk -O qcow2 DESCRIPTION.vmdk NEW.qcow2")),
+    entry("an encrypted Apple disk image", &[b"encrcdsa"], ON_MACOS),
+    entry("an Apple sparse image", &[b"sprs\0\0\0"], ON_MACOS),
+    entry("a CHD image of MAME", &[b"MComprHD"], convert("chdman extracthd -i {in} -o {out}")),
+    entry("a compressed ISO image (CSO)", &[b"CISO"],
+        convert("maxcso --decompress {in} -o {out}"))
+        .and(|head| head.get(8..16).is_some_and(|size| size.iter().any(|byte| *byte != 0))),
+    entry("a compressed ISO image (ZSO)", &[b"ZISO"], convert("maxcso --decompress {in} -o {out}")),
+    entry("a compressed ISO image (DAX)", &[b"DAX\0"],
+        convert("maxcso --decompress {in} -o {out}")),
+    entry("a compressed ISO image (ISZ)", &[b"IsZ!"],
+        advise("Unpack it with UltraISO, or another program that knows it")),
+    entry("a PowerISO image (DAA)", &[b"DAA\0\0\0"],
+        advise("Convert it with PowerISO, or another program that knows it")),
+    entry("a description of a CD image (MDS)", &[b"MEDIA DESCRIPTOR"],
+        advise("The image is in the file beside it whose name ends in .mdf")),
+    entry("an image of raw CD sectors",
+        &[&[0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0]], convert("ccd2iso {in} {out}")),
+    entry("a copy-on-write file of User-mode Linux", &[b"OOOM\0\0\0", b"MOOO\x01\0\0\0"],
+        convert("uml_moo {in} {out}")),
+    entry("a disk of a mainframe emulator", &[b"CKD_P370", b"CKD_C370", b"FBA_C370"],
+        advise("Restore it with the emulator that made it (Hercules)")),
+    entry("a backup of Proxmox (VMA)", &[b"VMA\0\0\0\0\x01"], unpack("vma extract {in} {stem}")),
+    entry("an index of Proxmox Backup",
+        &[&[47, 127, 65, 237, 145, 253, 15, 205], &[28, 145, 78, 165, 25, 186, 179, 205]], STREAM_OF_BLOCKS),
+    entry("a blob of Proxmox Backup",
+        &[&[66, 171, 56, 7, 190, 131, 112, 161], &[49, 185, 88, 66, 111, 182, 163, 127]], STREAM_OF_BLOCKS),
+    entry("an EWF (EnCase) image", &[b"EVF\x09\x0d\x0a\xff\0", b"EVF2\x0d\x0a\x81\0"],
+        convert("ewfexport -u -f raw -t {stem} {in}")),
+    entry("an EWF (EnCase) archive of files", &[b"LVF\x09\x0d\x0a\xff\0", b"LEF2\x0d\x0a\x81\0"],
+        advise("It holds files, not a disk")),
+    entry("an AFF image", &[b"AFF10\r\n\0"], convert("affconvert -r {in}")),
+    entry("a Partclone image", &[b"partclone-image"],
+        convert("partclone.restore -C -W -L /dev/null -s {in} -o {out}")),
+    entry("a Partimage image", &[b"PaRtImAgE-VoLuMe"],
+        advise("Restore it with partimage, and upload what it was restored to")),
+    entry("a backup of FSArchiver", &[b"FsA0"],
+        advise("Restore it with: fsarchiver restfs IMAGE id=0,dest=DEVICE, and upload DEVICE")),
+    entry("an ntfsclone image", &[b"\0ntfsclone-image"],
+        convert("ntfsclone --restore-image --output {out} {in}")),
+    entry("a Ghost image", &[&[0xfe, 0xef, 0x01]],
+        advise("Restore it with Norton Ghost, and upload what it was restored to"))
+        .and(|head| head.get(3).is_some_and(|kind| *kind <= 10)),
+    entry("a backup of Acronis",
+        &[&[0xce, 0x24, 0xb9, 0xa2, 0x20, 0, 0, 0], &[0xb4, 0x6e, 0x68, 0x44]],
+        advise("Restore it with Acronis, and upload what it was restored to")),
+    entry("a Windows image (WIM), which holds files", &[b"MSWIM\0\0\0"], unpack("7z x {in}")),
+    entry("a Windows image (WIM), which holds files", &[b"WLPWM\0\0\0"],
+        unpack("wimlib-imagex extract {in} 1")),
+    entry("a dump of a file system", &[&60012_u32.to_le_bytes()],
+        unpack("restore -x -f {in}")).at(24).and(|head| le32(head, 0) == Some(1)),
+    entry("a dump of a file system", &[&60012_u32.to_be_bytes()],
+        unpack("restore -x -f {in}")).at(24).and(|head| le32(head, 0) == Some(1 << 24)),
+    entry("a dump of an XFS file system", &[b"xFSdump0"], unpack("xfsrestore -f {in} DIRECTORY")),
+    entry("a stream of zfs send", &[&0x2_f5ba_cbac_u64.to_le_bytes()],
+        Way::Run("Receive it with", "zfs receive POOL/NAME < {in}")).at(8),
+    entry("a stream of btrfs send", &[b"btrfs-stream\0"],
+        Way::Run("Receive it with", "btrfs receive -f {in} DIRECTORY")),
+    entry("an export of Ceph", &[b"rbd image v"],
+        convert("rbd import --export-format 2 {in} POOL/IMAGE && rbd export POOL/IMAGE {out}")),
+    entry("a difference of two images of Ceph", &[b"rbd diff v"],
+        advise("It holds only what differs from another image: export the whole image with rbd export")),
+    entry("an index of casync", &[&0x9682_4d9c_7b12_9ff9_u64.to_le_bytes()],
+        STREAM_OF_BLOCKS).at(8),
+    entry("an archive of bita", &[b"BITA1\0"], convert("bita clone {in} {out}")),
+    entry("a zchunk file", &[b"\0ZCK1"], unpack("unzck {in}")),
+    entry("a zchunk header", &[b"\0ZHR1"], STREAM_OF_BLOCKS),
+    entry("a difference of two files (VCDIFF)", &[&[0xd6, 0xc3, 0xc4]],
+        advise("Apply it to the file that it was made from, with xdelta3 -d -s OLD"))
+        .and(|head| matches!(head.get(3), Some(0 | b'S'))),
+    entry("a difference of two files (bsdiff)", &[b"BSDIFF40"],
+        advise("Apply it to the file that it was made from, with bspatch")),
+    entry("a difference of two files (rdiff)", &[&[b'r', b's', 0x02, 0x36]],
+        advise("Apply it to the file that it was made from, with rdiff patch")),
 ];
 
 /// Archives and files that are compressed as a whole. Supported formats never get here.
+#[rustfmt::skip]
 const PACKED: &[Entry] = &[
-    entry(
-        "a tar archive whose header is damaged",
-        257,
-        b"ustar",
-        unpack("tar -xf {in}"),
-    ),
-    entry("a ZIP archive", 0, b"PK\x03\x04", unpack("unzip {in}")),
-    entry("a ZIP archive without files", 0, b"PK\x05\x06", LOOK),
-    entry(
-        "a part of a ZIP archive",
-        0,
-        b"PK\x07\x08",
-        unpack("7z x {in}"),
-    ),
-    entry(
-        "a part of a ZIP archive",
-        0,
-        b"PK00PK\x03\x04",
-        unpack("7z x {in}"),
-    ),
-    entry("a 7z archive", 0, b"7z\xbc\xaf\x27\x1c", SEVEN_ZIP),
-    entry("a RAR archive", 0, b"Rar!\x1a\x07", SEVEN_ZIP),
-    entry("a RAR archive", 0, b"RE\x7e\x5e", SEVEN_ZIP),
-    entry(
-        "a cabinet file",
-        0,
-        b"MSCF\0\0\0\0",
-        unpack("cabextract {in}"),
-    ),
-    entry(
-        "a cabinet file of InstallShield",
-        0,
-        b"ISc(",
-        unpack("unshield x {in}"),
-    ),
-    entry("an ARJ archive", 0, &[0x60, 0xea], SEVEN_ZIP).and(is_arj),
-    entry("an LHA archive", 2, b"-l", SEVEN_ZIP).and(is_lha),
-    entry("an ACE archive", 7, b"**ACE**", unpack("unace x {in}")),
-    entry(
-        "a zoo archive",
-        20,
-        &[0xdc, 0xa7, 0xc4, 0xfd],
-        unpack("zoo x {in}"),
-    ),
-    entry("a StuffIt archive", 0, b"StuffIt ", unpack("unar {in}")),
-    entry("a StuffIt archive", 0, b"SIT!\0", unpack("unar {in}")),
-    entry("an archive of ALZip", 0, b"ALZ\x01", unpack("unalz {in}")),
-    entry(
-        "an archive of ALZip",
-        0,
-        b"EGGA",
-        advise("Unpack it with ALZip, and upload the disk in it"),
-    ),
-    entry("a ZPAQ archive", 0, b"7kSt", unpack("zpaq x {in}")),
-    entry("a ZPAQ archive", 0, b"zPQ", unpack("zpaq x {in}"))
-        .and(|head| matches!(head.get(3..5), Some([1 | 2, 1]))),
-    entry("an xar archive", 0, b"xar!\0\x1c", SEVEN_ZIP),
-    entry(
-        "a Debian package",
-        0,
-        b"!<arch>\ndebian-binary",
-        unpack("dpkg-deb -x {in} {stem}"),
-    ),
-    entry("an ar archive", 0, b"!<arch>\n", unpack("ar x {in}")),
-    entry("an ar archive without its files", 0, b"!<thin>\n", LOOK),
-    entry(
-        "an RPM package",
-        0,
-        &[0xed, 0xab, 0xee, 0xdb],
-        unpack("rpm2cpio {in} | cpio -idm"),
-    ),
-    entry("a cpio archive", 0, b"070701", unpack("cpio -idm < {in}")).and(|head| {
-        head.get(6..14)
-            .is_some_and(|inode| inode.iter().all(u8::is_ascii_hexdigit))
-    }),
-    entry("a cpio archive", 0, b"070702", unpack("cpio -idm < {in}")).and(|head| {
-        head.get(6..14)
-            .is_some_and(|inode| inode.iter().all(u8::is_ascii_hexdigit))
-    }),
-    entry("a cpio archive", 0, b"070707", unpack("cpio -idm < {in}")).and(|head| {
-        head.get(6..18)
-            .is_some_and(|inode| inode.iter().all(u8::is_ascii_digit))
-    }),
-    entry(
-        "a cpio archive",
-        0,
-        &[0xc7, 0x71],
-        unpack("cpio -idm < {in}"),
-    )
-    .and(|head| is_binary_cpio(head, le16)),
-    entry(
-        "a cpio archive",
-        0,
-        &[0x71, 0xc7],
-        unpack("cpio -idm < {in}"),
-    )
-    .and(|head| is_binary_cpio(head, be16)),
-    entry(
-        "a dar archive",
-        0,
-        &[0, 0, 0, 0x7b],
-        unpack("dar -x {stem}"),
-    )
-    .and(|head| matches!(head.get(14), Some(b'N' | b'T' | b'E'))),
-    entry(
-        "a Nix archive",
-        0,
-        b"\x0d\0\0\0\0\0\0\0nix-archive-1",
-        unpack("nix-store --restore {stem} < {in}"),
-    ),
-    entry("an archive of KGB", 0, b"KGB_arch", LOOK),
-    entry(
-        "a file compressed with lzop",
-        0,
-        b"\x89LZO\0\x0d\x0a\x1a\x0a",
-        unpack("lzop -d -o {out} {in}"),
-    ),
-    entry(
-        "a file compressed with lrzip",
-        0,
-        b"LRZI",
-        unpack("lrzip -d -o {out} {in}"),
-    ),
-    entry(
-        "a file compressed with rzip",
-        0,
-        b"RZIP",
-        unpack("rzip -d -o {out} {in}"),
-    ),
-    entry(
-        "a file compressed with compress",
-        0,
-        &[0x1f, 0x9d],
-        unpack("gzip -dc {in} > {out}"),
-    )
-    .and(is_compress),
-    entry(
-        "a file compressed with lz4",
-        0,
-        &[0x04, 0x22, 0x4d, 0x18],
-        unpack("lz4 -d {in} {out}"),
-    ),
-    entry(
-        "a file compressed with lz4",
-        0,
-        &[0x02, 0x21, 0x4c, 0x18],
-        unpack("lz4 -d {in} {out}"),
-    ),
-    entry(
-        "a file compressed with LZ5",
-        0,
-        &[0x05, 0x22, 0x4d, 0x18],
-        unpack("lz5 -d {in} {out}"),
-    ),
-    entry(
-        "a file compressed with Lizard",
-        0,
-        &[0x06, 0x22, 0x4d, 0x18],
-        unpack("lizard -d {in} {out}"),
-    ),
-    entry(
-        "a file compressed with lzip",
-        0,
-        b"LZIP",
-        unpack("lzip -dc {in} > {out}"),
-    )
-    .and(|head| matches!(head.get(4), Some(0 | 1))),
-    entry(
-        "a file compressed with LZMA",
-        0,
-        &[0x5d, 0, 0],
-        unpack("xz --format=lzma -dc {in} > {out}"),
-    )
-    .and(is_lzma),
-    entry(
-        "a file compressed with bzip3",
-        0,
-        b"BZ3v1",
-        unpack("bzip3 -dc {in} > {out}"),
-    ),
-    entry(
-        "a file compressed with bzip",
-        0,
-        b"BZ0",
-        unpack("bzip -d {in}"),
-    )
-    .and(|head| head.get(4..10) == Some(&[0x31, 0x41, 0x59, 0x26, 0x53, 0x59])),
-    entry(
-        "a file compressed with snappy",
-        0,
-        b"\xff\x06\0\0sNaPpY",
-        unpack("snzip -dc {in} > {out}"),
-    ),
-    entry(
-        "a file compressed with LZFSE",
-        0,
-        b"bvx2",
-        unpack("lzfse -decode -i {in} -o {out}"),
-    ),
-    entry(
-        "a file compressed with LZFSE",
-        0,
-        b"bvxn",
-        unpack("lzfse -decode -i {in} -o {out}"),
-    ),
-    entry(
-        "a file compressed with LZFSE",
-        0,
-        b"bvx-",
-        unpack("lzfse -decode -i {in} -o {out}"),
-    ),
-    entry(
-        "a file compressed with qpress",
-        0,
-        b"qpress10",
-        unpack("qpress -d {in} ."),
-    ),
-    entry(
-        "a file compressed with zlib",
-        0,
-        &[0x78],
-        unpack("pigz -dc < {in} > {out}"),
-    )
-    .and(is_zlib),
-    entry(
-        "a file compressed by Microsoft's compress",
-        0,
-        b"SZDD\x88\xf0\x27\x33",
-        unpack("msexpand < {in} > {out}"),
-    ),
-    entry(
-        "a file compressed by Microsoft's compress",
-        0,
-        b"KWAJ\x88\xf0\x27\xd1",
-        unpack("7z x {in}"),
-    ),
-    entry(
-        "a file of an old Zstandard",
-        1,
-        &[0xb5, 0x2f, 0xfd],
-        unpack("zstd -d {in} -o {out}"),
-    )
-    .and(|head| matches!(head.first(), Some(0x22..=0x27))),
-    entry(
-        "a file of skippable frames",
-        1,
-        &[0x2a, 0x4d, 0x18],
-        unpack("zstd -d {in} -o {out}"),
-    )
-    .and(|head| matches!(head.first(), Some(0x50..=0x5f))),
-    entry(
-        "a file encrypted by openssl",
-        0,
-        b"Salted__",
-        advise("Decrypt it first with: openssl enc -d"),
-    ),
-    entry(
-        "a file encrypted with age",
-        0,
-        b"age-encryption.org/v",
-        Way::Run("Decrypt it with", "age -d -o {out} {in}"),
-    ),
-    entry(
-        "a file encrypted with OpenPGP",
-        0,
-        &[0x8c, 0x0d, 0x04],
-        Way::Run("Decrypt it with", "gpg -o {out} -d {in}"),
-    )
-    .and(|head| matches!(head.get(3..5), Some([1..=11, 3]))),
-    entry(
-        "a file encrypted with OpenPGP",
-        0,
-        &[0x8c, 0x0d, 0x05],
-        Way::Run("Decrypt it with", "gpg -o {out} -d {in}"),
-    )
-    .and(|head| matches!(head.get(3..5), Some([1..=11, _]))),
-    entry(
-        "a file encrypted with OpenPGP",
-        0,
-        &[0x85],
-        Way::Run("Decrypt it with", "gpg -o {out} -d {in}"),
-    )
-    .and(|head| {
-        matches!(head, [_, 1..=4, _, 3, ..]) && matches!(head.get(12), Some(1 | 2 | 16 | 18))
-    }),
-    entry(
-        "a file encrypted with AES Crypt",
-        0,
-        b"AES\x02\0",
-        Way::Run("Decrypt it with", "aescrypt -d -o {out} {in}"),
-    ),
+    entry("a tar archive whose header is damaged", &[b"ustar"], unpack("tar -xf {in}")).at(257),
+    entry("a ZIP archive", &[b"PK\x03\x04"], unpack("unzip {in}")),
+    entry("a ZIP archive without files", &[b"PK\x05\x06"], LOOK),
+    entry("a part of a ZIP archive", &[b"PK\x07\x08", b"PK00PK\x03\x04"], unpack("7z x {in}")),
+    entry("a 7z archive", &[b"7z\xbc\xaf\x27\x1c"], SEVEN_ZIP),
+    entry("a RAR archive", &[b"Rar!\x1a\x07", b"RE\x7e\x5e"], SEVEN_ZIP),
+    entry("a cabinet file", &[b"MSCF\0\0\0\0"], unpack("cabextract {in}")),
+    entry("a cabinet file of InstallShield", &[b"ISc("], unpack("unshield x {in}")),
+    entry("an ARJ archive", &[&[0x60, 0xea]], SEVEN_ZIP).and(is_arj),
+    entry("an LHA archive", &[b"-l"], SEVEN_ZIP).at(2).and(is_lha),
+    entry("an ACE archive", &[b"**ACE**"], unpack("unace x {in}")).at(7),
+    entry("a zoo archive", &[&[0xdc, 0xa7, 0xc4, 0xfd]], unpack("zoo x {in}")).at(20),
+    entry("a StuffIt archive", &[b"StuffIt ", b"SIT!\0"], unpack("unar {in}")),
+    entry("an archive of ALZip", &[b"ALZ\x01"], unpack("unalz {in}")),
+    entry("an archive of ALZip", &[b"EGGA"],
+        advise("Unpack it with ALZip, and upload the disk in it")),
+    entry("a ZPAQ archive", &[b"7kSt"], unpack("zpaq x {in}")),
+    entry("a ZPAQ archive", &[b"zPQ"],
+        unpack("zpaq x {in}")).and(|head| matches!(head.get(3..5), Some([1 | 2, 1]))),
+    entry("an xar archive", &[b"xar!\0\x1c"], SEVEN_ZIP),
+    entry("a Debian package", &[b"!<arch>\ndebian-binary"], unpack("dpkg-deb -x {in} {stem}")),
+    entry("an ar archive", &[b"!<arch>\n"], unpack("ar x {in}")),
+    entry("an ar archive without its files", &[b"!<thin>\n"], LOOK),
+    entry("an RPM package", &[&[0xed, 0xab, 0xee, 0xdb]], unpack("rpm2cpio {in} | cpio -idm")),
+    entry("a cpio archive", &[b"070701", b"070702"],
+        unpack("cpio -idm < {in}"))
+        .and(|head| head.get(6..14).is_some_and(|inode| inode.iter().all(u8::is_ascii_hexdigit))),
+    entry("a cpio archive", &[b"070707"],
+        unpack("cpio -idm < {in}"))
+        .and(|head| head.get(6..18).is_some_and(|inode| inode.iter().all(u8::is_ascii_digit))),
+    entry("a cpio archive", &[&[0xc7, 0x71]],
+        unpack("cpio -idm < {in}")).and(|head| is_binary_cpio(head, le16)),
+    entry("a cpio archive", &[&[0x71, 0xc7]],
+        unpack("cpio -idm < {in}")).and(|head| is_binary_cpio(head, be16)),
+    entry("a dar archive", &[&[0, 0, 0, 0x7b]],
+        unpack("dar -x {stem}")).and(|head| matches!(head.get(14), Some(b'N' | b'T' | b'E'))),
+    entry("a Nix archive", &[b"\x0d\0\0\0\0\0\0\0nix-archive-1"],
+        unpack("nix-store --restore {stem} < {in}")),
+    entry("an archive of KGB", &[b"KGB_arch"], LOOK),
+    entry("a file compressed with lzop", &[b"\x89LZO\0\x0d\x0a\x1a\x0a"],
+        unpack("lzop -d -o {out} {in}")),
+    entry("a file compressed with lrzip", &[b"LRZI"], unpack("lrzip -d -o {out} {in}")),
+    entry("a file compressed with rzip", &[b"RZIP"], unpack("rzip -d -o {out} {in}")),
+    entry("a file compressed with compress", &[&[0x1f, 0x9d]],
+        unpack("gzip -dc {in} > {out}")).and(is_compress),
+    entry("a file compressed with lz4", &[&[0x04, 0x22, 0x4d, 0x18], &[0x02, 0x21, 0x4c, 0x18]],
+        unpack("lz4 -d {in} {out}")),
+    entry("a file compressed with LZ5", &[&[0x05, 0x22, 0x4d, 0x18]], unpack("lz5 -d {in} {out}")),
+    entry("a file compressed with Lizard", &[&[0x06, 0x22, 0x4d, 0x18]],
+        unpack("lizard -d {in} {out}")),
+    entry("a file compressed with lzip", &[b"LZIP"],
+        unpack("lzip -dc {in} > {out}")).and(|head| matches!(head.get(4), Some(0 | 1))),
+    entry("a file compressed with LZMA", &[&[0x5d, 0, 0]],
+        unpack("xz --format=lzma -dc {in} > {out}")).and(is_lzma),
+    entry("a file compressed with bzip3", &[b"BZ3v1"], unpack("bzip3 -dc {in} > {out}")),
+    entry("a file compressed with bzip", &[b"BZ0"],
+        unpack("bzip -d {in}"))
+        .and(|head| head.get(4..10) == Some(&[0x31, 0x41, 0x59, 0x26, 0x53, 0x59])),
+    entry("a file compressed with snappy", &[b"\xff\x06\0\0sNaPpY"],
+        unpack("snzip -dc {in} > {out}")),
+    entry("a file compressed with LZFSE", &[b"bvx2", b"bvxn", b"bvx-"],
+        unpack("lzfse -decode -i {in} -o {out}")),
+    entry("a file compressed with qpress", &[b"qpress10"], unpack("qpress -d {in} .")),
+    entry("a file compressed with zlib", &[&[0x78]],
+        unpack("pigz -dc < {in} > {out}")).and(is_zlib),
+    entry("a file compressed by Microsoft's compress", &[b"SZDD\x88\xf0\x27\x33"],
+        unpack("msexpand < {in} > {out}")),
+    entry("a file compressed by Microsoft's compress", &[b"KWAJ\x88\xf0\x27\xd1"],
+        unpack("7z x {in}")),
+    entry("a file of an old Zstandard", &[&[0xb5, 0x2f, 0xfd]],
+        unpack("zstd -d {in} -o {out}")).at(1)
+        .and(|head| matches!(head.first(), Some(0x22..=0x27))),
+    entry("a file of skippable frames", &[&[0x2a, 0x4d, 0x18]],
+        unpack("zstd -d {in} -o {out}")).at(1)
+        .and(|head| matches!(head.first(), Some(0x50..=0x5f))),
+    entry("a file encrypted by openssl", &[b"Salted__"],
+        advise("Decrypt it first with: openssl enc -d")),
+    entry("a file encrypted with age", &[b"age-encryption.org/v"],
+        Way::Run("Decrypt it with", "age -d -o {out} {in}")),
+    entry("a file encrypted with OpenPGP", &[&[0x8c, 0x0d, 0x04]],
+        Way::Run("Decrypt it with", "gpg -o {out} -d {in}"))
+        .and(|head| matches!(head.get(3..5), Some([1..=11, 3]))),
+    entry("a file encrypted with OpenPGP", &[&[0x8c, 0x0d, 0x05]],
+        Way::Run("Decrypt it with", "gpg -o {out} -d {in}"))
+        .and(|head| matches!(head.get(3..5), Some([1..=11, _]))),
+    entry("a file encrypted with OpenPGP", &[&[0x85]],
+        Way::Run("Decrypt it with", "gpg -o {out} -d {in}"))
+        .and(|head| matches!(head, [_, 1..=4, _, 3, ..]) && matches!(head.get(12), Some(1 | 2 | 16 | 18))),
+    entry("a file encrypted with AES Crypt", &[b"AES\x02\0"],
+        Way::Run("Decrypt it with", "aescrypt -d -o {out} {in}")),
 ];
 
 /// Programs, memory dumps, firmware, and companion files of images.
+#[rustfmt::skip]
 const OTHERS: &[Entry] = &[
-    entry("a core dump", 0, b"\x7fELF", MEMORY)
-        .and(|head| is_elf(head) && matches!(head.get(16..18), Some([4, 0] | [0, 4]))),
-    entry("a program (ELF)", 0, b"\x7fELF", LOOK).and(is_elf),
-    entry("a program of Windows", 0, b"MZ", LOOK).and(is_pe),
-    entry("a picture (JPEG)", 0, &[0xff, 0xd8, 0xff], LOOK)
-        .and(|head| matches!(head.get(3), Some(0xc0..=0xfe)) && head.get(4) == Some(&0)),
-    entry("a picture (BMP)", 0, b"BM", LOOK).and(is_bmp),
-    entry("a kernel dump", 0, b"KDUMP   ", MEMORY),
-    entry("a kernel dump", 0, b"DISKDUMP", MEMORY),
-    entry("a kernel dump", 0, b"makedumpfile\0", MEMORY),
-    entry("a crash dump of Windows", 0, b"PAGEDUMP", MEMORY),
-    entry("a crash dump of Windows", 0, b"PAGEDU64", MEMORY),
-    entry("a crash dump of Windows", 0, b"MDMP\x93\xa7", MEMORY),
-    entry("a saved state of libvirt", 0, b"LibvirtQemudSave", MEMORY),
-    entry("a saved state of libvirt", 0, b"LibvirtQemudPart", MEMORY),
-    entry("a saved state of QEMU", 0, b"QEVM\0\0\0", MEMORY),
-    entry("a saved state of Xen", 0, b"LinuxGuestRecord", MEMORY),
-    entry("a saved state of Xen", 0, b"XenSavedDomain", MEMORY),
-    entry(
-        "a saved state of VirtualBox",
-        0,
-        b"\x7fVirtualBox SavedState V",
-        MEMORY,
-    ),
-    entry("a saved state of VMware", 1, &[0xbe, 0xd2, 0xbe], MEMORY)
-        .and(|head| matches!(head.first(), Some(0xd0..=0xd3))),
-    entry(
-        "a firmware file (UF2)",
-        0,
-        b"UF2\n\x57\x51\x5d\x9e",
-        FIRMWARE,
-    ),
-    entry("a U-Boot image", 0, &[0x27, 0x05, 0x19, 0x56], FIRMWARE),
-    entry(
-        "a device tree or FIT image",
-        0,
-        &[0xd0, 0x0d, 0xfe, 0xed],
-        FIRMWARE,
-    )
-    .and(|head| matches!(head.get(20..24), Some([0, 0, 0, 1..=17]))),
-    entry("an Android boot image", 0, b"ANDROID!", FIRMWARE),
-    entry("an Android boot image", 0, b"VNDRBOOT", FIRMWARE),
-    entry(
-        "an update of Android or Chrome OS",
-        0,
-        b"CrAU\0\0\0",
-        unpack("payload-dumper-go {in}"),
-    ),
-    entry("a firmware file (TRX)", 0, b"HDR0", FIRMWARE),
-    entry("a firmware of UEFI", 40, b"_FVH", FIRMWARE),
-    entry(
-        "a firmware of a PC",
-        16,
-        &[0x5a, 0xa5, 0xf0, 0x0f],
-        FIRMWARE,
-    ),
-    entry(
-        "an AppleDouble file, a companion of another one",
-        0,
-        &[0, 5, 0x16, 7, 0, 2, 0, 0],
-        advise("The image is the file whose name is the same without ._ before it"),
-    ),
-    entry(
-        "an AppleSingle file",
-        0,
-        &[0, 5, 0x16, 0, 0, 2, 0, 0],
-        unpack("unar {in}"),
-    ),
-    entry(
-        "a description of a macOS directory",
-        0,
-        b"\0\0\0\x01Bud1",
-        LOOK,
-    ),
-    entry("a pack of git", 0, b"PACK\0\0\0", LOOK).and(|head| matches!(head.get(7), Some(2 | 3))),
-    entry(
-        "a torrent",
-        0,
-        b"d8:announce",
-        Way::Run("Fetch what it describes with", "aria2c {in}"),
-    ),
-    entry(
-        "a torrent",
-        0,
-        b"d7:comment",
-        Way::Run("Fetch what it describes with", "aria2c {in}"),
-    ),
-    entry(
-        "a torrent",
-        0,
-        b"d10:created by",
-        Way::Run("Fetch what it describes with", "aria2c {in}"),
-    ),
-    entry(
-        "a torrent",
-        0,
-        b"d13:announce-list",
-        Way::Run("Fetch what it describes with", "aria2c {in}"),
-    ),
+    entry("a core dump", &[b"\x7fELF"],
+        MEMORY).and(|head| is_elf(head) && matches!(head.get(16..18), Some([4, 0] | [0, 4]))),
+    entry("a program (ELF)", &[b"\x7fELF"], LOOK).and(is_elf),
+    entry("a program of Windows", &[b"MZ"], LOOK).and(is_pe),
+    entry("a picture (JPEG)", &[&[0xff, 0xd8, 0xff]],
+        LOOK).and(|head| matches!(head.get(3), Some(0xc0..=0xfe)) && head.get(4) == Some(&0)),
+    entry("a picture (BMP)", &[b"BM"], LOOK).and(is_bmp),
+    entry("a kernel dump", &[b"KDUMP   ", b"DISKDUMP", b"makedumpfile\0"], MEMORY),
+    entry("a crash dump of Windows", &[b"PAGEDUMP", b"PAGEDU64", b"MDMP\x93\xa7"], MEMORY),
+    entry("a saved state of libvirt", &[b"LibvirtQemudSave", b"LibvirtQemudPart"], MEMORY),
+    entry("a saved state of QEMU", &[b"QEVM\0\0\0"], MEMORY),
+    entry("a saved state of Xen", &[b"LinuxGuestRecord", b"XenSavedDomain"], MEMORY),
+    entry("a saved state of VirtualBox", &[b"\x7fVirtualBox SavedState V"], MEMORY),
+    entry("a saved state of VMware", &[&[0xbe, 0xd2, 0xbe]],
+        MEMORY).at(1).and(|head| matches!(head.first(), Some(0xd0..=0xd3))),
+    entry("a firmware file (UF2)", &[b"UF2\n\x57\x51\x5d\x9e"], FIRMWARE),
+    entry("a U-Boot image", &[&[0x27, 0x05, 0x19, 0x56]], FIRMWARE),
+    entry("a device tree or FIT image", &[&[0xd0, 0x0d, 0xfe, 0xed]],
+        FIRMWARE).and(|head| matches!(head.get(20..24), Some([0, 0, 0, 1..=17]))),
+    entry("an Android boot image", &[b"ANDROID!", b"VNDRBOOT"], FIRMWARE),
+    entry("an update of Android or Chrome OS", &[b"CrAU\0\0\0"], unpack("payload-dumper-go {in}")),
+    entry("a firmware file (TRX)", &[b"HDR0"], FIRMWARE),
+    entry("a firmware of UEFI", &[b"_FVH"], FIRMWARE).at(40),
+    entry("a firmware of a PC", &[&[0x5a, 0xa5, 0xf0, 0x0f]], FIRMWARE).at(16),
+    entry("an AppleDouble file, a companion of another one", &[&[0, 5, 0x16, 7, 0, 2, 0, 0]],
+        advise("The image is the file whose name is the same without ._ before it")),
+    entry("an AppleSingle file", &[&[0, 5, 0x16, 0, 0, 2, 0, 0]], unpack("unar {in}")),
+    entry("a description of a macOS directory", &[b"\0\0\0\x01Bud1"], LOOK),
+    entry("a pack of git", &[b"PACK\0\0\0"], LOOK).and(|head| matches!(head.get(7), Some(2 | 3))),
+    entry("a torrent", &[b"d8:announce", b"d7:comment", b"d10:created by", b"d13:announce-list"],
+        Way::Run("Fetch what it describes with", "aria2c {in}")),
 ];
 
 /// Content that is not a disk although it begins with a boot sector (so that boot loaders can start
 /// it) or contains a file system.
+#[rustfmt::skip]
 const IN_SPITE_OF_A_SIGN: &[Entry] = &[
-    entry(
-        "a Linux kernel",
-        514,
-        b"HdrS",
-        advise("A machine boots it from a disk: there is none in it"),
-    ),
-    entry(
-        "a Linux kernel",
-        56,
-        b"ARM\x64",
-        advise("A machine boots it from a disk: there is none in it"),
-    ),
-    entry(
-        "a Linux kernel",
-        56,
-        b"RSC\x05",
-        advise("A machine boots it from a disk: there is none in it"),
-    ),
-    entry("an AppImage", 0, b"\x7fELF", LOOK)
-        .and(|head| matches!(head.get(8..11), Some([b'A', b'I', 1 | 2]))),
+    entry("a Linux kernel", &[b"HdrS"],
+        advise("A machine boots it from a disk: there is none in it")).at(514),
+    entry("a Linux kernel", &[b"ARM\x64", b"RSC\x05"],
+        advise("A machine boots it from a disk: there is none in it")).at(56),
+    entry("an AppImage", &[b"\x7fELF"],
+        LOOK).and(|head| matches!(head.get(8..11), Some([b'A', b'I', 1 | 2]))),
 ];
 
 /// Content that is recognised even if there is a sign of a disk.
@@ -831,7 +314,7 @@ pub(super) fn of_head(head: &[u8]) -> Option<Foreign> {
 fn find(tables: &[&[Entry]], head: &[u8]) -> Option<Foreign> {
     let is_it = |entry: &&Entry| {
         let rest = head.get(entry.at..);
-        rest.is_some_and(|rest| rest.starts_with(entry.magic))
+        rest.is_some_and(|rest| entry.magics.iter().any(|magic| rest.starts_with(magic)))
             && entry.and.is_none_or(|is_right| is_right(head))
     };
     let mut entries = tables.iter().copied().flatten();
@@ -927,7 +410,7 @@ mod tests {
             .into_iter()
             .flatten()
         {
-            let is_long = entry.magic.len() >= 4;
+            let is_long = entry.magics.iter().all(|magic| magic.len() >= 4);
             assert!(is_long || entry.and.is_some(), "{}", entry.what);
         }
     }

@@ -11,87 +11,41 @@ const FEW_BYTES: usize = 4;
 const START_BYTES: usize = 1024;
 
 const LOOK: Way = Way::Run("Look at what it says with", "head -c 1000 {in}");
+const NAME_DISK: Way = Way::Advice("Name the disk that it describes instead");
 
 /// Kinds of text by their first words, in lower case and without leading spaces.
-const STARTS: &[(&str, &str, Way)] = &[
-    (
-        "version https://git-lfs.github.com/",
-        "a pointer of Git LFS, not the file",
-        Way::Run("Fetch the file with", "git lfs pull --include {in}"),
-    ),
-    (
-        "/annex/objects/",
+#[rustfmt::skip]
+const STARTS: &[(&[&str], &str, Way)] = &[
+    (&["version https://git-lfs.github.com/"], "a pointer of Git LFS, not the file",
+        Way::Run("Fetch the file with", "git lfs pull --include {in}")),
+    (&["/annex/objects/", "../.git/annex/objects/", ".git/annex/objects/"],
         "a pointer of git-annex, not the file",
-        Way::Run("Fetch the file with", "git annex get {in}"),
-    ),
-    (
-        "../.git/annex/objects/",
-        "a pointer of git-annex, not the file",
-        Way::Run("Fetch the file with", "git annex get {in}"),
-    ),
-    (
-        ".git/annex/objects/",
-        "a pointer of git-annex, not the file",
-        Way::Run("Fetch the file with", "git annex get {in}"),
-    ),
-    ("<!doctype html", WEB_PAGE, LOOK),
-    ("<html", WEB_PAGE, LOOK),
-    ("<head", WEB_PAGE, LOOK),
-    ("<body", WEB_PAGE, LOOK),
-    (
-        "-----begin pgp message",
-        "a file encrypted with OpenPGP",
-        Way::Run("Decrypt it with", "gpg -o {out} -d {in}"),
-    ),
-    ("-----begin pgp", "a signature or key of OpenPGP", LOOK),
-    ("-----begin ", "a certificate or key", LOOK),
-    ("untrusted comment:", "a signature of minisign", LOOK),
-    (
-        "# mapfile. created by gnu ddrescue",
-        "a map file of ddrescue",
-        Way::Advice("Name the image that ddrescue wrote instead"),
-    ),
-    ("#!", "a script", LOOK),
-    (
-        "http/1.",
-        "an answer of a web server, with its header",
-        LOOK,
-    ),
+        Way::Run("Fetch the file with", "git annex get {in}")),
+    (&["<!doctype html", "<html", "<head", "<body"], WEB_PAGE, LOOK),
+    (&["-----begin pgp message"], "a file encrypted with OpenPGP",
+        Way::Run("Decrypt it with", "gpg -o {out} -d {in}")),
+    (&["-----begin pgp"], "a signature or key of OpenPGP", LOOK),
+    (&["-----begin "], "a certificate or key", LOOK),
+    (&["untrusted comment:"], "a signature of minisign", LOOK),
+    (&["# mapfile. created by gnu ddrescue"], "a map file of ddrescue",
+        Way::Advice("Name the image that ddrescue wrote instead")),
+    (&["#!"], "a script", LOOK),
+    (&["http/1."], "an answer of a web server, with its header", LOOK),
 ];
 
 /// Kinds of XML documents by their first element, in lower case and without its namespace.
+#[rustfmt::skip]
 const ELEMENTS: &[(&str, &str, Way)] = &[
     ("html", WEB_PAGE, LOOK),
-    (
-        "bmap",
-        "a block map, which describes an image",
-        Way::Advice("Name the image that it describes instead"),
-    ),
-    (
-        "envelope",
-        "a description of a machine (OVF)",
-        Way::Advice("Name the disk that it describes, or the OVA, instead"),
-    ),
-    (
-        "domain",
-        "a description of a machine (libvirt)",
-        Way::Advice("Name the disk that it describes instead"),
-    ),
-    (
-        "virtualbox",
-        "a description of a machine (VirtualBox)",
-        Way::Advice("Name the disk that it describes instead"),
-    ),
-    (
-        "parallels_disk_image",
-        "a description of a disk of Parallels",
-        Way::Advice("Name the .hds file beside it instead"),
-    ),
-    (
-        "metalink",
-        "a Metalink",
-        Way::Run("Fetch what it describes with", "aria2c {in}"),
-    ),
+    ("bmap", "a block map, which describes an image",
+        Way::Advice("Name the image that it describes instead")),
+    ("envelope", "a description of a machine (OVF)",
+        Way::Advice("Name the disk that it describes, or the OVA, instead")),
+    ("domain", "a description of a machine (libvirt)", NAME_DISK),
+    ("virtualbox", "a description of a machine (VirtualBox)", NAME_DISK),
+    ("parallels_disk_image", "a description of a disk of Parallels",
+        Way::Advice("Name the .hds file beside it instead")),
+    ("metalink", "a Metalink", Way::Run("Fetch what it describes with", "aria2c {in}")),
     ("plist", "a property list of macOS", LOOK),
 ];
 
@@ -144,7 +98,8 @@ fn known(start: &str) -> Option<Foreign> {
             ),
         );
     }
-    if let Some((_, what, way)) = STARTS.iter().find(|(word, ..)| start.starts_with(word)) {
+    let begins = |words: &[&str]| words.iter().any(|word| start.starts_with(word));
+    if let Some((_, what, way)) = STARTS.iter().find(|(words, ..)| begins(words)) {
         return foreign(what, *way);
     }
     if !start.starts_with('<') {
@@ -199,16 +154,12 @@ fn by_lines(seen: &[u8]) -> Foreign {
     let all = |is_so: fn(&str) -> bool| !lines.is_empty() && lines.iter().all(|line| is_so(line));
     let (what, way) = if all(is_digest_line) {
         ("a list of checksums", Way::ListOfDigests)
-    } else if all(|line| {
-        line.starts_with(':') && is_hex(line.get(1..).unwrap_or_default().trim_end())
-    }) {
+    } else if all(|line| is_record(line, ':')) {
         (
             "a firmware file (Intel HEX)",
             Way::Run("Convert it with", "objcopy -I ihex -O binary {in} {out}"),
         )
-    } else if all(|line| {
-        line.starts_with('S') && is_hex(line.get(1..).unwrap_or_default().trim_end())
-    }) {
+    } else if all(|line| is_record(line, 'S')) {
         (
             "a firmware file (S-record)",
             Way::Run("Convert it with", "objcopy -I srec -O binary {in} {out}"),
@@ -219,6 +170,12 @@ fn by_lines(seen: &[u8]) -> Foreign {
         ("a text file", LOOK)
     };
     Foreign::new(what, way)
+}
+
+/// Whether a line has nothing but hexadecimal digits behind its mark.
+fn is_record(line: &str, mark: char) -> bool {
+    let digits = line.strip_prefix(mark);
+    digits.is_some_and(|digits| is_hex(digits.trim_end()))
 }
 
 fn is_hex(text: &str) -> bool {
