@@ -272,8 +272,8 @@ impl Journal {
                 // Records have other numbers in the new journal.
                 Some(Record::Synced { .. }) => {}
                 Some(Record::Holes { first, count }) => {
-                    let gaps = chunks.gaps(&(first..first.saturating_add(count)));
-                    kept.extend(gaps.map(|gap| Record::holes(&gap)));
+                    let holes = first..first.saturating_add(count);
+                    kept.extend(chunks.gaps(&holes).map(|gap| Record::holes(&gap)));
                 }
                 // It covers these chunks as well.
                 Some(Record::Whole { .. }) if !chunks.is_empty() => {}

@@ -73,6 +73,21 @@ pub struct ClientConfig {
     pub route: Route,
 }
 
+impl ClientConfig {
+    /// What all HTTP clients have in common.
+    pub(super) fn builder(&self, tls: &rustls::ClientConfig) -> reqwest::ClientBuilder {
+        // Bytes that the kernel accepted but the other side does not acknowledge.
+        with_user_timeout!(reqwest::Client::builder(), self.stall)
+            .tls_backend_preconfigured(tls.clone())
+            .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(self.connect)
+            .pool_idle_timeout(patience::IDLE_MAX)
+            .referer(false)
+            // `policy` decides what is worth repeating.
+            .retry(reqwest::retry::never())
+    }
+}
+
 impl Default for ClientConfig {
     fn default() -> Self {
         Self {
@@ -173,19 +188,12 @@ impl Client {
             .url([])
             .is_ok_and(|url| config.route.excludes(&url));
         let build = || {
-            // Bytes that the kernel accepted but the other side does not acknowledge.
-            let mut builder = with_user_timeout!(reqwest::Client::builder(), config.stall)
-                .tls_backend_preconfigured(tls.clone())
+            let mut builder = config
+                .builder(&tls)
                 .connector_layer(ahead.clone())
                 .default_headers(headers.clone())
-                .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(config.connect)
-                .pool_idle_timeout(patience::IDLE_MAX)
                 // Credentials go only to the endpoint that the user gave.
-                .redirect(reqwest::redirect::Policy::none())
-                .referer(false)
-                // `policy` decides what is worth repeating.
-                .retry(reqwest::retry::never());
+                .redirect(reqwest::redirect::Policy::none());
             if endpoint.is_loopback() || is_excluded {
                 // A proxy would receive the credentials in plain text.
                 builder = builder.no_proxy();
@@ -428,9 +436,7 @@ impl Client {
     /// As [`create`](Self::create).
     pub async fn create_with_status(&self, spec: &Properties) -> Result<(DriveInfo, u16), Failure> {
         let url = self.url(["drives", "create"])?;
-        let body = spec.print(Format::Text);
-        let headers = [(CONTENT_TYPE, Format::Text.media_type())];
-        let response = self.post(url, &headers, Upload::Bytes(body.into())).await?;
+        let response = self.command(url, Some(spec)).await?;
         self.note_extensions(&response);
         let status = response.status().as_u16();
         let objects = answer::properties(response, INFO_BYTES_MAX, self.stall).await?;
@@ -445,9 +451,7 @@ impl Client {
     /// same keys, in particular `size`.
     pub async fn set(&self, drive: DriveId, changes: &Properties) -> Result<(), Failure> {
         let url = self.drive_url(drive, &["set"])?;
-        let body = changes.print(Format::Text);
-        let headers = [(CONTENT_TYPE, Format::Text.media_type())];
-        let response = self.post(url, &headers, Upload::Bytes(body.into())).await?;
+        let response = self.command(url, Some(changes)).await?;
         answer::nothing(response, Some(drive), self.stall).await
     }
 
@@ -459,8 +463,7 @@ impl Client {
     /// that it was destroyed.
     pub async fn destroy(&self, drive: DriveId) -> Result<u16, Failure> {
         let url = self.drive_url(drive, &["destroy"])?;
-        let headers = [(CONTENT_TYPE, Format::Text.media_type())];
-        let response = self.post(url, &headers, Upload::empty()).await?;
+        let response = self.command(url, None).await?;
         let status = response.status().as_u16();
         answer::nothing(response, Some(drive), self.stall).await?;
         Ok(status)
@@ -473,8 +476,7 @@ impl Client {
     /// Any [`Failure`]. Repeating it starts over, with the same outcome.
     pub async fn image(&self, destination: DriveId, source: DriveId) -> Result<(), Failure> {
         let url = self.drive_url(destination, &["image", &source.to_string()])?;
-        let headers = [(CONTENT_TYPE, Format::Text.media_type())];
-        let response = self.post(url, &headers, Upload::empty()).await?;
+        let response = self.command(url, None).await?;
         answer::nothing(response, None, self.stall).await
     }
 
@@ -558,8 +560,7 @@ impl Client {
         came: &mut usize,
     ) -> Result<(), Failure> {
         *came = 0;
-        let (offset, size) = (offset.to_string(), bytes.len().to_string());
-        let url = self.drive_url(drive, &["read", &offset, &size])?;
+        let url = self.range_url(drive, "read", offset, bytes.len() as u64)?;
         let response = self.get(url).await?;
         let filled = answer::fill(response, bytes, self.stall, Some(&self.traffic), came).await;
         self.noted(filled)
@@ -633,8 +634,7 @@ impl Client {
         if !extension.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let (offset, size) = (offset.to_string(), len.to_string());
-        let url = self.drive_url(drive, &[name, &offset, &size])?;
+        let url = self.range_url(drive, name, offset, len)?;
         let response = match self.get(url).await {
             Ok(response) => response,
             Err(Failure::Refused(refusal)) if matches!(refusal.status, 404 | 405) => {
@@ -671,8 +671,7 @@ impl Client {
     /// # Errors
     /// Any [`Failure`]; [`Failure::WrongLength`] for an answer that is longer.
     pub async fn read_length(&self, drive: DriveId, offset: u64, len: u64) -> Result<u64, Failure> {
-        let (offset, size) = (offset.to_string(), len.to_string());
-        let url = self.drive_url(drive, &["read", &offset, &size])?;
+        let url = self.range_url(drive, "read", offset, len)?;
         let response = self.get(url).await?;
         answer::length(response, len, self.stall).await
     }
@@ -698,10 +697,19 @@ impl Client {
         answer::check(response, self.stall).await
     }
 
+    /// A call with properties as text, or with an empty body.
+    async fn command(&self, url: Url, body: Option<&Properties>) -> Result<Response, Failure> {
+        let headers = [(CONTENT_TYPE, Format::Text.media_type())];
+        let body = body.map_or_else(Upload::empty, |properties| {
+            Upload::Bytes(properties.print(Format::Text).into())
+        });
+        self.post(url, &headers, body).await
+    }
+
     async fn post(
         &self,
         url: Url,
-        headers: &[(reqwest::header::HeaderName, &'static str)],
+        headers: &[(HeaderName, &'static str)],
         body: Upload,
     ) -> Result<Response, Failure> {
         let response = self.send(Method::POST, url, headers, body).await?;
@@ -712,7 +720,7 @@ impl Client {
         &self,
         method: Method,
         url: Url,
-        headers: &[(reqwest::header::HeaderName, &'static str)],
+        headers: &[(HeaderName, &'static str)],
         body: Upload,
     ) -> Result<Response, Failure> {
         let progress = Progress::of(body.len());
@@ -764,6 +772,11 @@ impl Client {
         let id = drive.to_string();
         let path = ["drives", &id].into_iter().chain(action.iter().copied());
         self.url(path)
+    }
+
+    /// The URL of a call about a range of a drive.
+    fn range_url(&self, drive: DriveId, call: &str, at: u64, len: u64) -> Result<Url, Failure> {
+        self.drive_url(drive, &[call, &at.to_string(), &len.to_string()])
     }
 
     fn url<'a>(&self, path: impl IntoIterator<Item = &'a str>) -> Result<Url, Failure> {

@@ -20,14 +20,12 @@ use super::cause::{Contact, no_answer};
 use super::client::ClientConfig;
 use super::endpoint::is_loopback;
 use super::flow::Flow;
-use super::patience::IDLE_MAX;
 use super::route::Route;
 use super::trust::Trust;
 use super::trust::cannot;
 use crate::drive::DRIVE_BYTES_MAX;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Failure, Refusal};
-use crate::system::with_user_timeout;
 
 /// The encoding that leaves a body unchanged.
 const IDENTITY: &str = "identity";
@@ -279,16 +277,7 @@ impl Web {
             None => Trust::Machine,
         };
         let tls = tls.tls(None)?;
-        let builder = || {
-            with_user_timeout!(reqwest::Client::builder(), config.stall)
-                .tls_backend_preconfigured(tls.clone())
-                .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(config.connect)
-                .pool_idle_timeout(IDLE_MAX)
-                .redirect(Policy::custom(follow))
-                .referer(false)
-                .retry(reqwest::retry::never())
-        };
+        let builder = || config.builder(&tls).redirect(Policy::custom(follow));
         Ok(Self {
             http: builder().build().map_err(cannot)?,
             direct: builder().no_proxy().build().map_err(cannot)?,

@@ -16,7 +16,6 @@ use super::exit::Notice;
 use super::github::Report;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
-use super::unfinished::{Continuation, LeftBehind};
 use super::{access, again, arguments, checksum_line, exit, findings_file, help};
 use crate::api::{Client, ClientConfig, Web};
 use crate::digest::Digest;
