@@ -3,14 +3,14 @@
 use rangemap::RangeSet;
 
 use super::growing_drive::too_small;
-use super::marks::{MARK, is_published, mark};
+use super::marks::{self, MARK, Mark, is_published};
 use super::options::{Target, UploadOptions};
 use super::wire_speed::WORTH_BYTES_MIN;
 use crate::advice::{Advice, Amount, Remedy};
 use crate::amounts::{self, exact_size};
 use crate::api::Client;
 use crate::content::count;
-use crate::drive::{DriveInfo, is_uploading};
+use crate::drive::{DriveInfo, DriveSpec, is_uploading};
 use crate::driver::blocking::blocking;
 use crate::driver::claim::{claim, in_use};
 use crate::driver::create_drive::{NewDrive, create};
@@ -40,8 +40,7 @@ pub(super) struct Begun {
     pub(super) drive: DriveInfo,
     /// Whether this run created it.
     pub(super) is_new: bool,
-    /// Whether the drive is marked as unfinished, and this upload has to end that.
-    pub(super) is_marked: bool,
+    pub(super) mark: Mark,
     pub(super) zeros: Zeros,
 }
 
@@ -65,9 +64,7 @@ impl Beginning<'_> {
         monitor: &mut dyn Monitor,
         mut stop: Stop,
     ) -> Result<Begun> {
-        let Self {
-            client, options, ..
-        } = self;
+        let (client, options) = (self.client, self.options);
         let length = image.length();
         // The room for more is made when more data arrives.
         let size = length.known().unwrap_or(0);
@@ -89,7 +86,7 @@ impl Beginning<'_> {
                 client.commands().call("drives info")
             ))),
         };
-        let (drive, is_marked) = match prepared {
+        let (drive, mark) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 if !matches!(options.target, Target::New(_)) {
@@ -125,7 +122,8 @@ impl Beginning<'_> {
         });
         let overwritten = overwritten(&drive, &options.target, size).filter(|_| sends_something);
         let misplaced = table.and_then(|table| table.misplaced(size, drive.size));
-        let warnings = overwritten.into_iter().chain(misplaced);
+        let taken_over = taken_over(&drive, mark, options);
+        let warnings = overwritten.into_iter().chain(taken_over).chain(misplaced);
         warnings.for_each(|line| monitor.warn(line));
         Ok(Begun {
             image,
@@ -134,7 +132,7 @@ impl Beginning<'_> {
             session,
             drive,
             is_new,
-            is_marked: is_marked && sends_something,
+            mark,
             // What held data before may be zeros now; such zeros are not a hole of the drive.
             zeros: Zeros::for_drive(is_ours && was_proven && !is_changed),
         })
@@ -346,53 +344,19 @@ fn sends_something(session: &Session) -> bool {
 }
 
 /// Creates the drive, or checks the existing one. Nothing is written to a drive that cannot hold
-/// the image. Returns whether this upload has to end the drive's mark as well.
+/// the image. Returns the drive's mark as well.
 async fn prepare(
     client: &Client,
     needed: u64,
     options: &UploadOptions,
     session: &mut Session,
-) -> Result<(DriveInfo, bool)> {
+) -> Result<(DriveInfo, Mark)> {
+    let token = session.token();
     let id = match (&options.target, session.state.drive) {
         (Target::Existing(id) | Target::Made(id), _) => *id,
         (Target::New(_), Some((id, _))) => id,
         (Target::New(spec), None) => {
-            let token = session.token();
-            let new = NewDrive {
-                spec,
-                keys: &Properties::new(),
-                optional: &[MARK],
-                token: &token,
-            };
-            let created = create(client, &new, session.is_resumed, &options.patience).await;
-            let created = match created {
-                Ok(created) => created,
-                Err(not) => {
-                    if !not.is_unclear {
-                        session.forget().await;
-                    }
-                    return Err(match not.error.kind() {
-                        // The size was a guess, and may exceed what the account allows.
-                        ErrorKind::Rejected if needed < spec.size => not.error.hint_to(advice![
-                            format!(
-                                "The image does not state its size, so a drive of {} was requested. Pass its size with ",
-                                amounts::size(spec.size)
-                            ),
-                            Remedy::GiveSize,
-                        ]),
-                        _ => not.error,
-                    });
-                }
-            };
-            let drive = created.drive;
-            // An answer that arrived may not list every key that the drive has.
-            let is_marked = created.has_optional;
-            let is_marked = is_marked.unwrap_or_else(|| is_uploading(&drive.properties));
-            return if drive.size >= needed {
-                Ok((drive, is_marked))
-            } else {
-                Err(too_small(client, drive.id, drive.size, needed, true))
-            };
+            return create_drive(client, spec, needed, options, session).await;
         }
     };
     let info = || client.info(id);
@@ -418,13 +382,63 @@ async fn prepare(
     if let Some(by) = claim(&drive) {
         return Err(in_use(client, &drive, &by, Advice::default()).await);
     }
-    let is_marked = match options.target {
-        Target::New(_) => is_uploading(&drive.properties),
-        Target::Existing(_) if sends_something(session) => mark(client, &drive, options).await?,
+    let is_ours = !matches!(options.target, Target::Made(_));
+    if session.state.drive.is_some() && is_ours && options.shard.is_none() {
+        marks::check_resumed(&drive, &token)?;
+    }
+    let mark = match options.target {
+        _ if !sends_something(session) => Mark::None,
+        Target::New(_) => Mark::of_new(is_uploading(&drive.properties)),
+        Target::Existing(_) => marks::mark(client, &drive, &token, options).await?,
         // Of a drive that was made for a publication, that sets the states.
-        Target::Existing(_) | Target::Made(_) => false,
+        Target::Made(_) => Mark::None,
     };
-    Ok((drive, is_marked))
+    Ok((drive, mark))
+}
+
+/// Creates the drive, and returns it with its mark.
+async fn create_drive(
+    client: &Client,
+    spec: &DriveSpec,
+    needed: u64,
+    options: &UploadOptions,
+    session: &mut Session,
+) -> Result<(DriveInfo, Mark)> {
+    let token = session.token();
+    let new = NewDrive {
+        spec,
+        keys: &Properties::new(),
+        optional: &[MARK],
+        token: &token,
+    };
+    let created = create(client, &new, session.is_resumed, &options.patience).await;
+    let created = match created {
+        Ok(created) => created,
+        Err(not) => {
+            if !not.is_unclear {
+                session.forget().await;
+            }
+            return Err(match not.error.kind() {
+                // The size was a guess, and may exceed what the account allows.
+                ErrorKind::Rejected if needed < spec.size => not.error.hint_to(advice![
+                    format!(
+                        "The image does not state its size, so a drive of {} was requested. Pass its size with ",
+                        amounts::size(spec.size)
+                    ),
+                    Remedy::GiveSize,
+                ]),
+                _ => not.error,
+            });
+        }
+    };
+    let drive = created.drive;
+    if drive.size < needed {
+        return Err(too_small(client, drive.id, drive.size, needed, true));
+    }
+    // An answer that arrived may not list every key that the drive has.
+    let is_marked = created.has_optional;
+    let is_marked = is_marked.unwrap_or_else(|| is_uploading(&drive.properties));
+    Ok((drive, Mark::of_new(is_marked && sends_something(session))))
 }
 
 /// What this upload of `size` bytes does to a drive that the user chose, if that is not obvious.
@@ -444,6 +458,20 @@ fn overwritten(drive: &DriveInfo, target: &Target, size: u64) -> Option<String> 
             "Drive {id} has {} and the image {}: the rest of the drive stays as it is",
             exact_size(drive.size),
             exact_size(size)
+        )
+    })
+}
+
+/// The warning about an upload to the drive that another one may work on.
+fn taken_over(drive: &DriveInfo, mark: Mark, options: &UploadOptions) -> Option<String> {
+    let checked = match options.verify {
+        Verify::None => "",
+        Verify::Sample | Verify::Full => ". This one reads back everything at its end",
+    };
+    (mark == Mark::TakenOver).then(|| {
+        format!(
+            "An upload to drive {} has not ended. If it still runs on another machine, stop it{checked}",
+            drive.id
         )
     })
 }

@@ -8,7 +8,7 @@ use rangemap::RangeSet;
 
 use super::begin::{Beginning, Begun};
 use super::growing_drive::Room;
-use super::marks;
+use super::marks::{self, Mark};
 use super::options::{Interrupted, Resume, Target, UploadOptions, Uploaded};
 use super::pace::Pace;
 use super::pipeline::{Earlier, Pipeline, PipelineConfig};
@@ -104,8 +104,10 @@ struct Run<'a> {
     options: &'a UploadOptions,
     stop: Stop,
     drive: DriveInfo,
-    /// Whether the drive is marked as unfinished, and this run has to end that.
-    is_marked: bool,
+    mark: Mark,
+    /// Identifies this upload on the drive.
+    token: String,
+    verify: Verify,
     /// The first chunk of the upload.
     first: u64,
     /// Where another run would resume if this one ended now.
@@ -170,7 +172,13 @@ impl<'a> Run<'a> {
             options,
             stop,
             drive: begun.drive.clone(),
-            is_marked: begun.is_marked,
+            mark: begun.mark,
+            token: begun.session.token(),
+            verify: match (begun.mark, options.verify) {
+                // A sample is no proof against another upload that overwrites parts of this one.
+                (Mark::TakenOver, Verify::Sample) => Verify::Full,
+                (_, verify) => verify,
+            },
             first: begun.first,
             resume: Resume {
                 drive: begun.drive.id,
@@ -195,14 +203,15 @@ impl<'a> Run<'a> {
     /// Marks the drive with the good end of this upload.
     async fn end_marks(&mut self, monitor: &mut dyn Monitor) -> Result<()> {
         let has_failed = self.drive.properties.get(CHECK_KEY) == Some(CHECK_FAILED);
-        if !self.is_marked {
+        let more = has_failed.then_some((CHECK_KEY, CHECK_PASSED));
+        if self.mark == Mark::None {
             if has_failed {
-                self.mark(CHECK_PASSED).await;
+                self.set(Properties::of(more)).await;
             }
             return Ok(());
         }
-        let more = has_failed.then_some((CHECK_KEY, CHECK_PASSED));
-        let end = marks::end(self.client, &self.drive, more, self.options);
+        let (client, drive, token) = (self.client, &self.drive, &*self.token);
+        let end = marks::end(client, drive, token, more, self.options);
         let end = self.stop.unless_asked(end);
         self.options.patience.watching(monitor, end).await
     }
@@ -210,14 +219,10 @@ impl<'a> Run<'a> {
     /// Marks the drive with the result of its check, for `openhosting ls` on any machine. The error
     /// says the same, so a mark that cannot be made changes nothing else. A publication has marks of
     /// its own.
-    async fn mark(&self, result: &str) {
-        let mut changes = Properties::new();
-        if matches!(self.options.target, Target::Made(_))
-            || changes.insert(CHECK_KEY, result).is_err()
-        {
-            return;
+    async fn set<E>(&self, keys: Result<Properties, E>) {
+        if let (Ok(keys), false) = (keys, matches!(self.options.target, Target::Made(_))) {
+            let _ = self.client.set(self.drive.id, &keys).await;
         }
-        let _ = self.client.set(self.drive.id, &changes).await;
     }
 
     fn scope(&self, plan: &Plan, state: &State) -> Scope {
@@ -242,7 +247,7 @@ impl<'a> Run<'a> {
     /// The chunks to compare at the end. A full verification also compares what is before the
     /// offset: nobody has proven that the drive holds it.
     fn to_verify(&self, plan: &Plan, others: &RangeSet<u64>) -> RangeSet<u64> {
-        let first = match self.options.verify {
+        let first = match self.verify {
             Verify::Full => 0,
             Verify::None | Verify::Sample => self.first,
         };
@@ -303,7 +308,7 @@ impl<'a> Run<'a> {
             holes: session.state.holes.clone(),
         });
         let seed = fastrand::u64(..);
-        let sampler = Sampler::new(options.verify, &plan, seed, digests, again.is_some());
+        let sampler = Sampler::new(self.verify, &plan, seed, digests, again.is_some());
         let image = look_back(begun.image, &plan, &scope.settled, &sampler).await?;
         let earlier = earlier(&image, &session, options).await?;
         let checks = SourceChecks::begin(&image, options.sha256, late)?;
@@ -559,7 +564,9 @@ impl<'a> Run<'a> {
             Err(error) => return Err(self.mismatched(error, journal).await),
         };
         // Before the end of the journal: if this fails, another run does only this.
-        self.end_marks(monitor).await?;
+        if let Err(error) = self.end_marks(monitor).await {
+            return Err(self.mismatched(error, journal).await);
+        }
         Ok(Uploaded {
             drive: self.drive.id,
             progress: sent.progress,
@@ -577,7 +584,7 @@ impl<'a> Run<'a> {
         }
         self.resume.chunk = self.first;
         self.resume.is_journaled = false;
-        self.mark(CHECK_FAILED).await;
+        self.set(marks::failed()).await;
         refuted(error, journal).await
     }
 
@@ -628,7 +635,7 @@ impl<'a> Run<'a> {
             .permanent()
             .hint_to(fetch);
         self.resume.is_journaled = false;
-        self.mark(CHECK_FAILED).await;
+        self.set(marks::failed()).await;
         refuted(error, journal).await
     }
 }

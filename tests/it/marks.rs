@@ -8,6 +8,7 @@ use crate::support::schema::object;
 use crate::support::server::TestServer;
 
 const SIZE: usize = 300_000;
+const STILL_RUNS: &str = "If it still runs on another machine, stop it";
 const ELSEWHERE: &str = "has not ended, and another machine may still work on it";
 
 /// A server, a proxy, and an image of five chunks.
@@ -41,6 +42,13 @@ impl Scene {
     fn elsewhere(&self, words: &str) -> Tool<'_> {
         let tool = self.desk.simple(&self.server.uri).args(words);
         tool.env("XDG_STATE_HOME", self.desk.path("elsewhere"))
+    }
+
+    /// As [`elsewhere`](Self::elsewhere), through a proxy of its own.
+    fn second(&self, proxy: &FaultProxy, drive: &str) -> Tool<'_> {
+        self.desk.file("b.img", &noise(2, SIZE));
+        let words = format!("upload -c 65536 -j 1 b.img -d {drive} --verify none");
+        self.elsewhere(&words).env("OHURI", proxy.uri())
     }
 
     /// Kills an upload with `kill -9` when its second chunk is on the way.
@@ -93,6 +101,15 @@ impl Scene {
     #[track_caller]
     fn is_seen(&self, state: &str) {
         assert_eq!(self.seen().0, state);
+    }
+
+    #[track_caller]
+    fn is_not_to_be_used(&self) {
+        let table = self.elsewhere("ls").run().code(0);
+        assert!(
+            table.text().contains("do not use: check failed"),
+            "{table:?}"
+        );
     }
 
     /// Checks that the drive holds the image and is ready on every machine.
@@ -218,7 +235,10 @@ fn another_upload_takes_over_the_mark() {
         let scene = Scene::new();
         scene.kill_half_way("");
         let drive = scene.drive();
-        let _ = scene.elsewhere(flags).arg(&drive).run().code(0);
+        let outcome = scene.elsewhere(flags).arg(&drive).run().code(0);
+        // Who compares with the drive knows that there was another upload.
+        let is_warned = outcome.stderr.contains(STILL_RUNS);
+        assert_eq!(is_warned, flags.ends_with("-d"), "{outcome:?}");
         assert_eq!(scene.state_key().as_deref(), Some("ready"), "{flags}");
         scene.is_seen("ready");
     }
@@ -278,8 +298,9 @@ fn an_existing_drive_is_marked_before_its_first_byte_changes() {
     let requests = scene.proxy.requests();
     let bodies: Vec<_> = requests.iter().filter(|r| is_set(r)).collect();
     let bodies: Vec<_> = bodies.iter().map(|r| r.text()).collect();
-    let expected = ["user:oh-state uploading\n", "user:oh-state ready\n"];
-    assert_eq!(bodies, expected);
+    let token = info(&scene.server, &drive, "user:oh-token").unwrap();
+    let mark = format!("user:oh-state uploading\nuser:oh-token {token}\n");
+    assert_eq!(bodies, [&*mark, "user:oh-state ready\n"]);
     let at = |is: &dyn Fn(&Request) -> bool| requests.iter().position(is).unwrap();
     assert!(at(&is_set) < at(&Request::is_write));
     scene.is_ready();
@@ -452,4 +473,123 @@ fn a_stream_of_unknown_size_and_a_local_drive_are_marked_too() {
             .into_iter()
             .any(|text| text.contains("user:oh-state ready"))
     );
+}
+
+/// Holds each write from the second one on, until the gate opens.
+fn hold_writes(proxy: &FaultProxy) -> Gate {
+    let gate = Gate::default();
+    proxy.fault_after(1, Request::is_write, usize::MAX, Fault::Hold(gate.clone()));
+    gate
+}
+
+fn wait_for_a_held_write(proxy: &FaultProxy) {
+    proxy.wait_for("the second write", |requests| {
+        requests.iter().filter(|r| r.is_write()).count() >= 2
+    });
+}
+
+#[test]
+fn an_upload_that_another_one_overtook_fails_and_the_drive_is_not_to_be_used() {
+    for is_new in [false, true] {
+        let scene = Scene::new();
+        let first = hold_writes(&scene.proxy);
+        let flags = match is_new {
+            true => String::new(),
+            false => format!("-d {}", create(&scene.server, SIZE as u64)),
+        };
+        // A sample that is read back may find it, too.
+        let upload = scene.upload(&flags).args("--verify none").spawn();
+        wait_for_a_held_write(&scene.proxy);
+        let drive = scene.drive();
+        // It ends while the first one is still there. All it can know is that there was one.
+        let second = FaultProxy::to(&scene.server);
+        let outcome = scene.second(&second, &drive).run().code(0);
+        let _ = outcome.says(STILL_RUNS);
+        first.open();
+        let outcome = upload.wait().code(4);
+        let outcome = outcome.says(&format!(
+            "Another upload has written to drive {drive} at the same time"
+        ));
+        let _ = outcome.says(&format!("-d {drive}"));
+        scene.is_not_to_be_used();
+        assert!(scene.desk.journals().is_empty());
+        // The next one that is alone makes it good.
+        scene.proxy.heal();
+        let _ = scene.upload(&format!("-d {drive}")).run().code(0);
+        scene.is_ready();
+    }
+}
+
+#[test]
+fn of_two_uploads_that_begin_at_once_none_succeeds() {
+    let scene = Scene::new();
+    let drive = create(&scene.server, SIZE as u64);
+    let second = FaultProxy::to(&scene.server);
+    let (first_writes, second_writes) = (hold_writes(&scene.proxy), hold_writes(&second));
+    let marks = Gate::default();
+    second.fault(is_set, 1, Fault::Hold(marks.clone()));
+    let b = scene.second(&second, &drive).spawn();
+    second.wait_for("the mark", |requests| requests.iter().any(is_set));
+    // Neither has seen the mark of the other.
+    let a = scene.upload(&format!("-d {drive} --verify none")).spawn();
+    wait_for_a_held_write(&scene.proxy);
+    marks.open();
+    wait_for_a_held_write(&second);
+    first_writes.open();
+    let says = format!("Another upload has written to drive {drive} at the same time");
+    let outcome = a.wait().code(4).says(&says);
+    assert!(!outcome.stderr.contains(STILL_RUNS), "{outcome:?}");
+    second_writes.open();
+    let outcome = b.wait().code(4).says(&says);
+    assert!(!outcome.stderr.contains(STILL_RUNS), "{outcome:?}");
+    scene.is_not_to_be_used();
+}
+
+#[test]
+fn who_takes_over_a_mark_reads_back_everything() {
+    let scene = Scene::new();
+    scene.kill_half_way("");
+    let drive = scene.drive();
+    let second = FaultProxy::to(&scene.server);
+    let writes = hold_writes(&second);
+    let b = scene
+        .second(&second, &drive)
+        .args("--verify sample")
+        .spawn();
+    wait_for_a_held_write(&second);
+    // A byte that the first upload still writes into what the second one has written.
+    let write = format!("/drives/{drive}/write/12345");
+    let _ = Ask::of(&scene.server).post(&write, [0]).expect(204);
+    writes.open();
+    let outcome = b.wait().code(4).says("reads back everything at its end");
+    let _ = outcome.says("does not hold what was transferred");
+}
+
+#[test]
+fn an_upload_resumes_only_if_no_other_one_wrote_to_its_drive() {
+    for is_new in [false, true] {
+        let scene = Scene::new();
+        let flags = match is_new {
+            true => String::new(),
+            false => format!("-d {}", create(&scene.server, SIZE as u64)),
+        };
+        scene.kill_half_way(&flags);
+        let drive = scene.drive();
+        let second = FaultProxy::to(&scene.server);
+        let _ = scene.second(&second, &drive).run().code(0);
+        scene.is_seen("ready");
+        let outcome = scene.upload(&flags).run().code(4);
+        let outcome = outcome.says(&format!(
+            "Another upload has written to drive {drive} since this one stopped"
+        ));
+        let _ = outcome.says("--restart");
+        assert_eq!(scene.proxy.count(Request::is_write), 0);
+        assert_eq!(scene.proxy.count(is_set), 0);
+        scene.is_seen("ready");
+        assert_drive(&scene.server, &drive, &noise(2, SIZE));
+        let compare = format!("upload a.img --restart --resume-from-drive {drive}");
+        let tool = scene.desk.simple(&scene.proxy.uri()).args(&compare);
+        let _ = tool.run().code(0);
+        scene.is_ready();
+    }
 }

@@ -89,10 +89,11 @@ fn read(requests: &[Request]) -> usize {
     requests.iter().filter(read).count()
 }
 
-/// All chunks but the last are checked before the last one is written. Only two round trips are left
-/// then: the remaining checks are under way at the same time, and then the mark of the drive ends.
+/// All chunks but the last are checked before the last one is written. Only three round trips are
+/// left then: the remaining checks are under way at the same time, then the token of the drive is
+/// compared, and then its mark ends.
 #[test]
-fn an_upload_ends_two_round_trips_after_its_last_chunk() {
+fn an_upload_ends_three_round_trips_after_its_last_chunk() {
     let scene = Scene::new();
     let gate = scene.hold_last();
     let running = scene.upload(TWO);
@@ -108,10 +109,11 @@ fn an_upload_ends_two_round_trips_after_its_last_chunk() {
     });
     at_end.open();
     let _ = running.wait().code(0);
-    // The last two checks are of both ends of the drive, and only the end of the mark follows them.
+    // The last two checks are of both ends of the drive, and only the mark follows them.
     assert_eq!(scene.proxy.count(Request::reads_back), CHUNKS + 1);
     let mut requests = scene.proxy.requests();
     assert!(requests.pop().unwrap().path.ends_with("/set"));
+    assert!(requests.pop().unwrap().is_info());
     let mut last: Vec<_> = requests[requests.len() - 2..].iter().map(offset).collect();
     last.sort_unstable();
     let (first_end, last_start) = (C as u64, (SIZE - C) as u64);

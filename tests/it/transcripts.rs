@@ -187,16 +187,18 @@ fn look(record: &mut Record) {
 fn mark(record: &mut Record) {
     let look = &record.requests[0];
     let drive = look.path.strip_suffix("/info").unwrap();
-    let set = set(drive, "uploading");
+    let set = set(drive, "uploading\nuser:oh-token TOKEN");
     record.requests.insert(1, set);
 }
 
-/// Ends the mark after the last write.
+/// Ends the mark after the last write, if no other upload has replaced the token.
 fn end_mark(record: &mut Record) {
     let last = record.requests.last().unwrap();
     let (drive, _) = last.path.split_once("/write").unwrap();
-    let set = set(drive, "ready");
-    record.requests.push(set);
+    let ready = set(drive, "ready");
+    record
+        .requests
+        .extend([get(&format!("{drive}/info")), ready]);
 }
 
 fn set(drive: &str, state: &str) -> Asked {
