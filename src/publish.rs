@@ -914,7 +914,7 @@ impl<'a> Publisher<'a> {
             self.destroy(drive.id).await?;
             let what = "The endpoint does not keep user: keys, which publishing needs";
             return Err(Error::new(ErrorKind::Rejected, what)
-                .hint_to("Upload the image with openhosting-upload instead"));
+                .hint_to("Upload the image instead, without publishing it"));
         }
         Ok(drive.id)
     }

@@ -248,8 +248,8 @@ fn parallel_writes(finding: &Finding<ParallelWrites>) -> (String, &'static str) 
         .known()
         .is_some_and(|writes| writes.loses_bytes || writes.busy_from.is_some());
     let then = match is_limited {
-        true => "openhosting-upload sends no more at a time",
-        false => "openhosting-upload sends -j at a time, fewer when busy",
+        true => "an upload sends no more at a time",
+        false => "an upload sends -j at a time, fewer when busy",
     };
     (answer, then)
 }
@@ -342,7 +342,7 @@ fn gzip_writes(finding: &Finding<GzipWrites>) -> (String, &'static str) {
         GzipWrites::Refused(status) => format!("refused with {status}"),
     });
     let then = match finding.known() {
-        Some(GzipWrites::Stored | GzipWrites::Refused(_)) => "openhosting-upload refuses to start",
+        Some(GzipWrites::Stored | GzipWrites::Refused(_)) => "an upload refuses to start",
         _ => "chunks are sent in gzip",
     };
     (answer, then)

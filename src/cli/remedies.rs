@@ -32,6 +32,14 @@ fn upload() -> &'static str {
     }
 }
 
+/// The name of a file as a word that is no flag.
+fn file(path: &str) -> String {
+    match path.starts_with('-') {
+        true => quote(&format!("./{path}")),
+        false => quote(path),
+    }
+}
+
 fn flag(remedy: &Remedy) -> String {
     let words = match remedy {
         Remedy::Restart => "--restart",
@@ -70,12 +78,15 @@ fn flag(remedy: &Remedy) -> String {
         Remedy::AllowBacking => "--allow-backing",
         Remedy::ListOfDigests => "--sha256-file",
         Remedy::File => "a file",
-        Remedy::Upload(path) => return format!("{} {}", upload(), quote(path)),
+        Remedy::Upload(path) => return format!("{} {}", upload(), file(path)),
         Remedy::UploadDisk { disk, archive } => {
-            return format!("{} --disk {} {}", upload(), quote(disk), quote(archive));
+            return format!("{} --disk {} {}", upload(), quote(disk), file(archive));
         }
         Remedy::UploadOutput => return format!("{} --format raw -", upload()),
-        Remedy::UploadStdin => return format!("{} -n NAME -", upload()),
+        Remedy::UploadStdin(name) => {
+            let name = name.as_deref().map_or("NAME".into(), quote);
+            return format!("{} -n {name} -", upload());
+        }
     };
     words.to_owned()
 }
@@ -102,7 +113,7 @@ mod tests {
         ];
         assert_eq!(
             worded(&advice),
-            r"Wait with --max-outage 1h30m for openhosting-upload --disk $'it\'s a\x09b.img' '-a b.zip' or --disk plain"
+            r"Wait with --max-outage 1h30m for openhosting-upload --disk $'it\'s a\x09b.img' './-a b.zip' or --disk plain"
         );
     }
 }

@@ -79,7 +79,13 @@ fn hint(bench: &Bench, args: &[&str], says: &str) -> String {
     let tool = bench.desk.upload(&bench.server.uri).list(args);
     let outcome = tool.run().code(1).says(says);
     assert_eq!(drives(&bench.server), Vec::<String>::new());
-    outcome.stderr.lines().last().unwrap().to_owned()
+    let hint = outcome.stderr.lines().last().unwrap().to_owned();
+    // Who calls `openhosting upload` reads that.
+    let tool = bench.desk.simple(&bench.server.uri);
+    let same = tool.arg("upload").list(args).run().code(1);
+    let named = hint.replace("openhosting-upload", "openhosting upload");
+    assert_eq!(same.stderr.lines().last(), Some(&*named));
+    hint
 }
 
 /// Runs the complete command that a refusal names, which uploads.

@@ -883,7 +883,7 @@ fn a_word_that_is_not_utf_8_is_an_ordinary_mistake() {
 }
 
 #[test]
-fn a_pipe_is_uploaded_with_the_program_that_was_called() {
+fn a_hint_names_the_program_that_was_called() {
     let desk = Desk::new();
     let server = desk.server();
     let pipe = desk.path("pipe");
@@ -894,13 +894,26 @@ fn a_pipe_is_uploaded_with_the_program_that_was_called() {
             .unwrap()
             .success()
     );
+    let twice = gzip(&gzip(&noise(1, 5000)));
+    let qcow2 = gzip(&[b"QFI\xfb\0\0\0\x03", &[0; 504][..]].concat());
     for (tool, words, program) in [
         (SIMPLE, "upload -n x pipe", "openhosting upload"),
         (UPLOAD, "-n x pipe", "openhosting-upload"),
     ] {
-        let tool = desk.tool(tool).env("OHURI", &server.uri);
-        let outcome = tool.args(words).run().code(1);
+        let run = |words: &str| {
+            let tool = desk.tool(tool).env("OHURI", &server.uri);
+            tool.args(words).run().code(1)
+        };
+        let outcome = run(words);
         let _ = outcome.says(&format!("as stdin: {program} -n NAME - < pipe"));
+        for (name, content, hint) in [
+            ("twice.gz", &twice, "gzip -dc twice.gz | PROGRAM -n NAME -"),
+            ("q.gz", &qcow2, "gzip -dc q.gz > q && PROGRAM q"),
+        ] {
+            desk.file(name, content);
+            let outcome = run(&words.replace("pipe", name));
+            let _ = outcome.says(&hint.replace("PROGRAM", program));
+        }
     }
 }
 

@@ -84,8 +84,8 @@ pub enum Remedy {
     },
     /// Upload the output of the command before, as raw bytes.
     UploadOutput,
-    /// Upload what comes on standard input.
-    UploadStdin,
+    /// Upload what comes on standard input, under this name.
+    UploadStdin(Option<String>),
 }
 
 impl fmt::Display for Remedy {
@@ -128,7 +128,7 @@ impl fmt::Display for Remedy {
             Self::ServerCertificate => "a certificate and its key",
             Self::InsecureListen => "`insecure_listen`",
             Self::UploadOutput => "an upload of a raw stream",
-            Self::UploadStdin => "an upload of a stream",
+            Self::UploadStdin(_) => "an upload of a stream",
         };
         f.write_str(name)
     }

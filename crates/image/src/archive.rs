@@ -103,11 +103,12 @@ pub(super) fn packed_member(file: &RawImage, format: StreamFormat) -> Error {
     };
     let name = names::base(&member.name);
     let unpacked = name.rsplit_once('.').map_or("disk", |(stem, _)| stem);
-    let (tool, unpacked) = (format.decompress_command(), quote(unpacked));
+    let (tool, to) = (format.decompress_command(), quote(unpacked));
     let out = unpack_to_stdout(file, &archive.to_string_lossy());
-    error.hint_to(format!(
-        "Unpack it, and upload that file: {out} | {tool} > {unpacked} && openhosting-upload {unpacked}"
-    ))
+    error.hint_to(advice![
+        format!("Unpack it, and upload that file: {out} | {tool} > {to} && "),
+        Remedy::Upload(unpacked.to_owned()),
+    ])
 }
 
 /// A command that writes a member, as the archive stores it, to standard output.

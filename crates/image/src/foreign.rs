@@ -244,7 +244,7 @@ impl<'a> Place<'a> {
     }
 
     /// The file for a command, and the commands that create it first.
-    fn file(&self) -> (String, String) {
+    pub(super) fn file(&self) -> (String, String) {
         match self {
             Self::File(path) => (path.to_string_lossy().into_owned(), String::new()),
             Self::Member(archive, name) => {

@@ -156,11 +156,11 @@ fn pipe_error(path: &Path) -> Error {
     let hint = match is_of_shell {
         true => advice![
             "A pipe is read in order, as stdin: COMMAND | ",
-            Remedy::UploadStdin,
+            Remedy::UploadStdin(None),
         ],
         false => advice![
             "A pipe is read in order, as stdin: ",
-            Remedy::UploadStdin,
+            Remedy::UploadStdin(None),
             format!(" < {}", quote(&path.to_string_lossy())),
         ],
     };

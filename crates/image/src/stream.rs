@@ -442,14 +442,21 @@ impl StreamImage {
             Place::Packed(path, format) if is_packed => {
                 let command = format.decompress_command();
                 let path = foreign::word(&path.to_string_lossy());
-                format!("Unpack it once: {command} {path} | openhosting-upload -")
+                advice![
+                    format!("Unpack it once: {command} {path} | "),
+                    Remedy::UploadStdin(None),
+                ]
             }
             Place::Packed(..) => {
-                place.hint("Unpack it into a file first", "openhosting-upload {in}")
+                let (file, first) = place.file();
+                advice![
+                    format!("Unpack it into a file first: {first}"),
+                    Remedy::Upload(file),
+                ]
             }
             _ => {
                 let within = within.trim_start_matches("an ");
-                format!("Unpack it into a file first, and upload that {within}")
+                format!("Unpack it into a file first, and upload that {within}").into()
             }
         };
         Err(Error::new(ErrorKind::Image, what).permanent().hint_to(hint))
@@ -760,11 +767,13 @@ fn over_limit(name: &str, format: StreamFormat, over: &OverLimit) -> Error {
     let file = name.rsplit('/').next().unwrap_or(name);
     Error::new(ErrorKind::Image, what)
         .permanent()
-        .hint_to(format!(
-            "Let {format}'s own tool decompress it: {} | openhosting-upload -n {} -",
-            command(name, format.decompress_command()),
-            quote(file)
-        ))
+        .hint_to(advice![
+            format!(
+                "Let {format}'s own tool decompress it: {} | ",
+                command(name, format.decompress_command())
+            ),
+            Remedy::UploadStdin(Some(file.to_owned())),
+        ])
 }
 
 /// A shell command about the source of a stream.

@@ -235,10 +235,11 @@ fn next_file(
             _ => return Ok(Some((name, pieces))),
         };
         let what = format!("{} {why}: it comes in order", described.name);
-        let hint = format!(
-            "Write it to a file, and upload that: {} > archive.tar && openhosting-upload archive.tar",
-            described.unpack
-        );
+        let unpack = &described.unpack;
+        let hint = advice![
+            format!("Write it to a file, and upload that: {unpack} > archive.tar && "),
+            Remedy::Upload("archive.tar".to_owned()),
+        ];
         let error = Error::new(ErrorKind::Image, what).permanent();
         return Err(io::Error::other(error.hint_to(hint)));
     }

@@ -9,6 +9,8 @@ use std::sync::Mutex;
 
 use super::table::{Tables, le16, le32, le64};
 use super::{Container, Grid, Layout, Packed, Place, Run, SECTOR_BYTES};
+use crate::advice;
+use crate::advice::{Advice, Remedy};
 use crate::codec::{Pack, Unpacker};
 use crate::error::Result;
 use crate::quoting::quote;
@@ -349,13 +351,10 @@ fn of_several(container: &Container) -> String {
 }
 
 /// The hint for a sparse file without a description: to name the description, or to write one.
-fn undescribed(container: &Container, header: &[u8]) -> String {
+fn undescribed(container: &Container, header: &[u8]) -> Advice {
     if let Some((path, _)) = description::beside(&container.file) {
-        let path = path.to_string_lossy();
-        return format!(
-            "Name the file that describes them: openhosting-upload {}",
-            quote(&path)
-        );
+        let path = path.to_string_lossy().into_owned();
+        return advice!["Name the file that describes them: ", Remedy::Upload(path)];
     }
     let path = container.file.path();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -366,9 +365,13 @@ fn undescribed(container: &Container, header: &[u8]) -> String {
     ];
     let lines: Vec<_> = lines.iter().map(|line| quote(line)).collect();
     let new = path.with_file_name("NEW.vmdk");
-    let new = quote(&new.to_string_lossy());
-    format!(
-        "Name the small file that describes all of them. If it is all of the disk, describe it: printf '%s\\n' {} > {new} && openhosting-upload {new}",
-        lines.join(" ")
-    )
+    let new = new.to_string_lossy();
+    advice![
+        format!(
+            "Name the small file that describes all of them. If it is all of the disk, describe it: printf '%s\\n' {} > {} && ",
+            lines.join(" "),
+            quote(&new)
+        ),
+        Remedy::Upload(new.clone().into_owned()),
+    ]
 }

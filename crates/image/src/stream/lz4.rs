@@ -6,6 +6,8 @@ use lz4_flex::frame::FrameDecoder;
 
 use super::member::Member;
 use super::source::Packed;
+use crate::advice;
+use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind};
 use crate::number::le64;
 
@@ -29,7 +31,10 @@ impl Frame {
                 "The image is in the legacy LZ4 format, which has no checksum and no end mark";
             let error = Error::new(ErrorKind::Image, what)
                 .permanent()
-                .hint_to("Decompress it with: lz4 -dc FILE | openhosting-upload -");
+                .hint_to(advice![
+                    "Decompress it with: lz4 -dc FILE | ",
+                    Remedy::UploadStdin(None),
+                ]);
             return Err(io::Error::other(error));
         }
         Ok(Self(FrameDecoder::new(source)))

@@ -115,12 +115,13 @@ pub(crate) fn extents(container: &Container) -> Result<Vec<Extent>> {
     }
     if let Some(archive) = file.archive() {
         let name = file.stored_names().first().map_or("", String::as_str);
-        let (archive, name) = (quote(&archive.to_string_lossy()), quote(name));
+        let archive = quote(&archive.to_string_lossy());
         return Err(container
             .unsupported("its data is in other files of the archive")
-            .hint_to(format!(
-                "Unpack all of them, and upload that one: tar -xf {archive} && openhosting-upload {name}"
-            )));
+            .hint_to(advice![
+                format!("Unpack all of them, and upload that one: tar -xf {archive} && "),
+                Remedy::Upload(name.to_owned()),
+            ]));
     }
     let mut extents: Vec<Extent> = Vec::new();
     for line in &description.extents {

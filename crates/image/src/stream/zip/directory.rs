@@ -72,11 +72,11 @@ pub(crate) fn find(file: &RawImage, wanted: Option<&str>) -> Result<Entry> {
     };
     if let Some(how) = header.why_unreadable() {
         let what = format!("{:?} in {shown} is {how}", header.name);
-        let name = quote(&header.name);
-        return Err(Error::new(ErrorKind::Image, what).hint_to(format!(
-            "7-Zip may read it: 7z x -so {} {name} | openhosting-upload -n {name} -",
-            quote(&shown)
-        )));
+        let (archive, name) = (quote(&shown), quote(&header.name));
+        return Err(Error::new(ErrorKind::Image, what).hint_to(advice![
+            format!("7-Zip may read it: 7z x -so {archive} {name} | "),
+            Remedy::UploadStdin(Some(header.name.clone())),
+        ]));
     }
     if header.size == 0 {
         let what = format!(
