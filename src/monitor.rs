@@ -175,12 +175,13 @@ impl Waiting {
             | Failure::Broken(_)
             | Failure::Stalled(_) => {
                 format!(
-                    "{} does not answer, waiting; giving up in {left} ({failure})",
-                    capital(who)
+                    "{} does not answer: {}; giving up in {left}",
+                    capital(who),
+                    without_number(&failure.to_string())
                 )
             }
             Failure::Certificate(_) | Failure::NotApi(_) => format!(
-                "Something answers in place of {who} ({failure}), trying again for up to {left}"
+                "Something answers in place of {who}: {failure}; trying again for up to {left}"
             ),
             Failure::Barred(_) | Failure::WrongLength(_) => {
                 format!("{failure}, from {who}: trying again for up to {left}")
@@ -203,7 +204,7 @@ impl Waiting {
             gives_up_in: None,
             cause: "no answer yet".to_owned(),
             line: format!(
-                "{} does not answer, waiting (nothing came for {})",
+                "{} has sent nothing for {}, waiting",
                 capital(who),
                 duration(silence)
             ),
@@ -220,10 +221,21 @@ impl fmt::Display for Waiting {
 /// The last cause of a chain in lower case, without its error number.
 fn innermost(chain: &str) -> String {
     let cause = chain.rsplit(": ").next().unwrap_or_default();
-    let cause = cause.split(" (os error").next().unwrap_or_default();
+    let cause = without_number(cause);
     let mut chars = cause.chars();
     let first = chars.next().map(|c| c.to_lowercase().to_string());
     first.unwrap_or_default() + chars.as_str()
+}
+
+/// The text without the number of the system's error.
+fn without_number(text: &str) -> String {
+    match text.split_once(" (os error ") {
+        Some((before, after)) => {
+            let after = after.split_once(')').map_or("", |(_, after)| after);
+            format!("{before}{after}")
+        }
+        None => text.to_owned(),
+    }
 }
 
 /// The meaning of an error answer, if its status alone is not clear.

@@ -28,6 +28,7 @@ use rangemap::RangeSet;
 use tokio::sync::Notify;
 
 use crate::advice::{Advice, Remedy};
+use crate::amounts::counted;
 use crate::api::Client;
 use crate::chunk::is_zero;
 use crate::codec::Compression;
@@ -1006,8 +1007,8 @@ impl<'a> Publisher<'a> {
         let keys = properties([(HOLDS_KEY, Holds::Unknown.print())])?;
         self.set(drive, keys).await?;
         let what = format!(
-            "Drive {drive} does not hold what was sent: {} blocks differ, the first at byte {offset}",
-            count(differing.iter())
+            "Drive {drive} does not hold what was sent: it differs in {}, the first at byte {offset}",
+            counted(count(differing.iter()), "block")
         );
         Err(Error::new(ErrorKind::Integrity, what).hint_to(
             "Nothing was published. The same command compares all of it and sends what differs",

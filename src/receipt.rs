@@ -96,7 +96,10 @@ impl Coverage {
     /// The confidence in words.
     pub fn statement(&self) -> String {
         if self.checked >= self.of {
-            return format!("every one of {} blocks was compared", self.of);
+            return match self.of {
+                1 => "the only block was compared".to_owned(),
+                of => format!("every one of {of} blocks was compared"),
+            };
         }
         let of_a_hundred = self.of.div_ceil(100);
         format!(

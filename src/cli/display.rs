@@ -13,7 +13,7 @@ use super::exit::Notice;
 use super::github::{Github, Moved, Report, When};
 use super::{again, arguments, exit, findings_file, help, remedies, screen, wait_lines};
 use crate::advice::Advice;
-use crate::amounts::{duration, size};
+use crate::amounts::{counted, duration, size};
 use crate::api::Client;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind};
@@ -158,9 +158,9 @@ pub(super) struct DisplayArguments {
     )]
     pub(super) progress: arguments::ProgressMode,
 
-    /// Print no progress and no notices
+    /// Print no progress and no notes
     ///
-    /// Errors, and how to resume, are still printed.
+    /// Warnings, errors, and how to resume are still printed.
     #[arg(short, long)]
     pub(super) quiet: bool,
 
@@ -202,7 +202,7 @@ pub(super) struct Display {
     program: &'static str,
     /// The name of the image or another object of the command, for the bar.
     name: String,
-    /// Whether to print neither dots nor progress nor notices.
+    /// Whether to print neither dots nor progress nor notes.
     quiet: bool,
     /// Whether the caller prints on stdout itself.
     is_stdout_left: bool,
@@ -521,18 +521,18 @@ impl Display {
             format!(" of {}{percent}", size(total))
         });
         let mut line = format!(
-            "{}{of} in {}, {}/s, {} on the wire, {} workers",
+            "{}{of} in {}, {}/s, {} on the wire, {}",
             size(done),
             duration(elapsed),
             size(rate as u64),
             size(progress.wire_bytes),
-            progress.workers,
+            counted(progress.workers.into(), "worker"),
         );
         if progress.skipped_bytes > 0 {
             line += &format!(", {} of zeros left out", size(progress.skipped_bytes));
         }
         if progress.retries > 0 {
-            line += &format!(", {} retries", progress.retries);
+            line += &format!(", {}", counted(progress.retries, "retry"));
         }
         if let Some(total) = total
             && rate >= 1.0
@@ -624,7 +624,7 @@ impl Display {
             parts.push(format!("{} done before", size(earlier)));
         }
         if progress.retries > 0 {
-            parts.push(format!("{} retries", progress.retries));
+            parts.push(counted(progress.retries, "retry"));
         }
         if self.way != Way::Verify {
             parts.push(match verified_bytes {
@@ -709,7 +709,7 @@ impl Display {
                 details.push(format!("{} of zeros", size(progress.skipped_bytes)));
             }
             if progress.retries > 0 {
-                details.push(format!("{} retries", progress.retries));
+                details.push(counted(progress.retries, "retry"));
             }
             bar.details = details;
         });
@@ -775,7 +775,8 @@ impl Display {
     }
 
     fn notice(&mut self, line: &str, kind: Notice) {
-        if self.quiet || self.notice.as_deref() == Some(line) {
+        let is_hidden = self.quiet && kind != Notice::Warning;
+        if is_hidden || self.notice.as_deref() == Some(line) {
             return;
         }
         self.notice = Some(line.to_owned());

@@ -20,6 +20,7 @@ use super::secret_files::read_secret;
 use super::wait_lines::{self, WaitLines};
 use super::written_files::cannot_write;
 use super::{candidates, environment, exit, help, prompt, proxies, screen};
+use crate::amounts::counted;
 use crate::api::{Client, ClientConfig, Endpoint};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
@@ -278,7 +279,8 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
     let drives = check(&plan, &endpoint, &credentials, &mut stop).await?;
     plan.write(&config, &user, &key)?;
     let mut text = format!(
-        "{endpoint} accepts you; you have {drives} drives there\nProfile {:?} is in {}",
+        "{endpoint} accepts you; you have {} there\nProfile {:?} is in {}",
+        counted(drives as u64, "drive"),
         arguments.name,
         plan.config.display()
     );

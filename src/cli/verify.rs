@@ -19,7 +19,7 @@ use super::github::Report;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
 use super::{arguments, candidates, complete, help, screen, signing};
-use crate::amounts::exact_size;
+use crate::amounts::{counted, exact_size};
 use crate::api::ClientConfig;
 use crate::content::{Content, blocks_in, count, set_of};
 use crate::drive::{DriveId, DriveInfo};
@@ -271,8 +271,8 @@ impl Compared {
                 ),
             };
             let what = format!(
-                "{subject}: {differing} of {} blocks that were compared differ, the first at byte {first}",
-                coverage.checked,
+                "{subject}: it differs in {differing} of {} that were compared, the first at byte {first}",
+                counted(coverage.checked, "block"),
             );
             outcome.error = Some(Error::new(ErrorKind::Integrity, what).hint_to(hint));
         } else {

@@ -5,6 +5,7 @@ use rangemap::RangeSet;
 
 use super::options::DownloadOptions;
 use super::sink::Sink;
+use crate::amounts::counted;
 use crate::content::count;
 use crate::digest::{ChunkDigest, Digest};
 use crate::driver::blocking::blocking;
@@ -108,7 +109,8 @@ impl Recheck<'_> {
 fn warn_of_differing(wrong: u64, monitor: &mut dyn Monitor) {
     if wrong > 0 {
         monitor.warn(format!(
-            "{wrong} chunks on the disk are not what the earlier run wrote: they are fetched again"
+            "Fetching {} again: what the earlier run wrote has changed on the disk",
+            counted(wrong, "chunk")
         ));
     }
 }

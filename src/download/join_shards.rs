@@ -11,6 +11,7 @@ use super::drive_unchanged::{check_same_drive, check_still, look, warn_of_unfini
 use super::options::{DownloadInterrupted, DownloadOptions, Downloaded};
 use super::sink::digest_of;
 use crate::advice::Remedy;
+use crate::amounts::counted;
 use crate::api::Client;
 use crate::content::set_of;
 use crate::driver::blocking::blocking;
@@ -164,8 +165,8 @@ async fn recheck_shards(
             let wrong;
             (journal, wrong) = recheck.check_journal(journal, &mut state, image).await?;
             if wrong > 0 {
-                let what = format!("{wrong} chunks are not what shard {index} wrote");
-                monitor.warn(what);
+                let chunks = counted(wrong, "chunk");
+                monitor.warn(format!("What shard {index} wrote has changed in {chunks}"));
                 torn.push(index);
             }
         }

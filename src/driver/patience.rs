@@ -549,7 +549,7 @@ mod tests {
         let call = patience.call(&client, Operation::Read, slow);
         patience.watching(&mut lines, call).await.unwrap();
         let expected = [
-            "The endpoint does not answer, waiting (nothing came for 15s)",
+            "The endpoint has sent nothing for 15s, waiting",
             "over after 25s",
         ];
         assert_eq!(lines.0, expected);

@@ -5,6 +5,7 @@ use super::now_ms;
 use crate::amounts::{age, size};
 use crate::drive::{Condition, DriveInfo, named};
 use crate::error::{Error, ErrorKind, Result};
+use crate::quoting::quote;
 
 /// Minimum characters for the beginning of a UUID.
 const PREFIX_MIN: usize = 4;
@@ -66,11 +67,19 @@ pub fn select<'d>(drives: &'d [DriveInfo], word: &str, several: Several) -> Resu
                 return sorted(all).first().copied().ok_or_else(|| none(word));
             }
             let what = format!("{} drives are named {word:?}", all.len());
-            let hint = match all_published {
-                true => {
-                    format!("Use a UUID, or {word}~0 for the newest, {word}~1 for the one before")
-                }
-                false => "Use a UUID".to_owned(),
+            let nth = |n: usize| quote(&format!("{word}~{n}"));
+            let hint = match all
+                .iter()
+                .filter(|drive| published_ms(drive).is_some())
+                .count()
+            {
+                0 => "Use a UUID".to_owned(),
+                1 => format!("Use a UUID, or {} for the published one", nth(0)),
+                _ => format!(
+                    "Use a UUID, or {} for the newest published one, {} for the one before",
+                    nth(0),
+                    nth(1)
+                ),
             };
             return Err(ambiguous(what, &hint, all));
         }
@@ -257,6 +266,27 @@ mod tests {
         let drives = [published(1, 5), drive(2, "name n"), drive(3, "name x~1")];
         let error = select(&drives, "n", Several::Newest).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
+        let hint = |drives: &[DriveInfo]| {
+            let error = select(drives, "n", Several::Refuse).unwrap_err();
+            error.hint().unwrap().to_string()
+        };
+        let hinted = "Use a UUID, or n~0 for the published one:\n";
+        assert!(hint(&drives).starts_with(hinted), "{}", hint(&drives));
+        assert_eq!(
+            select(&drives, "n~0", Several::Refuse).unwrap().id,
+            drives[0].id
+        );
+        // Without a published drive, there is no n~0.
+        let plain = [drive(2, "name n"), drive(3, "name n")];
+        assert!(
+            hint(&plain).starts_with("Use a UUID:\n"),
+            "{}",
+            hint(&plain)
+        );
+        assert!(select(&plain, "n~0", Several::Refuse).is_err());
+        let two = [published(1, 5), published(3, 7), drive(2, "name n")];
+        let hinted = "Use a UUID, or n~0 for the newest published one, n~1 for the one before:\n";
+        assert!(hint(&two).starts_with(hinted), "{}", hint(&two));
         // A name has priority.
         assert_eq!(
             select(&drives, "x~1", Several::Refuse).unwrap().id,

@@ -7,7 +7,7 @@ use super::marks::{self, MARK, Mark, is_published};
 use super::options::{Target, UploadOptions};
 use super::wire_speed::WORTH_BYTES_MIN;
 use crate::advice::{Advice, Amount, Remedy};
-use crate::amounts::{self, exact_size};
+use crate::amounts::{self, counted, exact_size};
 use crate::api::Client;
 use crate::content::count;
 use crate::drive::{DriveInfo, DriveSpec, is_uploading};
@@ -189,11 +189,13 @@ impl Beginning<'_> {
         // be on the drive, and be zero now.
         if count > 0 && is_same {
             monitor.warn(format!(
-            "{count} chunks are not what the earlier run read, which left holes out: they are sent again"
-        ));
+                "Sending {} again: the earlier run, which left holes out, read other bytes",
+                counted(count, "chunk")
+            ));
         } else if count > 0 && !self.options.journal.changed_ok {
             let what = format!(
-                "The image changed since the upload began: {count} chunks that were sent differ now"
+                "The image changed since the upload began: it differs in {} that this upload has sent",
+                counted(count, "chunk")
             );
             return Err(Error::new(ErrorKind::Integrity, what).hint_to(advice![
                 "Send what changed with ",

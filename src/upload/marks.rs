@@ -153,7 +153,7 @@ pub(super) fn check_resumed(drive: &DriveInfo, token: &str) -> Result<()> {
 
 /// The keys of a drive that holds wrong bytes. The new token is nobody's, so that any other upload
 /// that runs finds at its end that it was not alone.
-pub(super) fn failed() -> Result<Properties> {
+pub(super) fn keys_of_failed() -> Result<Properties> {
     let token = Uuid::new_v4().as_simple().to_string();
     properties([(CHECK_KEY, CHECK_FAILED), (TOKEN_KEY, &token)])
 }

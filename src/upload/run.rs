@@ -584,7 +584,7 @@ impl<'a> Run<'a> {
         }
         self.resume.chunk = self.first;
         self.resume.is_journaled = false;
-        self.set(marks::failed()).await;
+        self.set(marks::keys_of_failed()).await;
         refuted(error, journal).await
     }
 
@@ -635,7 +635,7 @@ impl<'a> Run<'a> {
             .permanent()
             .hint_to(fetch);
         self.resume.is_journaled = false;
-        self.set(marks::failed()).await;
+        self.set(marks::keys_of_failed()).await;
         refuted(error, journal).await
     }
 }

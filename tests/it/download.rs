@@ -874,7 +874,7 @@ fn bytes_that_changed_on_the_disk_are_found_and_fetched_again() {
         // One request at a time, so nothing is read again before the end.
         let again = scene.run(&format!("-j 1 --verify {how} out")).code(0);
         let wrong = 1 + usize::from(bytes.len() == C);
-        let line = format!("{wrong} chunks on the disk are not what the earlier run wrote");
+        let line = format!("Fetching {wrong} chunk");
         let left = CHUNKS - resumed(&again) / C;
         let again = again.says(&line);
         let fetched = scene

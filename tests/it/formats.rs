@@ -539,7 +539,9 @@ fn an_upload_that_stopped_is_resumed_from_the_same_disk() {
         proxy.heal();
         if is_changed {
             bench.qemu_io("a", "write -P 3 100k 64k");
-            let _ = upload("").code(4).says("1 chunks that were sent differ");
+            let _ = upload("")
+                .code(4)
+                .says("it differs in 1 chunk that this upload has sent");
         }
         proxy.forget();
         let outcome = upload(if is_changed { "--changed-ok" } else { "" }).code(0);

@@ -301,7 +301,7 @@ fn chunks_that_vanished_from_the_file_are_fetched_again() {
             file.write_all_at(&[0; 4096], page).unwrap();
         }
         let again = scene.tool(DOWNLOAD, &flags).run().code(0);
-        let again = again.says("2 chunks on the disk are not what the earlier run wrote");
+        let again = again.says("Fetching 2 chunks again");
         assert_eq!(resumed(&again), (state.written.len() - lost.len()) * CHUNK);
         scene.check_downloaded();
     }

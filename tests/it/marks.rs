@@ -320,6 +320,16 @@ fn a_published_drive_that_is_half_overwritten_is_unfinished() {
 }
 
 #[test]
+fn quiet_does_not_hide_that_a_published_drive_is_overwritten() {
+    let scene = Scene::new();
+    let publish = scene.elsewhere("publish a.img --name n").run().code(0);
+    let drive = publish.text().trim().to_owned();
+    let outcome = scene.upload(&format!("-q -d {drive}")).run().code(0);
+    let outcome = outcome.says("was published as \"n\". This upload overwrites it");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+}
+
+#[test]
 fn an_endpoint_that_refuses_the_mark_gets_a_drive_without_it() {
     let scene = Scene::new();
     let refused = Fault::Answer(refusal(400, "usage"));

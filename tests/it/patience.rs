@@ -99,7 +99,7 @@ fn a_transfer_waits_for_an_endpoint_that_starts_late() {
     let publish = publish.args("publish a.img --name nightly").spawn();
     let list = desk.simple(&uri).args("ls").spawn();
     for waiting in [&upload, &publish, &list] {
-        waiting.wait_stderr("The endpoint does not answer, waiting; giving up in ");
+        waiting.wait_stderr("The endpoint does not answer: ");
     }
     proxy.heal();
     let _ = upload.wait().code(0).says("The endpoint answers again");
@@ -273,7 +273,7 @@ fn a_captive_portal_in_the_middle_is_an_outage() {
         scene.proxy.fault(Request::is_info, 1, fault);
         let outcome = scene.upload("-j 1").code(0);
         outcome
-            .says("the endpoint (")
+            .says("the endpoint: ")
             .says("The endpoint answers again");
         scene.check_drive();
     }

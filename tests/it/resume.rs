@@ -529,7 +529,7 @@ fn an_image_that_changed_is_reported_and_what_changed_is_sent() {
     scene.change((CHUNKS - 1) * C, b"changed");
     let _ = scene.writes();
     let refused = scene.run("").code(4);
-    let _ = refused.says("2 chunks that were sent differ now");
+    let _ = refused.says("it differs in 2 chunks that this upload has sent");
     assert_eq!(scene.writes(), Vec::<u64>::new());
     let _ = scene.run("--changed-ok --verify full").code(0);
     let writes = scene.writes();

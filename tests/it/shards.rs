@@ -209,7 +209,7 @@ fn a_shard_journal_applies_to_its_own_file_only() {
     scene
         .join("--verify full")
         .code(75)
-        .says("1 chunks are not what shard 1 wrote");
+        .says("What shard 1 wrote has changed in 1 chunk");
     assert!(!scene.desk.path("out").exists());
     scene.join("").code(75).says("1 of 5 shards are missing: 1");
     scene.shard(1).wait().code(0);

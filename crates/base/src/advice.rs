@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::amounts::size;
+use crate::amounts::{counted, size};
 
 /// What helps against an error, with what a program needs to do it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,7 +179,7 @@ impl Advice {
         let words = self.0.iter().map(|part| match part {
             Part::Text(text) => text.clone(),
             Part::Remedy(remedy) => word(remedy),
-            Part::Amount(Amount::Bytes(bytes)) => format!("{bytes} bytes"),
+            Part::Amount(Amount::Bytes(bytes)) => counted(*bytes, "byte"),
             Part::Amount(Amount::Number(bytes)) => bytes.to_string(),
         });
         words.collect()

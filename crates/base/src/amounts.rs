@@ -24,8 +24,17 @@ pub fn size(bytes: u64) -> String {
 /// The same with the exact number, for places where sizes are compared: `64 MiB (67108864 bytes)`.
 pub fn exact_size(bytes: u64) -> String {
     match bytes {
-        0..1024 => format!("{bytes} bytes"),
+        0..1024 => counted(bytes, "byte"),
         _ => format!("{} ({bytes} bytes)", size(bytes)),
+    }
+}
+
+/// A number with what it counts, such as `1 chunk`, `2 chunks` or `3 retries`.
+pub fn counted(number: u64, noun: &str) -> String {
+    match (number, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {noun}s"),
     }
 }
 
@@ -91,6 +100,14 @@ mod tests {
         for shift in 0..64 {
             assert!(size(u64::MAX >> shift).len() <= 8, "{shift}");
         }
+    }
+
+    #[test]
+    fn one_has_no_plural() {
+        assert_eq!(exact_size(0), "0 bytes");
+        assert_eq!(exact_size(1), "1 byte");
+        assert_eq!(counted(1, "retry"), "1 retry");
+        assert_eq!(counted(2, "retry"), "2 retries");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use openhosting_base::{advice, buffer, chunk, codec, digest, error, plan, quoting};
+use openhosting_base::{advice, amounts, buffer, chunk, codec, digest, error, plan, quoting};
 use openhosting_filesystem::{self as filesystem, nonblocking};
 
 use crate::advice::{Advice, Remedy};

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::signs::{HEAD_BYTES, has_boot_signature, has_sign, is_luks};
 use super::{Format, Gpt, Image, Length, StreamEnd, head_of};
+use crate::amounts::counted;
 
 /// Bytes of a sector of a drive.
 const SECTOR_BYTES: u64 = 512;
@@ -55,7 +56,8 @@ fn of_size(size: u64) -> Option<String> {
     let rest = size % SECTOR_BYTES;
     (rest != 0).then(|| {
         format!(
-            "The image has {size} bytes, which is not a multiple of the sector size of {SECTOR_BYTES}: the guest may not see the last {rest} bytes"
+            "The image has {size} bytes, which is not a multiple of the sector size of {SECTOR_BYTES}: the guest may not see the last {}",
+            counted(rest, "byte")
         )
     })
 }

@@ -11,6 +11,7 @@ use super::lzma::Lzma;
 use super::member::Member;
 use super::source::Packed;
 use super::{StreamFormat, lz4, skippable};
+use crate::amounts::counted;
 
 /// Bytes after the last member that were ignored, because they are not compressed data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,8 @@ impl fmt::Display for Trailer {
         let Self { format, at, bytes } = self;
         write!(
             f,
-            "The {format} data of the image ends at byte {at}: {bytes} bytes behind it are not part of it and were ignored, as {format} does"
+            "The {format} data of the image ends at byte {at}: {} after that were ignored, as {format} does",
+            counted(*bytes, "byte")
         )
     }
 }
