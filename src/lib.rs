@@ -143,6 +143,7 @@ pub mod digest {
 
 /// Drives: their identifiers, properties and sizes.
 pub mod drive {
+    pub(crate) use openhosting_base::condition::*;
     pub(crate) use openhosting_base::drive::*;
     pub use openhosting_base::drive::{DriveId, DriveInfo, DriveSpec};
 }

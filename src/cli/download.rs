@@ -11,7 +11,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use super::again::Changes;
 use super::display::{Display, Way, to_be_joined};
 use super::drive_reference::DriveReference;
-use super::drive_state::LocalUploads;
+use super::drive_state;
 use super::other_journals::others;
 use super::shown_run::RunOutcome;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool};
@@ -302,17 +302,14 @@ async fn run(
         },
     };
     let findings = arguments.findings(&client);
-    let uploads = blocking(|| Ok(LocalUploads::look())).await?;
-    let incomplete = uploads.warning(drive);
     let options = DownloadOptions {
         format,
         packing,
         patience,
-        has_warned: incomplete.is_some(),
+        uploads: blocking(|| Ok(drive_state::look())).await?,
         ..options(arguments, drive, &client, &findings)
     };
     display.notices(suffix_notice(&arguments.file, format, packing));
-    display.warnings(incomplete);
     display.notices(unfinished(arguments, &options, &client).await?);
     let done = match arguments.join {
         Some(count) => {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::access::Access;
 use super::drive_reference::DriveReference;
-use super::drive_state::{self, DriveState, LocalUploads};
+use super::drive_state;
 use super::drive_table::{self, Row, time};
 use super::drives::{drives_that, each_drive, look_at_drive, remove_drive};
 use super::json_list::JsonList;
@@ -23,7 +23,7 @@ use super::wait_lines::{self, WaitLines};
 use super::{complete, exit, help, printable, screen};
 use crate::amounts::{exact_size, size};
 use crate::api::{Client, ClientConfig};
-use crate::drive::DriveInfo;
+use crate::drive::{Condition, DriveInfo, LocalUploads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::keys::{newest_first, publication};
 use crate::publish::selection::{Several, is_candidate, select};
@@ -146,7 +146,7 @@ fn ls_json(access: &Access) -> ExitCode {
     let done = signals::hearing(Some(LS.program), None, async |mut stop| {
         let client = access.client(client_config(), &mut stop).await?;
         let patience = wait_lines::patience();
-        let uploads = blocking(|| Ok(LocalUploads::look())).await?;
+        let uploads = blocking(|| Ok(drive_state::look())).await?;
         let drives = each_drive(&client, &patience, async |drive| {
             // It fails if nothing reads stdout any more, which the end of the list reports.
             let object = object(&drive, &uploads);
@@ -162,13 +162,13 @@ fn ls_json(access: &Access) -> ExitCode {
 /// `openhosting ls`, for people.
 async fn listed(client: &Client, patience: &Patience, is_long: bool) -> Result<String> {
     let mut rows = BTreeMap::new();
-    let uploads = blocking(|| Ok(LocalUploads::look())).await?;
+    let uploads = blocking(|| Ok(drive_state::look())).await?;
     let list = each_drive(client, patience, async |drive| {
         let row = Row {
             id: drive.id,
             name: name(&drive).to_owned(),
             size: drive.size,
-            state: DriveState::of(&drive, &uploads),
+            state: Condition::of(&drive, &uploads),
             published_ms: publication(&drive).and_then(|publication| publication.published_ms),
             place: newest_first(&drive),
             claimed: drive.claimed().map(str::to_owned),
@@ -197,18 +197,20 @@ pub(super) fn show(arguments: &ShowArguments) -> ExitCode {
         async |client, patience, mut stop| {
             let drive = stop.unless_asked(arguments.drive.look(client, patience));
             let drive = drive.await?;
-            let uploads = blocking(|| Ok(LocalUploads::look())).await?;
+            let uploads = blocking(|| Ok(drive_state::look())).await?;
             let mut object = object(&drive, &uploads);
             let properties = drive.properties.iter();
             object["properties"] = properties
                 .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
                 .collect::<serde_json::Map<_, _>>()
                 .into();
-            let state = DriveState::of(&drive, &uploads);
+            let state = Condition::of(&drive, &uploads);
             let servers = drive_state::server_names(client, state.server()).await;
             let mut lines = vec![("State", state.words(&servers))];
-            let elsewhere = uploads.elsewhere(&drive);
-            lines.extend(elsewhere.map(|how| ("Upload", how.to_owned())));
+            if Condition::is_of_elsewhere(&drive, &uploads) {
+                let how = "has not ended; another machine may still work on it";
+                lines.push(("Upload", how.to_owned()));
+            }
             let text = described(&drive, &lines, arguments.long);
             Ok(CommandOutput::new(text, object))
         },
@@ -292,7 +294,7 @@ fn object(drive: &DriveInfo, uploads: &LocalUploads) -> Value {
         "drive": drive.id.to_string(),
         "name": text("name"),
         "size": drive.size,
-        "state": DriveState::of(drive, uploads).name(),
+        "state": Condition::of(drive, uploads).name(),
         "status": text("status"),
         "claimed": drive.claimed(),
         "imaging": drive.imaging(),
@@ -316,8 +318,11 @@ async fn remove(
 ) -> Result<CommandOutput> {
     let drives = stop.unless_asked(async {
         let drives = found(client, &arguments.drives, patience).await?;
-        let uploads = blocking(|| Ok(LocalUploads::look())).await?;
-        if let Some(drive) = drives.iter().find(|drive| uploads.is_running(drive.id)) {
+        let uploads = blocking(|| Ok(drive_state::look())).await?;
+        if let Some(drive) = drives
+            .iter()
+            .find(|drive| uploads.running.contains(&drive.id))
+        {
             let what = format!(
                 "Nothing is removed: an upload from this machine to drive {} is running",
                 drive.id
@@ -421,7 +426,7 @@ async fn ask(drives: &[DriveInfo], servers: &BTreeMap<Uuid, String>) -> Result<(
     for drive in drives {
         let size = size(drive.size);
         let used = drive.claimed().map_or(String::new(), |_| {
-            let state = DriveState::InUse(drive.claiming_server());
+            let state = Condition::InUse(drive.claiming_server());
             format!(", {}", printable::line(&state.words(servers)))
         });
         exit::say(&format!(

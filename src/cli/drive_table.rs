@@ -8,12 +8,11 @@ use unicode_width::UnicodeWidthStr;
 use uuid::Uuid;
 
 use super::bar::shorten;
-use super::drive_state::DriveState;
 use super::printable;
 use super::screen::fits;
 use super::text_table::table;
 use crate::amounts::{age, size};
-use crate::drive::DriveId;
+use crate::drive::{Condition, DriveId};
 
 /// Minimum digits of a UUID to show.
 const SHORT_ID: usize = 8;
@@ -26,7 +25,7 @@ pub(super) struct Row {
     pub(super) id: DriveId,
     pub(super) name: String,
     pub(super) size: u64,
-    pub(super) state: DriveState,
+    pub(super) state: Condition,
     pub(super) published_ms: Option<u64>,
     /// Its place among the drives of its name.
     pub(super) place: (Reverse<Option<u64>>, DriveId),
@@ -159,7 +158,7 @@ pub(super) fn time(ms: u64) -> String {
 mod tests {
     use super::*;
 
-    fn row(number: [u8; 16], name: &str, state: DriveState) -> Row {
+    fn row(number: [u8; 16], name: &str, state: Condition) -> Row {
         Row {
             id: DriveId::from_bytes(number),
             name: name.to_owned(),
@@ -179,8 +178,8 @@ mod tests {
         near[5] = 2;
         let long_name = "n".repeat(200);
         let rows = [
-            row([1; 16], "a", DriveState::Ready),
-            row(near, &long_name, DriveState::Other("x".repeat(99))),
+            row([1; 16], "a", Condition::Ready),
+            row(near, &long_name, Condition::Status("x".repeat(99))),
         ];
         let text = short(&rows, &servers, Some(80), 47 * 3_600_000);
         for line in text.lines() {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::access::Access;
 use super::display::{Display, DisplayArguments, Way, part_of_many};
 use super::drive_reference::DriveReference;
-use super::drive_state::LocalUploads;
+use super::drive_state;
 use super::drives::look_at_drive;
 use super::github::Report;
 use super::output::OutputForm;
@@ -22,7 +22,7 @@ use super::{arguments, candidates, complete, help, screen, signing};
 use crate::amounts::{counted, exact_size};
 use crate::api::ClientConfig;
 use crate::content::{Content, blocks_in, count, set_of};
-use crate::drive::{DriveId, DriveInfo};
+use crate::drive::{Condition, DriveId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
 use crate::publish::pick;
@@ -30,9 +30,7 @@ use crate::publish::receipts::read_receipt_if;
 use crate::publish::selection::Several;
 use crate::receipt::Coverage;
 use crate::shard::Shard;
-use crate::transfer::{
-    InspectOptions, Inspection, JOBS_DEFAULT, Patience, Stop, blocking, unfinished_warning,
-};
+use crate::transfer::{InspectOptions, Inspection, JOBS_DEFAULT, Patience, Stop, blocking};
 
 const PROGRAM: &str = "openhosting verify";
 pub(super) const FORM: OutputForm = OutputForm::new(PROGRAM, "verify/1");
@@ -166,7 +164,9 @@ async fn compare(
     let info = patience.watching(display, looked).await?;
     let drive = info.id;
     display.drive = Some(drive);
-    warn_if_unfinished(&info, display).await?;
+    // If its bytes are known to be wrong, differences are expected.
+    let uploads = blocking(|| Ok(drive_state::look())).await?;
+    display.warnings(Condition::warning(&info, &uploads));
     let content = receipt.content;
     if info.size < content.size() {
         let what = format!(
@@ -217,14 +217,6 @@ async fn compare(
         of,
         differing,
     })
-}
-
-/// Warns if an upload to the drive has not ended: differences are expected then.
-async fn warn_if_unfinished(drive: &DriveInfo, display: &mut Display) -> Result<()> {
-    let uploads = blocking(|| Ok(LocalUploads::look())).await?;
-    let here = uploads.warning(drive.id);
-    display.warnings(here.or_else(|| unfinished_warning(drive)));
-    Ok(())
 }
 
 impl Compared {

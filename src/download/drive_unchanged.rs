@@ -5,8 +5,8 @@ use tokio::task::JoinSet;
 use super::options::DownloadOptions;
 use crate::advice::Remedy;
 use crate::api::Client;
-use crate::drive::DriveInfo;
-use crate::driver::claim::{claim, in_use, unfinished_warning};
+use crate::drive::{Condition, DriveInfo};
+use crate::driver::claim::{claim, in_use};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::State;
 use crate::monitor::Monitor;
@@ -77,13 +77,13 @@ pub(super) async fn look(client: &Client, options: &DownloadOptions) -> Result<D
     }
 }
 
-/// Warns if the drive is unfinished, unless the user knows.
-pub(super) fn warn_of_unfinished(
+/// Warns if what the drive holds may be wrong or incomplete.
+pub(super) fn warn_of_condition(
     drive: &DriveInfo,
     options: &DownloadOptions,
     monitor: &mut dyn Monitor,
 ) {
-    if let Some(line) = unfinished_warning(drive).filter(|_| !options.has_warned) {
+    if let Some(line) = Condition::warning(drive, &options.uploads) {
         monitor.warn(line);
     }
 }

@@ -7,7 +7,7 @@ use rangemap::RangeSet;
 
 use super::begin::staged;
 use super::check_earlier::Recheck;
-use super::drive_unchanged::{check_same_drive, check_still, look, warn_of_unfinished};
+use super::drive_unchanged::{check_same_drive, check_still, look, warn_of_condition};
 use super::options::{DownloadInterrupted, DownloadOptions, Downloaded};
 use super::sink::digest_of;
 use crate::advice::Remedy;
@@ -67,7 +67,7 @@ pub async fn join_download(
     let mut rng = fastrand::Rng::new();
     let info = stop.unless_asked(look(client, options));
     let info = options.patience.watching(monitor, info).await?;
-    warn_of_unfinished(&info, options, monitor);
+    warn_of_condition(&info, options, monitor);
     let plan = Plan::new(info.size, options.chunk);
     let (force, count) = (shards.force, shards.count);
     let (target, journals) = blocking(move || opened(&shards, &plan)).await?;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::codec::Packing;
 use crate::digest::Digest;
-use crate::drive::DriveId;
+use crate::drive::{DriveId, LocalUploads};
 use crate::driver::JOBS_DEFAULT;
 use crate::driver::patience::Patience;
 use crate::driver::session::{Ended, JournalOptions};
@@ -79,8 +79,8 @@ pub struct DownloadOptions {
     pub packing: Option<Packing>,
     /// Whether to compute the digest of everything that is written; after compression, if any.
     pub checksum: bool,
-    /// Whether the user was already warned that the drive is unfinished.
-    pub(crate) has_warned: bool,
+    /// The uploads of this machine, for the warning about a drive that one of them has not filled.
+    pub(crate) uploads: LocalUploads,
 }
 
 impl DownloadOptions {
@@ -101,7 +101,7 @@ impl DownloadOptions {
             format: TargetFormat::Raw,
             packing: None,
             checksum: false,
-            has_warned: false,
+            uploads: LocalUploads::default(),
         }
     }
 }

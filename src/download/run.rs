@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::begin::{Opened, Opening};
 use super::check_earlier::Recheck;
-use super::drive_unchanged::{StillThere, look, warn_of_unfinished};
+use super::drive_unchanged::{StillThere, look, warn_of_condition};
 use super::fetch_chunk::{Fetcher, Partials, ToRead};
 use super::hole_survey::{Survey, SurveyConfig};
 use super::options::{Destination, DownloadInterrupted, DownloadOptions, Downloaded};
@@ -63,7 +63,7 @@ pub async fn download(
     client.open_ahead(first).await;
     let look = stop.unless_asked(look(client, options));
     let info = options.patience.watching(monitor, look).await?;
-    warn_of_unfinished(&info, options, monitor);
+    warn_of_condition(&info, options, monitor);
     let base = options.offset.unwrap_or_default();
     check_offset(&destination, base, info.size)?;
     let opening = Opening {

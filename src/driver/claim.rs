@@ -1,8 +1,8 @@
-//! A drive that something else uses, or that is not complete.
+//! A drive that something else uses.
 
 use crate::advice::Advice;
 use crate::api::Client;
-use crate::drive::{DriveId, DriveInfo, is_unfinished};
+use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind};
 use openhosting_base::advice;
 
@@ -17,16 +17,6 @@ pub(crate) fn claim(drive: &DriveInfo) -> Option<String> {
     drive
         .imaging()
         .map(|progress| format!("being imaged ({progress})"))
-}
-
-/// The warning about a drive that is read although it is unfinished.
-pub(crate) fn unfinished_warning(drive: &DriveInfo) -> Option<String> {
-    is_unfinished(&drive.properties).then(|| {
-        format!(
-            "An upload to drive {} has not ended, and another machine may still work on it: parts of the disk may be missing",
-            drive.id
-        )
-    })
 }
 
 pub(crate) fn claimed(drive: DriveId, by: &str) -> Error {

@@ -8,7 +8,7 @@ use super::receipts::{read_receipt, receipt_file};
 use super::selection::{Several, select};
 use super::{Base, Copied, LOOK_EVERY_MAX, LOOK_EVERY_MIN, Publisher, Work, is_broken, pick};
 use crate::content::{Content, set_of};
-use crate::drive::{DriveId, DriveInfo, is_unfinished, named};
+use crate::drive::{Condition, DriveId, DriveInfo, LocalUploads, named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Event, Phase};
@@ -270,16 +270,18 @@ impl Publisher<'_> {
 
 /// Why a drive cannot be the base for a disk of `size` bytes; `None` if it can.
 fn unfit(drive: &DriveInfo, size: u64) -> Option<&'static str> {
+    const COPYING: &str = "is being copied into, or was not copied into in full";
     if drive.size > size {
         return Some("is larger than the image");
     }
-    if drive.claimed().is_some() {
-        return Some("is in use");
+    match Condition::of(drive, &LocalUploads::default()) {
+        Condition::InUse(_) => Some("is in use"),
+        Condition::Copying(_) => Some(COPYING),
+        _ if is_broken(drive) => Some(COPYING),
+        Condition::CheckFailed => Some("must not be used: the check of an upload to it failed"),
+        Condition::Unfinished => Some("is not finished"),
+        _ => None,
     }
-    if drive.imaging().is_some() || is_broken(drive) {
-        return Some("is being copied into, or was not copied into in full");
-    }
-    is_unfinished(&drive.properties).then_some("is not finished")
 }
 
 /// The newest drive that was published under a name.

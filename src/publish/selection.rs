@@ -1,9 +1,11 @@
 //! Finds the drive for a word: a UUID, the beginning of one, a name, or `NAME~N`.
 
+use std::collections::BTreeMap;
+
 use super::keys::{newest_first, publication};
 use super::now_ms;
 use crate::amounts::{age, size};
-use crate::drive::{Condition, DriveInfo, named};
+use crate::drive::{Condition, DriveInfo, LocalUploads, named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 
@@ -186,7 +188,8 @@ fn ambiguous(what: String, hint: &str, drives: &[&DriveInfo]) -> Error {
     let is_one_name = all.windows(2).all(|pair| name(pair[0]) == name(pair[1]));
     for drive in all.iter().take(CANDIDATES_MAX) {
         let mut line = format!("  {}  {}", drive.id, size(drive.size));
-        line += &format!("  {}", Condition::of(&drive.properties).words());
+        let condition = Condition::of(drive, &LocalUploads::default());
+        line += &format!("  {}", condition.words(&BTreeMap::new()));
         // The API reports no other time.
         if let Some(ms) = published_ms(drive).filter(|ms| *ms > 0) {
             line += &format!(" {} ago", age(ms, now_ms()));

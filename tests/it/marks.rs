@@ -226,6 +226,52 @@ fn who_reads_an_unfinished_drive_is_warned_in_one_line() {
     assert_eq!(count(&outcome), 0, "{outcome:?}");
 }
 
+/// The warning about a drive whose check failed, as often as it is printed.
+fn check_warnings(outcome: &Outcome, drive: &str) -> usize {
+    let warning = format!("Do not use drive {drive}: the check of an upload to it failed");
+    outcome.stderr.matches(&warning).count()
+}
+
+#[test]
+fn who_reads_a_drive_whose_check_failed_is_warned_of_that_alone() {
+    let scene = Scene::new();
+    let publish = scene.elsewhere("publish a.img --name n --receipt r.json");
+    let published = publish.run().code(0).text().trim().to_owned();
+    let wrong = format!("--sha256 {}", "0".repeat(64));
+    let _ = scene.upload(&wrong).run().code(4).says("must not be used");
+    let all = drives(&scene.server);
+    let bad = all.iter().find(|drive| **drive != published).unwrap();
+    // Of the other, the mark of the upload has ended as well.
+    let ended = create(&scene.server, SIZE as u64);
+    let path = format!("/drives/{ended}/set");
+    let failed = "user:oh-state ready\nuser:oh-check failed";
+    let _ = Ask::of(&scene.server).post(&path, failed).expect(200);
+    for (i, drive) in [bad, &ended].into_iter().enumerate() {
+        let verified = if i == 0 { 0 } else { 4 };
+        for (words, code) in [
+            (format!("download {drive} b{i}.img"), 0),
+            (format!("download --shard 1/1 {drive} c{i}.img"), 0),
+            (format!("download --join 1 {drive} c{i}.img"), 0),
+            (format!("verify r.json -d {drive}"), verified),
+        ] {
+            let outcome = scene.elsewhere(&words).run().code(code);
+            assert_eq!(check_warnings(&outcome, drive), 1, "{words}: {outcome:?}");
+            assert!(!outcome.stderr.contains("has not ended"), "{outcome:?}");
+        }
+        let base = format!("publish a.img --name m{i} --base {drive}");
+        let outcome = scene.elsewhere(&base).run().code(0);
+        let _ = outcome.says(&format!(
+            "Base {drive} must not be used: the check of an upload to it failed: everything is sent"
+        ));
+        let shown = scene.elsewhere(&format!("show {drive}")).run().code(0);
+        assert!(
+            shown.text().contains("do not use: check failed"),
+            "{shown:?}"
+        );
+        assert!(!shown.text().contains("has not ended"), "{shown:?}");
+    }
+}
+
 #[test]
 fn another_upload_takes_over_the_mark() {
     for flags in [

@@ -154,12 +154,12 @@ impl DriveInfo {
     }
 }
 
-fn claimed(keys: &Properties) -> Option<&str> {
+pub(crate) fn claimed(keys: &Properties) -> Option<&str> {
     keys.get("claimed").filter(|claims| !claims.is_empty())
 }
 
 /// The mock of an old client uses `false` for none.
-fn imaging(keys: &Properties) -> Option<&str> {
+pub(crate) fn imaging(keys: &Properties) -> Option<&str> {
     keys.get("imaging")
         .filter(|progress| !progress.is_empty() && *progress != "false")
 }
@@ -169,25 +169,6 @@ pub fn claiming_server(claimed: &str) -> Option<Uuid> {
     let claim = claimed.split_whitespace().next()?;
     let mut parts = claim.split(':').skip_while(|part| *part != "guest").skip(1);
     parse_uuid(parts.next()?)
-}
-
-/// The condition of a drive according to its keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition<'k> {
-    /// Another drive is being copied into it, with the progress.
-    Copying(&'k str),
-    /// Servers use it, with their claims.
-    InUse(&'k str),
-    /// An upload found that it holds wrong bytes.
-    CheckFailed,
-    /// Published and verified.
-    Published,
-    /// A publication or an upload that did not end, on whatever machine.
-    Unfinished,
-    /// It can be used.
-    Ready,
-    /// Another status, in the words of the endpoint.
-    Status(&'k str),
 }
 
 /// Whether a drive is marked as that of an upload that did not end.
@@ -205,49 +186,6 @@ pub fn state_of(keys: &Properties) -> Option<&str> {
     keys.get(STATE_KEY)
         .map(str::trim)
         .filter(|state| !state.is_empty())
-}
-
-impl<'k> Condition<'k> {
-    /// The condition that these keys describe.
-    pub fn of(keys: &'k Properties) -> Self {
-        if let Some(progress) = imaging(keys) {
-            return Self::Copying(progress);
-        }
-        if let Some(claims) = claimed(keys) {
-            return Self::InUse(claims);
-        }
-        let key = |key| {
-            keys.get(key)
-                .map(str::trim)
-                .filter(|value| !value.is_empty())
-        };
-        if key(CHECK_KEY) == Some(CHECK_FAILED) {
-            return Self::CheckFailed;
-        }
-        if is_unfinished(keys) {
-            return Self::Unfinished;
-        }
-        match (state_of(keys), key("status")) {
-            (Some(PUBLISHED), _) => Self::Published,
-            (_, None | Some("active")) => Self::Ready,
-            (_, Some(status)) => Self::Status(status),
-        }
-    }
-
-    /// Its words for people, on every surface; who uses a drive is added where that is known.
-    pub fn words(self) -> String {
-        match self {
-            Self::Copying(progress) => format!("copying {progress}"),
-            Self::InUse(_) => "in use".to_owned(),
-            Self::CheckFailed => "do not use: check failed".to_owned(),
-            Self::Published => PUBLISHED.to_owned(),
-            Self::Unfinished => "unfinished".to_owned(),
-            Self::Ready => "ready".to_owned(),
-            // A copy into it failed.
-            Self::Status("inactive") => "do not use: inactive".to_owned(),
-            Self::Status(status) => status.to_owned(),
-        }
-    }
 }
 
 /// The drives with this name.

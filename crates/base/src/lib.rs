@@ -13,6 +13,7 @@ pub mod amounts;
 pub mod buffer;
 pub mod chunk;
 pub mod codec;
+pub mod condition;
 pub mod content;
 pub mod credentials;
 pub mod digest;

@@ -7,6 +7,7 @@
 
 mod map;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +28,8 @@ use super::sessions::Sessions;
 use super::shared::Api;
 use super::tasks::blocking;
 use super::work::in_turns;
-use openhosting_base::drive::{Condition, DriveId, claiming_server};
+use openhosting_base::condition::Condition;
+use openhosting_base::drive::{DriveId, claiming_server};
 use openhosting_base::wire::Properties;
 use openhosting_tenancy::Refusal;
 use openhosting_vm::{Machine, MachineId};
@@ -256,14 +258,15 @@ fn words(api: &Api, user: &str, info: &Properties) -> String {
         let machine = api.machines.own(user, server).ok()?;
         clipped(api.machines.info_as_known(&machine).get("name"))
     };
-    let condition = Condition::of(info);
-    let Condition::InUse(claims) = condition else {
-        return condition.words();
+    let condition = Condition::of_keys(info, None);
+    let Condition::InUse(_) = condition else {
+        return condition.words(&BTreeMap::new());
     };
+    let claims = info.get("claimed").unwrap_or_default();
     let mut servers = claims.split(' ').filter_map(claiming_server);
     match servers.find_map(name_of) {
         Some(name) => format!("in use by {name}"),
-        None => condition.words(),
+        None => Condition::InUse(None).words(&BTreeMap::new()),
     }
 }
 
