@@ -31,6 +31,8 @@ const JSON_EVERY: Duration = Duration::from_secs(1);
 /// Maximum notices that wait for the next plain line; further ones are only counted, so that a log
 /// does not fill with them.
 const WAITING_MAX: usize = 8;
+/// Maximum warnings for the JSON object.
+const WARNINGS_MAX: usize = 100;
 
 /// The kind of transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,6 +252,8 @@ pub(super) struct Display {
     /// The current phase, if no chunks are transferred.
     phase: Option<(Phase, Option<u64>)>,
     notice: Option<String>,
+    /// For the JSON object.
+    warnings: Vec<String>,
     started: bool,
     /// Whether this run found what an earlier one stored.
     pub(super) has_resumed: bool,
@@ -310,6 +314,7 @@ impl Display {
             progress: Progress::default(),
             phase: None,
             notice: None,
+            warnings: Vec::new(),
             refused: None,
             started: false,
             has_resumed: false,
@@ -366,11 +371,9 @@ impl Display {
         }
     }
 
-    /// Prints warnings.
-    pub(super) fn warnings(&mut self, lines: impl IntoIterator<Item = String>) {
-        for line in lines {
-            self.notice(&line, Notice::Warning);
-        }
+    /// The warnings so far.
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Time since the program began.
@@ -780,6 +783,9 @@ impl Display {
             return;
         }
         self.notice = Some(line.to_owned());
+        if kind == Notice::Warning && self.warnings.len() < WARNINGS_MAX {
+            self.warnings.push(line.to_owned());
+        }
         if self.lines == Some(Lines::Json) {
             exit::say_object(&serde_json::json!({
                 "event": "notice",

@@ -111,11 +111,13 @@ impl ShownRun<'_> {
             resume: outcome.resume,
             summary: outcome.summary,
         };
-        let object = outcome.object.unwrap_or_else(|| {
+        let mut object = outcome.object.unwrap_or_else(|| {
             let mut object = display.object(&end);
             object["sha256"] = report.digest.map(|digest| digest.to_string()).into();
             object
         });
+        // Also where a run failed before there was an object.
+        object["warnings"] = display.warnings().into();
         let mut shown = display.ended(&end);
         report.outcome = shown.outcome;
         report.took = shown.took;

@@ -24,6 +24,7 @@ use crate::api::ClientConfig;
 use crate::content::{Content, blocks_in, count, set_of};
 use crate::drive::{Condition, DriveId};
 use crate::error::{Error, ErrorKind, Result};
+use crate::monitor::{Event, Monitor as _};
 use crate::plan::Plan;
 use crate::publish::pick;
 use crate::publish::receipts::read_receipt_if;
@@ -166,7 +167,9 @@ async fn compare(
     display.drive = Some(drive);
     // If its bytes are known to be wrong, differences are expected.
     let uploads = blocking(|| Ok(drive_state::look())).await?;
-    display.warnings(Condition::warning(&info, &uploads));
+    if let Some(line) = Condition::warning(&info, &uploads) {
+        display.event(&Event::Warning(line.into()));
+    }
     let content = receipt.content;
     if info.size < content.size() {
         let what = format!(

@@ -273,6 +273,50 @@ fn who_reads_a_drive_whose_check_failed_is_warned_of_that_alone() {
 }
 
 #[test]
+fn quiet_leaves_no_warning_out() {
+    let scene = Scene::new();
+    let publish = "publish a.img --name n --receipt r.json -q";
+    let published = scene.elsewhere(publish).run().code(0);
+    assert_eq!(published.stderr, "");
+    scene.kill_half_way("");
+    let all = drives(&scene.server);
+    let is_other = |drive: &&String| published.text().trim() != **drive;
+    let drive = all.iter().find(is_other).unwrap();
+    let tool = scene.desk.download(&scene.server.uri).arg(drive);
+    let tool = tool.env("XDG_STATE_HOME", scene.desk.path("elsewhere"));
+    for (tool, code) in [
+        (tool.args("-q e.img"), 0),
+        (scene.elsewhere(&format!("download -q {drive} b.img")), 0),
+        (scene.elsewhere(&format!("download -q {drive} -")), 0),
+        (scene.elsewhere(&format!("verify -q r.json -d {drive}")), 4),
+    ] {
+        let outcome = tool.run().code(code);
+        assert!(outcome.stderr.contains(ELSEWHERE), "{outcome:?}");
+        assert!(
+            code != 0 || outcome.stderr.lines().count() == 1,
+            "{outcome:?}"
+        );
+    }
+    // For programs, the warning is in the object too.
+    for (words, schema, code) in [
+        (format!("download -q --json {drive} c.img"), "download/1", 0),
+        (format!("verify --json r.json -d {drive}"), "verify/1", 4),
+    ] {
+        let outcome = scene.elsewhere(&words).run().code(code).says(ELSEWHERE);
+        let warnings = &object(schema, &outcome.stdout)["warnings"];
+        assert_eq!(warnings.as_array().unwrap().len(), 1, "{outcome:?}");
+        assert!(warnings[0].as_str().unwrap().contains(ELSEWHERE));
+    }
+    // Of an upload as well.
+    let smaller = format!("upload -q --json -d {} small.img", published.text().trim());
+    scene.desk.file("small.img", &scene.image[..65536]);
+    let outcome = scene.elsewhere(&smaller).run().code(0);
+    let outcome = outcome.says("was published as");
+    let warnings = &object("upload/1", &outcome.stdout)["warnings"];
+    assert_eq!(warnings.as_array().unwrap().len(), 1, "{warnings}");
+}
+
+#[test]
 fn another_upload_takes_over_the_mark() {
     for flags in [
         "upload a.img --resume-from-drive",
