@@ -361,7 +361,7 @@ async fn remove(
         match removed {
             Ok(()) => {
                 // Otherwise the next upload of that image would look for this drive.
-                drive_state::forget_uploads(drive.id).await;
+                drive_state::forget_uploads(drive.id, None).await;
                 let _ = writeln!(
                     answer.text,
                     "Removed {} {}",

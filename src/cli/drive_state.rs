@@ -2,6 +2,7 @@
 //! servers that use them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 
 use uuid::Uuid;
 
@@ -10,7 +11,8 @@ use super::other_journals::{Other, others};
 use crate::api::Client;
 use crate::drive::{DriveId, LocalUploads};
 use crate::filesystem::{self, Lock, Locked, open_own};
-use crate::journal::Direction;
+use crate::image::Fingerprint;
+use crate::journal::{Direction, replay};
 use crate::transfer::blocking;
 
 /// Maximum servers whose names are requested, one request for each.
@@ -36,15 +38,20 @@ fn local_uploads() -> Vec<Other> {
     all.unwrap_or_default()
 }
 
-/// Removes the journals of uploads to this drive which stopped: the drive is gone, or another upload
-/// has written all of it, so they describe bytes that are no longer there. Their commands then make
-/// new drives.
+/// What an upload wrote to a drive: an image, from this byte on.
+pub(super) struct Written {
+    pub(super) image: Fingerprint,
+    pub(super) offset: u64,
+}
+
+/// Removes the journals of uploads to this drive which stopped: the drive is gone (`written` is
+/// `None`), or another upload has written what they lack. Their commands then make new drives.
 /// Only a journal that can be locked here is one that nothing works on: that of this upload is still
 /// locked, and a file system without locks does not tell. Others stay, which only costs the right
 /// state in `ls`.
-pub(super) async fn forget_uploads(drive: DriveId) {
+pub(super) async fn forget_uploads(drive: DriveId, written: Option<Written>) {
     let forget = move || {
-        forget(drive);
+        forget(drive, written.as_ref());
         Ok(())
     };
     // A thread that panics costs nothing else.
@@ -52,16 +59,36 @@ pub(super) async fn forget_uploads(drive: DriveId) {
 }
 
 /// As [`forget_uploads`]. Blocks.
-fn forget(drive: DriveId) {
+fn forget(drive: DriveId, written: Option<&Written>) {
     let all = local_uploads().into_iter();
     for other in all.filter(|other| other.drive == drive) {
         let Ok(file) = open_own(&other.path) else {
             continue;
         };
-        if filesystem::lock(&file, Lock::Exclusive) == Locked::Held {
+        if filesystem::lock(&file, Lock::Exclusive) == Locked::Held
+            && written.is_none_or(|written| is_completed(&file, written))
+        {
             let _ = std::fs::remove_file(&other.path);
         }
     }
+}
+
+/// Whether the upload of this journal needs nothing more after `written`. An image that was written
+/// as a whole replaces whatever an upload wrote. From an offset on, it has to be the same image, and
+/// the journal has to have all that is before the offset.
+fn is_completed(journal: &File, written: &Written) -> bool {
+    if written.offset == 0 {
+        return true;
+    }
+    let Ok(replay) = replay(journal, |_, _, _| {}) else {
+        return false;
+    };
+    let header = replay.header;
+    // A pipe has no size, and nothing else distinguishes it from another one.
+    let is_same = written.image.size > 0 && header.source.as_ref() == Some(&written.image);
+    let chunk = header.chunk.max(1);
+    let before = header.first..written.offset.div_ceil(chunk);
+    is_same && (before.is_empty() || replay.state.settled().gaps(&before).next().is_none())
 }
 
 /// The names of these servers, as far as the endpoint reports them. A single attempt for each,

@@ -12,7 +12,7 @@ use super::arguments::ImageArguments;
 use super::candidates::{self, TIERS};
 use super::display::{Display, Way, other_parts, short};
 use super::drive_reference::DriveReference;
-use super::drive_state::forget_uploads;
+use super::drive_state::{Written, forget_uploads};
 use super::local::{LOCAL, Local, endpoint_name};
 use super::other_journals::{Other, others};
 use super::shown_run::RunOutcome;
@@ -241,20 +241,15 @@ impl Tool for UploadArguments {
         stop: Stop,
     ) -> Result<CompleteTransfer, RunOutcome<'static>> {
         match run(self, display, stop).await {
-            Ok(uploaded) => {
-                if self.shard.is_none() && self.offset == 0 {
-                    forget_uploads(uploaded.drive).await;
-                }
-                Ok(CompleteTransfer {
-                    verified_bytes: uploaded.verified.bytes,
-                    checksum: uploaded.checksum,
-                    journal: uploaded.journal,
-                    next: match self.shard.and_then(other_parts) {
-                        Some(others) => Some(format!("The drive also needs {others}")),
-                        None => self.local.as_deref().map(how_to_serve),
-                    },
-                })
-            }
+            Ok(uploaded) => Ok(CompleteTransfer {
+                verified_bytes: uploaded.verified.bytes,
+                checksum: uploaded.checksum,
+                journal: uploaded.journal,
+                next: match self.shard.and_then(other_parts) {
+                    Some(others) => Some(format!("The drive also needs {others}")),
+                    None => self.local.as_deref().map(how_to_serve),
+                },
+            }),
             Err(interrupted) => {
                 let resume = interrupted.resume;
                 let resume = resume.filter(|_| can_continue(&interrupted.error));
@@ -417,16 +412,26 @@ async fn send(
     if let Some(line) = growing(&options, image.length()) {
         arguments.notice(&line);
     }
-    let Some(file) = &arguments.trace else {
-        return upload(&client, image, &options, display, stop).await;
+    let written = Written {
+        image: image.fingerprint().clone(),
+        offset: arguments.offset,
     };
-    let mut trace = TraceMonitor::create(file, display)?;
-    let uploaded = upload(&client, image, &options, &mut trace, stop).await;
-    if let Err(error) = trace.finish() {
-        // The trace failed, which does not affect the transfer.
-        arguments.notice(&error.chain());
+    let uploaded = match &arguments.trace {
+        None => upload(&client, image, &options, display, stop).await?,
+        Some(file) => {
+            let mut trace = TraceMonitor::create(file, display)?;
+            let uploaded = upload(&client, image, &options, &mut trace, stop).await;
+            if let Err(error) = trace.finish() {
+                // The trace failed, which does not affect the transfer.
+                arguments.notice(&error.chain());
+            }
+            uploaded?
+        }
+    };
+    if arguments.shard.is_none() {
+        forget_uploads(uploaded.drive, Some(written)).await;
     }
-    uploaded
+    Ok(uploaded)
 }
 
 /// The line about a new drive whose size is a guess: its owner sees it before the image has ended.

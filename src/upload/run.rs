@@ -202,7 +202,10 @@ impl<'a> Run<'a> {
 
     /// Marks the drive with the good end of this upload.
     async fn end_marks(&mut self, monitor: &mut dyn Monitor) -> Result<()> {
-        let has_failed = self.drive.properties.get(CHECK_KEY) == Some(CHECK_FAILED);
+        // Where the wrong bytes are is unknown, so a part of the image may have left them there.
+        let is_whole = self.options.shard.is_none()
+            && (self.options.offset == 0 || self.options.verify == Verify::Full);
+        let has_failed = is_whole && self.drive.properties.get(CHECK_KEY) == Some(CHECK_FAILED);
         let more = has_failed.then_some((CHECK_KEY, CHECK_PASSED));
         if self.mark == Mark::None {
             if has_failed {

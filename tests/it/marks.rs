@@ -51,6 +51,24 @@ impl Scene {
         self.elsewhere(&words).env("OHURI", proxy.uri())
     }
 
+    /// The program of the old script.
+    fn script(&self, args: &str) -> Tool<'_> {
+        let tool = self.desk.upload(&self.proxy.uri());
+        tool.args("-c 65536 -j 1").args(args)
+    }
+
+    /// The drive and the offset that the program of the old script names, after two chunks.
+    fn fail_at_the_third_chunk(&self, flags: &str) -> (String, u64) {
+        let fault = Fault::Answer(refusal(400, "usage"));
+        self.proxy
+            .fault_after(2, Request::is_write, usize::MAX, fault);
+        let failed = self.script(&format!("{flags} a.img")).run().code(1);
+        self.proxy.heal();
+        let (drive, offset) = failed.hint();
+        assert!(offset > 0);
+        (drive, offset)
+    }
+
     /// Kills an upload with `kill -9` when its second chunk is on the way.
     fn kill_half_way(&self, args: &str) {
         let gate = Gate::default();
@@ -342,23 +360,48 @@ fn another_upload_takes_over_the_mark() {
 
 #[test]
 fn the_offset_that_the_old_script_names_ends_the_mark() {
+    for flags in ["--no-journal", ""] {
+        let scene = Scene::new();
+        let (drive, offset) = scene.fail_at_the_third_chunk(flags);
+        scene.is_seen("unfinished");
+        let rest = format!("{flags} -d {drive} -o {offset} a.img");
+        let _ = scene.script(&rest).run().code(0);
+        scene.is_ready();
+    }
+}
+
+#[test]
+fn an_offset_that_leaves_a_gap_or_another_image_does_not_complete_an_upload() {
+    for (image, further) in [("a.img", 65536), ("b.img", 0)] {
+        let scene = Scene::new();
+        scene.desk.file("b.img", &noise(2, SIZE));
+        let (drive, offset) = scene.fail_at_the_third_chunk("");
+        let rest = format!("-d {drive} -o {} {image}", offset + further);
+        let _ = scene.script(&rest).run().code(0);
+        let here = scene.desk.simple(&scene.server.uri).args("ls --json").run();
+        let here = object("ls/1", &here.code(0).stdout)["drives"][0].clone();
+        assert_eq!(here["state"], "unfinished", "{image}");
+    }
+}
+
+#[test]
+fn a_part_of_an_image_does_not_clear_a_failed_check() {
     let scene = Scene::new();
-    let fault = Fault::Answer(refusal(400, "usage"));
-    scene
-        .proxy
-        .fault_after(2, Request::is_write, usize::MAX, fault);
-    let upload = || {
-        let tool = scene.desk.upload(&scene.proxy.uri());
-        tool.args("-c 65536 -j 1 --no-journal a.img")
-    };
-    let failed = upload().run().code(1);
-    let (drive, offset) = failed.hint();
-    assert!(offset > 0);
-    scene.is_seen("unfinished");
-    scene.proxy.heal();
-    let rest = format!("-d {drive} -o {offset}");
-    let _ = upload().args(&rest).run().code(0);
-    scene.is_ready();
+    let drive = create(&scene.server, SIZE as u64);
+    let path = format!("/drives/{drive}/set");
+    let failed = "user:oh-check failed";
+    let _ = Ask::of(&scene.server).post(&path, failed).expect(200);
+    for (part, state) in [
+        ("-o 65536", "check_failed"),
+        ("--shard 1/2", "check_failed"),
+        ("", "ready"),
+    ] {
+        let tool = scene.upload(&format!("-d {drive} {part}"));
+        let _ = tool.run().code(0);
+        let list = scene.elsewhere("ls --json").run().code(0);
+        let list = object("ls/1", &list.stdout);
+        assert_eq!(list["drives"][0]["state"], state, "{part}");
+    }
 }
 
 #[test]
