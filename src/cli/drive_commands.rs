@@ -26,7 +26,7 @@ use crate::api::{Client, ClientConfig};
 use crate::drive::{Condition, DriveInfo, LocalUploads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::keys::{newest_first, publication};
-use crate::publish::selection::{Several, is_candidate, select};
+use crate::publish::selection::{Several, is_candidate, select_knowing};
 use crate::transfer::{Patience, Stop, blocking, stopped};
 
 /// The prefix of the keys with which our own commands mark drives.
@@ -317,8 +317,8 @@ async fn remove(
     mut stop: Stop,
 ) -> Result<CommandOutput> {
     let drives = stop.unless_asked(async {
-        let drives = found(client, &arguments.drives, patience).await?;
         let uploads = blocking(|| Ok(drive_state::look())).await?;
+        let drives = found(client, &arguments.drives, patience, &uploads).await?;
         if let Some(drive) = drives
             .iter()
             .find(|drive| uploads.running.contains(&drive.id))
@@ -388,6 +388,7 @@ async fn found(
     client: &Client,
     named: &[DriveReference],
     patience: &Patience,
+    uploads: &LocalUploads,
 ) -> Result<Vec<DriveInfo>> {
     let words: Vec<&str> = named
         .iter()
@@ -407,7 +408,9 @@ async fn found(
     for named in named {
         let drive = match named {
             DriveReference::Id(id) => look_at_drive(client, *id, patience).await?,
-            DriveReference::Word(word) => select(&all, word, Several::Refuse)?.clone(),
+            DriveReference::Word(word) => {
+                select_knowing(uploads, &all, word, Several::Refuse)?.clone()
+            }
         };
         if found.iter().all(|other| other.id != drive.id) {
             found.push(drive);

@@ -3,19 +3,19 @@
 use std::str::FromStr;
 
 use super::drives::{drives_that, look_at_drive};
-use super::usage;
+use super::{drive_state, usage};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::publish::selection::{Several, is_candidate, select};
-use crate::transfer::Patience;
+use crate::publish::selection::{Several, is_candidate, select_knowing};
+use crate::transfer::{Patience, blocking};
 
 /// A reference to a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum DriveReference {
     /// The drive with this UUID. A word in the form of a UUID is always taken as one.
     Id(DriveId),
-    /// A word that must be looked up at the endpoint: see [`select`].
+    /// A word that must be looked up at the endpoint: see [`select_knowing`].
     Word(String),
 }
 
@@ -73,7 +73,7 @@ impl DriveReference {
     /// The UUID, which is looked up at the endpoint if necessary.
     ///
     /// # Errors
-    /// The errors of the endpoint, and those of [`select`].
+    /// The errors of the endpoint, and those of [`select_knowing`].
     pub(super) async fn find(
         &self,
         client: &Client,
@@ -90,11 +90,14 @@ impl DriveReference {
                 let (candidates, similar): (Vec<_>, Vec<_>) = drives
                     .into_iter()
                     .partition(|drive| is_candidate(drive, word));
-                let selected = select(&candidates, word, several).map(|drive| drive.id);
-                selected.map_err(|error| match error.kind() {
-                    ErrorKind::NotFound => with_nearest(error, &similar, word),
-                    _ => error,
-                })
+                let uploads = blocking(|| Ok(drive_state::look())).await?;
+                let selected = select_knowing(&uploads, &candidates, word, several);
+                selected
+                    .map(|drive| drive.id)
+                    .map_err(|error| match error.kind() {
+                        ErrorKind::NotFound => with_nearest(error, &similar, word),
+                        _ => error,
+                    })
             }
         }
     }

@@ -52,6 +52,18 @@ pub fn is_candidate(drive: &DriveInfo, word: &str) -> bool {
 /// [`ErrorKind::NotFound`] if there is none; [`ErrorKind::Usage`] if there are several, with a list
 /// of them.
 pub fn select<'d>(drives: &'d [DriveInfo], word: &str, several: Several) -> Result<&'d DriveInfo> {
+    select_knowing(&LocalUploads::default(), drives, word, several)
+}
+
+/// As [`select`]. The list of drives in an error has their conditions as far as the journals of
+/// this machine show them too, like every other list.
+pub(crate) fn select_knowing<'d>(
+    uploads: &LocalUploads,
+    drives: &'d [DriveInfo],
+    word: &str,
+    several: Several,
+) -> Result<&'d DriveInfo> {
+    let ambiguous = |what, hint: &str, drives: &[_]| ambiguous(uploads, what, hint, drives);
     let mut of_name: Vec<_> = named(drives, word).collect();
     let earlier =
         counted(word).and_then(|(name, index)| published_of(drives, name).get(index).copied());
@@ -181,14 +193,14 @@ fn sorted<'d>(drives: &[&'d DriveInfo]) -> Vec<&'d DriveInfo> {
 }
 
 /// The error that lists the possible drives, the newest first.
-fn ambiguous(what: String, hint: &str, drives: &[&DriveInfo]) -> Error {
+fn ambiguous(uploads: &LocalUploads, what: String, hint: &str, drives: &[&DriveInfo]) -> Error {
     let mut lines = vec![format!("{hint}:")];
     let all = sorted(drives);
     let name = |drive: &DriveInfo| drive.properties.get("name").unwrap_or_default().to_owned();
     let is_one_name = all.windows(2).all(|pair| name(pair[0]) == name(pair[1]));
     for drive in all.iter().take(CANDIDATES_MAX) {
         let mut line = format!("  {}  {}", drive.id, size(drive.size));
-        let condition = Condition::of(drive, &LocalUploads::default());
+        let condition = Condition::of(drive, uploads);
         line += &format!("  {}", condition.words(&BTreeMap::new()));
         // The API reports no other time.
         if let Some(ms) = published_ms(drive).filter(|ms| *ms > 0) {

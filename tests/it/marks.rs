@@ -417,6 +417,43 @@ fn an_offset_beyond_the_image_ends_no_mark() {
 }
 
 #[test]
+fn the_drives_of_a_name_have_the_states_that_ls_prints() {
+    let scene = Scene::new();
+    let publish = "publish a.img --name n --receipt r.json";
+    let published = scene.elsewhere(publish).run().code(0);
+    let remove = format!("rm --yes {}", published.text().trim());
+    let _ = scene.elsewhere(&remove).run().code(0);
+    // Another machine completes it. The journal is still here, so this machine cannot know.
+    scene.kill_half_way("-n other");
+    let drive = scene.drive();
+    let complete = format!("upload a.img --resume-from-drive {drive}");
+    let _ = scene.elsewhere(&complete).run().code(0);
+    let _ = scene.elsewhere("upload -n other a.img").run().code(0);
+    let here = || scene.desk.simple(&scene.server.uri);
+    let list = object("ls/1", &here().args("ls --json").run().code(0).stdout);
+    let list = list["drives"].as_array().unwrap().clone();
+    assert_eq!(list.len(), 2);
+    for words in [
+        "rm --yes other",
+        "show other",
+        "download other b.img",
+        "verify -d other r.json",
+        "upload -d other a.img",
+    ] {
+        let refused = here().args(words).run().code(2);
+        for drive in &list {
+            let id = drive["drive"].as_str().unwrap();
+            let line = refused.stderr.lines().find(|line| line.contains(id));
+            let state = drive["state"].as_str().unwrap();
+            assert!(line.unwrap().ends_with(state), "{words}: {refused:?}");
+        }
+    }
+    let states: Vec<_> = list.iter().map(|drive| drive["state"].clone()).collect();
+    assert!(states.contains(&"unfinished".into()), "{states:?}");
+    assert!(states.contains(&"ready".into()), "{states:?}");
+}
+
+#[test]
 fn an_existing_drive_is_marked_before_its_first_byte_changes() {
     let scene = Scene::new();
     let drive = create(&scene.server, SIZE as u64);
