@@ -156,7 +156,8 @@ impl Beginning<'_> {
                 "The journal is damaged: chunks without a record are compared with the drive";
             monitor.notice(what);
         }
-        let there = session.state.settled_bytes(&plan);
+        let there = chunks_there(self.options, &plan, session.first, session.state.settled());
+        let there = session.state.ending(&plan).bytes_in_all(there.iter());
         let of = match plan.is_endless() {
             true => String::new(),
             false => format!(" of {}", plan.size()),
@@ -337,6 +338,29 @@ fn changed(image: &Image, plan: &Plan, journal: &Journal, state: &State) -> Resu
         .hint_to(advice!["Start over with ", Remedy::Restart]));
     };
     differing(image, plan, journal.digests()?, &state.holes)
+}
+
+/// The chunks of this run's part of the image that need not be sent, with those that are `settled`.
+/// What a run prints when it stops and what the next one prints when it resumes both count these.
+pub(super) fn chunks_there(
+    options: &UploadOptions,
+    plan: &Plan,
+    first: u64,
+    settled: RangeSet<u64>,
+) -> RangeSet<u64> {
+    let mut there = settled;
+    if let Some(selection) = &options.selection {
+        there.extend(selection.left_out());
+    }
+    if first > 0 {
+        there.insert(0..first);
+    }
+    if let Some(shard) = options.shard {
+        for others in shard.others(plan.count()) {
+            there.remove(others);
+        }
+    }
+    there
 }
 
 /// Whether any chunk is sent: none is if the offset is not within the image. Such an upload changes

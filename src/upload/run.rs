@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use rangemap::RangeSet;
 
-use super::begin::{Beginning, Begun};
+use super::begin::{Beginning, Begun, chunks_there};
 use super::growing_drive::Room;
 use super::marks::{self, Mark};
 use super::options::{Interrupted, Resume, Target, UploadOptions, Uploaded};
@@ -259,16 +259,7 @@ impl<'a> Run<'a> {
 
     /// The chunks of this run's part of the image that need not be sent.
     fn there(&self, plan: &Plan, passed: &RangeSet<u64>) -> RangeSet<u64> {
-        let mut there = passed.clone();
-        if self.first > 0 {
-            there.insert(0..self.first);
-        }
-        if let Some(shard) = self.options.shard {
-            for others in shard.others(plan.count()) {
-                there.remove(others);
-            }
-        }
-        there
+        chunks_there(self.options, plan, self.first, passed.clone())
     }
 
     /// Reports how much there is to do. The size that the image states may be wrong, which its end

@@ -247,6 +247,25 @@ fn a_drive_created_before_hashing_is_reused_for_its_image_only() {
 }
 
 #[test]
+fn a_delta_that_stops_and_resumes_counts_what_the_base_holds_both_times() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    let _ = published(&desk, &proxy.uri(), "a.img --name n");
+    // The chunk between them is the same on the base.
+    let next = changed(&image(), &[5, 130]);
+    desk.file("b.img", &next);
+    let fault = Fault::Answer(refusal(400, "usage"));
+    proxy.fault_after(1, Request::is_write, usize::MAX, fault);
+    let run = || publish(&desk, &proxy.uri(), "b.img --name n -j 1").run();
+    let _ = run().code(1).says("(8.0 MiB of 9.3 MiB are on drive ");
+    proxy.heal();
+    let resumes = format!("Resuming: {} of {SIZE} bytes are done", 2 * CHUNK);
+    let done = run().code(0).says(&resumes);
+    assert_drive(&server, done.text().trim(), &next);
+}
+
+#[test]
 fn an_image_of_an_older_published_drive_creates_no_drive() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
