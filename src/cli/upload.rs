@@ -374,15 +374,7 @@ async fn send(
     lines.extend(packed(arguments, &image));
     check_offset(arguments, image.length())?;
     let image = image_notices::show(image, lines, given.is_some(), display, &mut stop).await?;
-    let size = match (arguments.grow, image.length()) {
-        (Some(grow), Length::Known(size)) => grow.applied_to(size)?,
-        (Some(_), Length::Unknown { .. }) => {
-            let what = "--grow needs the size of the image, which is not known before its end";
-            let error = Error::new(ErrorKind::Usage, what);
-            return Err(error.hint_to("Tell it with --size").into());
-        }
-        (None, length) => length.first(),
-    };
+    let size = drive_size(arguments, image.length())?;
     let mut options = options(arguments, drive, size, patience);
     check_new_drive(arguments, &options.target)?;
     options.jobs = jobs_for(arguments.common.jobs, findings);
@@ -432,6 +424,18 @@ async fn send(
         forget_uploads(uploaded.drive, Some(written)).await;
     }
     Ok(uploaded)
+}
+
+/// The size of a new drive for an image of this length.
+fn drive_size(arguments: &UploadArguments, length: Length) -> Result<u64> {
+    match (arguments.grow, length) {
+        (Some(grow), Length::Known(size)) => grow.applied_to(size),
+        (Some(_), Length::Unknown { .. }) => {
+            let what = "--grow needs the size of the image, which is not known before its end";
+            Err(Error::new(ErrorKind::Usage, what).hint_to("Tell it with --size"))
+        }
+        (None, length) => Ok(length.first()),
+    }
 }
 
 /// The line about a new drive whose size is a guess: its owner sees it before the image has ended.

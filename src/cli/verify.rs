@@ -22,7 +22,7 @@ use super::{arguments, candidates, complete, help, screen, signing};
 use crate::amounts::{counted, exact_size};
 use crate::api::ClientConfig;
 use crate::content::{Content, blocks_in, count, set_of};
-use crate::drive::{Condition, DriveId};
+use crate::drive::{Condition, DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::{Event, Monitor as _};
 use crate::plan::Plan;
@@ -165,11 +165,7 @@ async fn compare(
     let info = patience.watching(display, looked).await?;
     let drive = info.id;
     display.drive = Some(drive);
-    // If its bytes are known to be wrong, differences are expected.
-    let uploads = blocking(|| Ok(drive_state::look())).await?;
-    if let Some(line) = Condition::warning(&info, &uploads) {
-        display.event(&Event::Warning(line.into()));
-    }
+    warn_of_condition(&info, display).await?;
     let content = receipt.content;
     if info.size < content.size() {
         let what = format!(
@@ -220,6 +216,15 @@ async fn compare(
         of,
         differing,
     })
+}
+
+/// Warns if what the drive holds may be wrong or incomplete: differences are expected then.
+async fn warn_of_condition(drive: &DriveInfo, display: &mut Display) -> Result<()> {
+    let uploads = blocking(|| Ok(drive_state::look())).await?;
+    if let Some(line) = Condition::warning(drive, &uploads) {
+        display.event(&Event::Warning(line.into()));
+    }
+    Ok(())
 }
 
 impl Compared {
