@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{CommandFactory, Parser};
@@ -360,10 +360,14 @@ fn run(program: &'static str, words: &[OsString]) -> ExitCode {
             .try_init(),
     };
     let is_announced = AtomicBool::new(false);
-    match start(args, &is_announced) {
+    let stopped_by = AtomicU8::new(exit::SIGINT);
+    match start(args, &is_announced, &stopped_by) {
         // Only one object is printed: an error after that is reported on stderr.
         Err(error) if is_json && !is_announced.into_inner() => {
             form.finish(true, &Heard::default(), Err(error))
+        }
+        Err(error) if error.kind() == ErrorKind::Cancelled => {
+            exit::failed(program, &error, stopped_by.into_inner())
         }
         ended => exit::finish(program, ended),
     }
@@ -418,7 +422,7 @@ impl<W: io::Write> io::Write for Printable<W> {
     }
 }
 
-fn start(args: ServerArguments, is_announced: &AtomicBool) -> Result<()> {
+fn start(args: ServerArguments, is_announced: &AtomicBool, stopped_by: &AtomicU8) -> Result<()> {
     let addresses = Addresses {
         listen: args.listen,
         metrics: args.metrics,
@@ -460,7 +464,7 @@ fn start(args: ServerArguments, is_announced: &AtomicBool) -> Result<()> {
     let result = runtime.block_on(async {
         let listening = listen_on(server, addresses, &greeting).await?;
         is_announced.store(true, Ordering::Relaxed);
-        serve(listening).await
+        serve(listening, stopped_by).await
     });
     // What does not end by itself must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -663,7 +667,12 @@ async fn listen_on(
     })
 }
 
-async fn serve(listening: ListeningServer) -> Result<()> {
+/// How long a server without requests in flight may take to end.
+const END_OF_IDLE: Duration = Duration::from_millis(300);
+
+/// Serves until a signal stops it. If that did not wait for requests in flight, `stopped_by` is the
+/// exit code for the signal.
+async fn serve(listening: ListeningServer, stopped_by: &AtomicU8) -> Result<()> {
     let ListeningServer {
         server,
         listener,
@@ -678,18 +687,22 @@ async fn serve(listening: ListeningServer) -> Result<()> {
         result = &mut running => return result,
         _ = signals.next() => drop(stop),
     }
-    // The second signal is from somebody who does not want to wait.
-    tokio::select! {
-        result = running => result,
-        signal = signals.next() => {
-            let name = match signal {
-                Signal::Interrupt => "SIGINT",
-                Signal::Terminate => "SIGTERM",
-            };
-            let what = format!("Stopped by {name} before requests in flight had finished");
-            Err(Error::new(ErrorKind::Cancelled, what))
-        }
+    // The second signal is from somebody who does not want to wait, unless the first one was sent
+    // twice: without requests in flight, the server ends within this time.
+    let signal = tokio::select! {
+        result = &mut running => return result,
+        signal = signals.next() => signal,
+    };
+    if let Ok(result) = tokio::time::timeout(END_OF_IDLE, running).await {
+        return result;
     }
+    let (name, code) = match signal {
+        Signal::Interrupt => ("SIGINT", exit::SIGINT),
+        Signal::Terminate => ("SIGTERM", exit::SIGTERM),
+    };
+    let what = format!("Stopped by {name} before requests in flight had finished");
+    stopped_by.store(code, Ordering::Relaxed);
+    Err(Error::new(ErrorKind::Cancelled, what))
 }
 
 /// Prints the two lines, or the object; on a terminal with a banner around the lines, on stderr.

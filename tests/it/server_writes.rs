@@ -314,10 +314,24 @@ fn a_second_signal_does_not_wait() {
         TcpStream::connect(server.address()).is_err()
     });
     server.terminate();
-    assert_eq!(server.wait().code(), Some(130));
+    assert_eq!(server.wait().code(), Some(143));
     drop(first);
     server.start_again();
     assert_eq!(read_all(&server, &drive), [0; 10]);
+}
+
+/// As `timeout` and a terminal send one.
+#[test]
+fn a_signal_that_comes_twice_stops_an_idle_server_as_one_does() {
+    for _ in 0..4 {
+        let mut server = TestServer::start();
+        let _ = create(&server, 10);
+        let pid = server.pid();
+        let twice = format!("kill -TERM {pid}; kill -INT {pid}");
+        let sent = Command::new("sh").args(["-c", &twice]).status();
+        assert!(sent.is_ok());
+        assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    }
 }
 
 #[test]

@@ -36,6 +36,8 @@ const DONE: Entry = ("0", "done");
 const FAILED: Entry = ("1", "failed");
 const USAGE: Entry = ("2",
     "a flag, an argument, the environment or a config file is wrong; nothing was changed");
+/// As [`USAGE`], of commands that change nothing anyway, and of a server, which may have begun.
+const WRONG: Entry = ("2", "a flag, an argument, the environment or a config file is wrong");
 const DIFFERS: Entry = ("4",
     "the image or the drive changed since the transfer began, or the copy or a digest differs");
 const GAVE_UP: Entry = ("75", "gave up for now: run it again later");
@@ -44,8 +46,13 @@ const READER_ENDED: Entry = ("141", "the program that reads the output has ended
 const TERMINATED: Entry = ("143", "stopped by SIGTERM");
 
 /// The exit codes of commands that send nothing.
-const LOCAL_STATUS: &[Entry] = &[
-    DONE, FAILED, ("2", "a flag, an argument, the environment or a config file is wrong"),
+const LOCAL_STATUS: &[Entry] = &[DONE, FAILED, WRONG];
+
+/// The exit codes of the server.
+const SERVER_STATUS: &[Entry] = &[
+    ("0", "stopped by SIGINT (Ctrl-C) or SIGTERM"), FAILED, WRONG,
+    ("130", "a second SIGINT stopped it during a request"),
+    ("143", "a second SIGTERM stopped it during a request"),
 ];
 
 /// The exit codes of transfers, which another run continues.
@@ -267,14 +274,14 @@ pub(super) const ALL: &[(&str, Sections)] = &[
             ("Serve a network, with TLS",
                 "openhosting server --listen 192.0.2.7:8463 --tls-self-signed"),
             ("Start it in a script, and wait until it is ready or has failed; then run: . ./oh",
-                "openhosting server >oh & until [ -s oh ] || ! kill -0 $!; do sleep 1; done"),
+                "rm -f oh; openhosting server >oh & until [ -s oh ] || ! kill -0 $!; do sleep 1; done"),
         ],
         values: &[("BYTES, SIZE", BYTES), RATE],
         environment: &[("XDG_DATA_HOME",
             "directory that contains openhosting-server/ [default: ~/.local/share]")],
         files: &[("~/.local/share/openhosting-server/",
             "drives, virtual machines, and the user that was generated")],
-        exit_status: LOCAL_STATUS,
+        exit_status: SERVER_STATUS,
     }),
     ("completions", Sections {
         examples: &[
