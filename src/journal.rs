@@ -28,7 +28,7 @@ use crate::digest::ChunkDigest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
     self, Access, Lock, Locked, Staged, Untrusted, Weakness, create_whole, directory_of, open_own,
-    open_to_read, remedy, sync_directory, unsynced, with_suffix,
+    open_to_read, remedy, sync_all, sync_directory, unsynced, with_suffix,
 };
 use crate::locks;
 use crate::plan::Span;
@@ -59,6 +59,25 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// Checks that a journal can be made in a directory: writes a file like one there, and removes it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot.
+    pub(crate) fn check_place(directory: &Path) -> Result<()> {
+        const BYTES: usize = HEADER_BYTES + RECORD_BYTES;
+        let written = std::fs::create_dir_all(directory).and_then(|()| {
+            let staged = Staged::beside(&directory.join(EXTENSION), Access::Private)?;
+            staged.file().write_all_at(&[1; BYTES], 0)?;
+            sync_all(staged.file())
+        });
+        written.map_err(|cause| {
+            let what = format!("Cannot make a journal in {}", directory.display());
+            Error::new(ErrorKind::Local, what)
+                .because(cause)
+                .hint_to(advice!["Put it elsewhere with ", Remedy::JournalElsewhere])
+        })
+    }
+
     /// Creates a journal, completely or not at all.
     ///
     /// # Errors
@@ -144,7 +163,7 @@ impl Journal {
                 "Start over with ",
                 Remedy::Restart,
                 ", or compare with the drive with ",
-                Remedy::CompareWithDrive,
+                Remedy::CompareWithDrive(None),
             ])
         })?;
         if replay.is_damaged {

@@ -39,6 +39,7 @@ use crate::driver::patience::Unanswered;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::{Disk, Fingerprint, Holes, Image, content_of};
+use crate::journal::Journal;
 use crate::monitor::{Event, Monitor, Phase};
 use crate::plan::Span;
 use crate::policy::Operation;
@@ -283,7 +284,14 @@ pub async fn publish(
     match publisher.run(image).await {
         Ok(published) => Ok(published),
         Err(error) => Err(Unpublished {
-            error,
+            // What an upload can send later, a publication has to read again.
+            error: match error.advises(&Remedy::ChangedOk) {
+                true => error.hint_to(advice![
+                    "Stop what writes to the image, or take a snapshot. Then start over with ",
+                    Remedy::Restart,
+                ]),
+                false => error,
+            },
             unfinished: publisher.unfinished,
         }),
     }
@@ -887,6 +895,10 @@ impl<'a> Publisher<'a> {
             tier: self.options.tier.clone(),
             shared: false,
         };
+        // Otherwise a run without a journal would leave a drive behind.
+        if let Some(directory) = self.options.journals.clone() {
+            blocking(move || Journal::check_place(&directory)).await?;
+        }
         let once = uuid::Uuid::new_v4().as_simple().to_string();
         let mut stop = self.stop.clone();
         let new = NewDrive {

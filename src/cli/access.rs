@@ -77,8 +77,8 @@ pub(super) struct ResolvedAccess {
 
 /// Where the credentials are.
 enum CredentialSource {
-    /// They were in the environment.
-    Environment(Zeroizing<String>),
+    /// They were in this variable of the environment.
+    Environment(Zeroizing<String>, String),
     /// The profile with this name refers to them.
     Profile(String, Reference),
 }
@@ -148,7 +148,7 @@ impl Access {
     pub(super) async fn quiet_client(&self, config: ClientConfig) -> Option<Client> {
         let resolved = self.resolve().ok()?;
         let is_quiet = match &resolved.credentials {
-            CredentialSource::Environment(text) => Credentials::split(text).1.is_some(),
+            CredentialSource::Environment(text, _) => Credentials::split(text).1.is_some(),
             CredentialSource::Profile(_, Reference::Command(_)) => false,
             CredentialSource::Profile(name, reference) => {
                 let text = reference.fetch(name).await.ok()?;
@@ -168,7 +168,8 @@ impl Access {
     /// As [`client`](Self::client).
     pub(super) fn resolve(&self) -> Result<ResolvedAccess> {
         let uri = environment::variable_named(&["OHURI", "EHURI"])?;
-        let auth = environment::variable(&AUTH_VARIABLES)?.map(Zeroizing::new);
+        let auth = environment::variable_named(&AUTH_VARIABLES)?
+            .map(|(text, variable)| (Zeroizing::new(text), variable));
         // If everything is defined elsewhere, the config is not even read, so it may be invalid.
         let is_complete = (self.endpoint.is_some() || uri.is_some()) && auth.is_some();
         let chosen = match self.profile.is_none() && is_complete {
@@ -227,8 +228,8 @@ impl Access {
                     "There is no profile {name:?}, which {named_by} names: there is no config {}",
                     path.display()
                 );
-                return Err(Error::new(ErrorKind::Usage, what)
-                    .hint_to("Write [profiles.NAME] with endpoint and credentials into it"));
+                let hint = format!("Make it with: openhosting login {}", quote(&name));
+                return Err(Error::new(ErrorKind::Usage, what).hint_to(hint));
             }
             (None, Ok(config)) => match config.default.clone() {
                 Some(name) => (name, "default", config),
@@ -250,7 +251,7 @@ fn resolve(
     flags: &Access,
     chosen: Option<ChosenProfile>,
     uri: Option<(String, String)>,
-    auth: Option<Zeroizing<String>>,
+    auth: Option<(Zeroizing<String>, String)>,
 ) -> Result<ResolvedAccess> {
     let missing = |what: &str| Error::new(ErrorKind::Usage, what).hint_to(NOTHING_CONFIGURED);
     let config = chosen.as_ref().map(|chosen| chosen.config.clone());
@@ -281,11 +282,13 @@ fn resolve(
         let reference = profile.credentials.clone()?;
         Some(CredentialSource::Profile(profile.name.clone(), reference))
     };
-    let source = source_of(&named).or(auth.map(CredentialSource::Environment));
+    let source = source_of(&named)
+        .or(auth.map(|(text, variable)| CredentialSource::Environment(text, variable)));
     let is_chosen = source.is_some();
     let credentials = source
         .or_else(|| source_of(&other))
         .ok_or_else(|| missing("Please set OHAUTH=<user uuid>:<secret API key>"))?;
+    remedies::credentials_are_from(credentials.place());
     // Credentials for one cloud must not be sent to another one just because OHURI was set for some
     // other purpose.
     if let (false, Some(profile)) = (is_chosen, &other)
@@ -403,7 +406,35 @@ fn no_credentials(place: Option<String>) -> Result<Error> {
     Ok(Error::new(ErrorKind::Usage, what).hint_to(hint))
 }
 
+impl CredentialSource {
+    /// Where they are defined, for messages.
+    fn place(&self) -> String {
+        match self {
+            Self::Environment(_, variable) => variable.clone(),
+            Self::Profile(name, _) => format!("the credentials of the profile {name:?}"),
+        }
+    }
+
+    /// What to do if the endpoint refuses them.
+    fn if_refused(&self) -> String {
+        match self {
+            Self::Environment(_, variable) => format!(
+                "Check the user UUID and the key in {variable}, or unset it to use a profile"
+            ),
+            Self::Profile(name, _) => {
+                let name = quote(name);
+                format!("Check the user UUID and the key, or run: openhosting login {name}")
+            }
+        }
+    }
+}
+
 impl ResolvedAccess {
+    /// Where the credentials are defined, and what to do if the endpoint refuses them.
+    pub(super) fn credentials(&self) -> (String, String) {
+        (self.credentials.place(), self.credentials.if_refused())
+    }
+
     /// The endpoint, and where it is defined.
     pub(super) fn endpoint(&self) -> (&Endpoint, &str) {
         (&self.endpoint, &self.endpoint_from)
@@ -422,7 +453,7 @@ impl ResolvedAccess {
 
     async fn client(self, config: ClientConfig) -> Result<Client> {
         let (text, place) = match self.credentials {
-            CredentialSource::Environment(text) => (text, None),
+            CredentialSource::Environment(text, _) => (text, None),
             CredentialSource::Profile(name, reference) => {
                 let text = reference.fetch(&name).await?;
                 (
@@ -478,12 +509,12 @@ mod tests {
             config: "/c.toml".into(),
             is_named,
         });
-        let auth = auth.map(|auth| Zeroizing::new(auth.to_owned()));
+        let auth = auth.map(|auth| (Zeroizing::new(auth.to_owned()), "OHAUTH".to_owned()));
         let uri = uri.map(|uri| (uri.to_owned(), "OHURI".to_owned()));
         let resolved = resolve(&flags, chosen, uri, auth);
         let resolved = resolved.map_err(|error| error.to_string())?;
         let who = match resolved.credentials {
-            CredentialSource::Environment(text) => text.to_string(),
+            CredentialSource::Environment(text, _) => text.to_string(),
             CredentialSource::Profile(name, _) => name,
         };
         Ok(format!("{who} at {}", resolved.endpoint))

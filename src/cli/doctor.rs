@@ -22,6 +22,7 @@ use crate::api::{Client, ClientConfig, Endpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Failure, Transient};
 use crate::filesystem::private_directory;
+use crate::journal::Journal;
 use crate::system::{allocated_bytes, free_bytes};
 use crate::transfer::{Stop, blocking};
 
@@ -83,6 +84,7 @@ async fn checks(arguments: &DoctorArguments, mut stop: Stop) -> Result<Vec<Check
             let address = Address {
                 endpoint: endpoint.clone(),
                 from: from.to_owned(),
+                credentials: resolved.credentials(),
             };
             let proxy = proxy(&resolved)?;
             let config = ClientConfig {
@@ -128,6 +130,8 @@ fn proxy(resolved: &access::ResolvedAccess) -> Result<Option<Check>> {
 struct Address {
     endpoint: Endpoint,
     from: String,
+    /// Where the credentials are defined, and what to do if the endpoint refuses them.
+    credentials: (String, String),
 }
 
 /// Makes a call, which shows whether endpoint, connection, credentials and clock are correct.
@@ -146,7 +150,8 @@ async fn call(client: &Client, address: &Address) -> (Option<Found>, Vec<Check>)
     let mut wrong_endpoint = None;
     match answer.map_err(|failure| Answer::of(failure, address)) {
         Ok(()) => {
-            let accepted = format!("accepted, of the user {}", client.user());
+            let from = &address.credentials.0;
+            let accepted = format!("accepted, of the user {} (from {from})", client.user());
             checks.push(Check("credentials", Found::Fine(accepted)));
         }
         Err(Answer::Endpoint(error)) => wrong_endpoint = Some(Found::Broken(error)),
@@ -180,9 +185,12 @@ impl Answer {
             Some(401 | 403) if !has_page(&failure) => Self::Credentials(
                 Error::new(
                     ErrorKind::Unauthenticated,
-                    format!("The endpoint refuses them: {failure}"),
+                    format!(
+                        "The endpoint refuses them (from {}): {failure}",
+                        address.credentials.0
+                    ),
                 )
-                .hint_to("Check the user UUID and the key, or run: openhosting login"),
+                .hint_to(address.credentials.1.clone()),
             ),
             Some(402) => Self::Credentials(failure.into_error("The endpoint refuses the account")),
             // Any 5xx, not only one that may pass: the advice to ask who runs the endpoint is right
@@ -261,7 +269,10 @@ fn places() -> Vec<Check> {
                         .hint_to(environment::SET_STATE),
                 )
             }
-            Ok(()) => Found::Fine(directory.display().to_string()),
+            Ok(()) => match Journal::check_place(&directory) {
+                Err(error) => Found::Broken(error),
+                Ok(()) => Found::Fine(directory.display().to_string()),
+            },
         },
     };
     let here = Path::new(".");

@@ -13,6 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::private_directory;
 use crate::system::{BASE_OF_CONFIG, BASE_OF_STATE, Base};
 
+/// The variable that moves all journals and receipts.
+pub(super) const STATE_HOME: &str = "XDG_STATE_HOME";
+
 /// The hint if the directory for state cannot be used.
 pub(super) const SET_STATE: &str = "Set XDG_STATE_HOME to a directory that you can write to";
 

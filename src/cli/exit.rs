@@ -194,6 +194,7 @@ fn program_of<T: clap::Parser>() -> String {
 /// # Errors
 /// The error, or the help, without control characters even if the words contain some.
 pub(super) fn try_parse<T: clap::Parser>(words: &[OsString]) -> Result<T, clap::Error> {
+    remedies::command_is(T::command);
     T::try_parse_from(words).map_err(|error| {
         // Messages quote the words in several ways, so they are made from words whose control
         // characters are escaped.

@@ -19,6 +19,7 @@ use super::output::{CommandOutput, OutputForm};
 use super::screen::{stdout_columns, stdout_lines};
 use super::wait_lines::{self, WaitLines};
 use super::{candidates, help, proxies, screen};
+use crate::advice::Remedy;
 use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
@@ -129,7 +130,14 @@ async fn run(info: &InfoArguments) -> Result<CommandOutput> {
     let progress = ProgressLine::show(info.image.shown());
     let mut report = progress.reporter();
     blocking(move || {
-        let survey = ImageSurvey::of(image, chunk, is_format_given, holes, &mut report)?;
+        let survey = ImageSurvey::of(image, chunk, is_format_given, holes, &mut report);
+        let survey = survey.map_err(|error| match error.advises(&Remedy::ChangedOk) {
+            // Nothing is sent here.
+            true => error.hint_to(
+                "Stop what writes to the image, or take a snapshot, and run the same command again",
+            ),
+            false => error,
+        })?;
         if let Some(path) = &map {
             write_new(path, &svg(survey.census()?, survey.image.format()))?;
         }

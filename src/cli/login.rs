@@ -393,6 +393,13 @@ fn endpoint_of(text: &str) -> Result<Endpoint> {
     if text.contains("://") || text.contains('@') {
         return text.parse();
     }
+    let is_host = text.contains('.') || text.starts_with("localhost") || text.starts_with('[');
+    // Neither a key nor a user and a key may be printed.
+    if user_and_key(text).is_ok() || !is_host {
+        let what = "The value is not the URI of an endpoint";
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("It begins with https://, and the user and the key are asked for after it"));
+    }
     let what = format!("The endpoint {text:?} has no scheme");
     Err(Error::new(ErrorKind::Usage, what).hint_to(format!(
         "Use https://{text}, or http://{text} for a server on this machine"

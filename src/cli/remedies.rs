@@ -1,14 +1,41 @@
 //! Remedies in the words of the command line: the flag, the variable or the command that does what
 //! an error of the library advises.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
-use super::again;
+use super::{again, environment};
 use crate::advice::{Advice, Remedy};
+use crate::locks;
 use crate::quoting::quote;
 
 /// Where the endpoint of this run is defined.
 static ENDPOINT_FROM: OnceLock<String> = OnceLock::new();
+
+/// The command that was called, as its parser describes it.
+static COMMAND: Mutex<Option<fn() -> clap::Command>> = Mutex::new(None);
+
+/// From now on, advice names flags of this command only.
+pub(super) fn command_is(command: fn() -> clap::Command) {
+    *locks::lock(&COMMAND) = Some(command);
+}
+
+/// Whether the command that was called has a flag. A test without a command has all of them.
+fn has(flag: &str) -> bool {
+    let command = *locks::lock(&COMMAND);
+    command.is_none_or(|command| {
+        command()
+            .get_arguments()
+            .any(|it| it.get_long() == Some(flag))
+    })
+}
+
+/// Where the credentials of this run are defined.
+static CREDENTIALS_FROM: OnceLock<String> = OnceLock::new();
+
+/// From now on, advice about the credentials names this place.
+pub(super) fn credentials_are_from(place: String) {
+    let _ = CREDENTIALS_FROM.set(place);
+}
 
 /// From now on, advice about the endpoint names this place: a flag, a variable, or a profile.
 pub(super) fn endpoint_is_from(place: &str) {
@@ -21,7 +48,13 @@ pub(super) fn endpoint_is_from(place: &str) {
 
 /// Advice with the flags of its remedies.
 pub(super) fn worded(advice: &Advice) -> String {
-    advice.worded(flag)
+    let lacks = |remedy: &Remedy| match remedy {
+        Remedy::CompareWithDrive(_) => !has("resume-from-drive"),
+        Remedy::JournalElsewhere => !has("journal"),
+        Remedy::LongerOutage(_) => !has("max-outage"),
+        _ => false,
+    };
+    advice.without(lacks).worded(flag)
 }
 
 /// The program that uploads, as the user calls it.
@@ -44,8 +77,10 @@ fn flag(remedy: &Remedy) -> String {
     let words = match remedy {
         Remedy::Restart => "--restart",
         Remedy::ChangedOk => "--changed-ok",
-        Remedy::JournalElsewhere => "--journal PATH",
-        Remedy::CompareWithDrive => "--resume-from-drive UUID",
+        Remedy::JournalElsewhere if has("journal") => "--journal PATH",
+        Remedy::JournalElsewhere => environment::STATE_HOME,
+        Remedy::CompareWithDrive(Some(id)) => return format!("--resume-from-drive {id}"),
+        Remedy::CompareWithDrive(None) => "--resume-from-drive UUID",
         Remedy::EarlierDrive(id) => return format!("openhosting download {id} FILE"),
         Remedy::SameOptions => "flags",
         Remedy::GiveSize => "--size",
@@ -60,9 +95,13 @@ fn flag(remedy: &Remedy) -> String {
             None => "OHURI or the profile's endpoint",
         },
         Remedy::Endpoint(endpoint) => return format!("--endpoint {}", quote(endpoint)),
-        Remedy::CheckCredentials => "OHAUTH, or the profile's credentials",
+        Remedy::CheckCredentials => match CREDENTIALS_FROM.get() {
+            Some(from) => from,
+            None => "OHAUTH, or the profile's credentials",
+        },
         Remedy::ListDrives => "openhosting ls",
         Remedy::TrustCertificate => "--cacert FILE",
+        Remedy::ClientCertificate if !has("cert") => "the profile's cert and key",
         Remedy::ClientCertificate => "--cert FILE and --key FILE, or the profile's cert and key",
         Remedy::NameReaders => "--readers all, or --readers UUID,UUID",
         Remedy::Join => "--join",
@@ -76,6 +115,9 @@ fn flag(remedy: &Remedy) -> String {
         Remedy::Disk(name) => return format!("--disk {}", quote(name)),
         Remedy::NameDisk => "--disk",
         Remedy::AllowBacking => "--allow-backing",
+        Remedy::ListOfDigests if !has("sha256-file") => {
+            return format!("{} --sha256-file", upload());
+        }
         Remedy::ListOfDigests => "--sha256-file",
         Remedy::File => "a file",
         Remedy::Upload(path) => return format!("{} {}", upload(), file(path)),

@@ -762,7 +762,7 @@ impl Check {
         );
         Error::new(ErrorKind::Integrity, what).hint_to(advice![
             "Nothing else may write to the drive meanwhile. Compare all of it and send what differs with ",
-            Remedy::CompareWithDrive,
+            Remedy::CompareWithDrive(Some(drive.into())),
         ])
     }
 }

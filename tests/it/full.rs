@@ -1,6 +1,8 @@
 //! Outputs that accept no more data, for a while or permanently, and devices that are named by
 //! links.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +50,44 @@ impl Scene {
         let tool = self.desk.download(&self.server.uri).arg(&self.drive);
         tool.arg(file)
     }
+}
+
+#[test]
+fn a_full_state_directory_is_reported_before_a_drive_is_created() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.file("a.img", &noise(12, 100_000));
+    let state = desk.path("state");
+    let Some(disk) = Tmpfs::mount(&state, 64 << 10) else {
+        return;
+    };
+    let run = |words: &str| {
+        let tool = desk.simple(&server.uri).args(words);
+        tool.env("XDG_STATE_HOME", &state).run()
+    };
+    let mut filler = File::create(state.join("filler")).unwrap();
+    while filler.write_all(&[1; 4096]).is_ok() {}
+    for (words, remedy) in [
+        ("upload -n x a.img", "--journal PATH"),
+        ("publish -n x a.img", "XDG_STATE_HOME"),
+    ] {
+        let failed = run(words).code(1).says("No space left on device");
+        let hint = failed
+            .stderr
+            .lines()
+            .find(|line| line.starts_with("Put it"));
+        assert_eq!(hint, Some(&*format!("Put it elsewhere with {remedy}")));
+        assert!(drives(&server).is_empty(), "{words}");
+    }
+    let doctor = run("doctor").code(1);
+    let failed = "failed   state";
+    assert!(doctor.text().contains(failed), "{doctor:?}");
+    drop(filler);
+    std::fs::remove_file(state.join("filler")).unwrap();
+    assert!(!run("doctor").code(0).text().contains(failed));
+    let left = state.join("openhosting/journals").read_dir().unwrap();
+    assert_eq!(left.count(), 0);
+    drop(disk);
 }
 
 #[test]

@@ -81,8 +81,15 @@ fn a_login_that_is_refused_stores_nothing() {
             "not the UUID of a user",
         ),
         ("login --endpoint http://example.com/", "https"),
+        // What may be a key is not repeated.
+        (
+            "login --endpoint b7d6a1c0-2a32-4c4e-9c5b-3f4d1f3f8a11:hush",
+            "not the URI of an endpoint",
+        ),
+        ("login --endpoint hush", "not the URI of an endpoint"),
     ] {
-        let _ = bare(&desk, words).run().code(2).says(what);
+        let refused = bare(&desk, words).run().code(2).says(what);
+        assert!(!refused.stderr.contains("hush"), "{refused:?}");
     }
     assert!(!config(&desk).parent().unwrap().exists());
 }
@@ -197,8 +204,20 @@ fn doctor_reports_each_problem() {
         outcome.text().contains("failed   credentials"),
         "{outcome:?}"
     );
-    assert!(outcome.text().contains("openhosting login"), "{outcome:?}");
-    assert!(outcome.text().contains("ok       state"), "{outcome:?}");
+    let text = outcome.text();
+    assert!(text.contains("the key in OHAUTH"), "{outcome:?}");
+    assert!(!text.contains("openhosting login"), "{outcome:?}");
+    assert!(text.contains("ok       state"), "{outcome:?}");
+    let _ = log_in(&desk, &server, "", &desk.key).code(0);
+    std::fs::write(
+        config(&desk).with_file_name("default.key"),
+        format!("{}:x", desk.user),
+    )
+    .unwrap();
+    let outcome = bare(&desk, "doctor").run().code(1);
+    let text = outcome.text().split_whitespace().collect::<Vec<_>>();
+    let advice = "the key, or run: openhosting login default";
+    assert!(text.join(" ").contains(advice), "{outcome:?}");
     let outcome = doctor("http://127.0.0.1:1/").run().code(75);
     assert!(
         outcome.text().contains("failed   connection"),

@@ -19,8 +19,9 @@ pub enum Remedy {
     ChangedOk,
     /// Put the journal elsewhere: `JournalOptions::path`.
     JournalElsewhere,
-    /// Compare with the drive, and send only what differs: `UploadOptions::compare`.
-    CompareWithDrive,
+    /// Compare with the drive, and send only what differs: `UploadOptions::compare`. The drive, if
+    /// it is known.
+    CompareWithDrive(Option<Uuid>),
     /// Download the drive of the earlier run: `DownloadOptions::drive`.
     EarlierDrive(Uuid),
     /// Pass the options of the earlier run.
@@ -94,7 +95,7 @@ impl fmt::Display for Remedy {
             Self::Restart => "`restart`",
             Self::ChangedOk => "`changed_ok`",
             Self::JournalElsewhere => "another journal `path`",
-            Self::CompareWithDrive => "`compare`",
+            Self::CompareWithDrive(_) => "`compare`",
             Self::EarlierDrive(id) => return write!(f, "the `drive` {id}"),
             Self::SameOptions => "options",
             Self::GiveSize => "`size`",
@@ -172,6 +173,28 @@ impl Advice {
             Part::Remedy(remedy) => Some(remedy),
             Part::Text(_) | Part::Amount(_) => None,
         })
+    }
+
+    /// This advice without the remedies that `lacks` names. Such a remedy has to be the last of
+    /// several: it goes together with the words before it, from the last ", or " on. One that is
+    /// the only advice stays.
+    #[must_use]
+    pub fn without(&self, lacks: impl Fn(&Remedy) -> bool) -> Self {
+        let mut kept: Vec<Part> = Vec::new();
+        for part in &self.0 {
+            let before = match (part, kept.last_mut()) {
+                (Part::Remedy(remedy), Some(Part::Text(before))) if lacks(remedy) => before,
+                _ => {
+                    kept.push(part.clone());
+                    continue;
+                }
+            };
+            match before.rfind(", or ") {
+                Some(at) => before.truncate(at),
+                None => kept.push(part.clone()),
+            }
+        }
+        Self(kept)
     }
 
     /// The advice as text, with each remedy in the words of the caller.
@@ -272,6 +295,15 @@ mod tests {
         let remedies: Vec<_> = advice.remedies().collect();
         assert_eq!(remedies, [&Remedy::GiveSize, &Remedy::Restart]);
         assert!(Advice::from("").is_empty());
+    }
+
+    #[test]
+    fn a_remedy_that_the_caller_lacks_goes_with_its_clause() {
+        let lacks = |remedy: &Remedy| *remedy == Remedy::GiveSize;
+        let advice = crate::advice!["Use ", Remedy::Restart, ", or set ", Remedy::GiveSize];
+        assert_eq!(advice.without(lacks).to_string(), "Use `restart`");
+        let only = crate::advice!["Set ", Remedy::GiveSize];
+        assert_eq!(only.without(lacks), only);
     }
 
     #[test]
