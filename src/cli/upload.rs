@@ -21,6 +21,7 @@ use super::trace::{TraceMonitor, is_trace};
 use super::unfinished::{Continuation, LeftBehind};
 use super::written_files::{WrittenFile, check_written};
 use super::{again, arguments, complete, environment, exit, help, image_notices, quote};
+use crate::advice::Remedy;
 use crate::amounts::{age, size};
 use crate::api::Client;
 use crate::codec::Compression;
@@ -31,7 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{directory_of, read_named};
 use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
-use crate::journal::{Direction, Header};
+use crate::journal::Direction;
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::policy::TOKEN_KEY;
 use crate::publish::check_new_name;
@@ -498,11 +499,22 @@ async fn open_any(arguments: &UploadArguments, patience: &Patience) -> Result<Im
         return open_web(&url, &options, &arguments.web(patience)?).await;
     }
     let opened = move || match (image.is_stdin(), gunzip) {
-        (false, true) => Image::open_gzip(&image.path, options.stream),
+        (false, true) => Image::open_gzip(&image.path, options.stream).map_err(without_z),
         (true, _) => Image::open_stdin(&options),
         (false, false) => Image::open(&image.path, &options),
     };
     blocking(opened).await
+}
+
+/// The error of an image that -z calls gzip. Its advice is for an image whose format was found by
+/// its content, and names a flag that does not go together with -z.
+fn without_z(error: Error) -> Error {
+    match error.advises(&Remedy::Format("raw")) {
+        true => error.hint_to(
+            "Leave -z out: packed images are recognised by their content, and all else is sent as it is",
+        ),
+        false => error,
+    }
 }
 
 /// Maximum bytes of a file with digests.
@@ -806,7 +818,7 @@ async fn unfinished(
     if !matches!(options.target, Target::New(_)) || !source.detects_changes() {
         return Ok(None);
     }
-    let (endpoint, user) = (options.journal.endpoint.clone(), client.user().to_owned());
+    let user = client.user().to_owned();
     let all = blocking(move || {
         // This upload has a journal, so it continues and does not create a second drive.
         if path.symlink_metadata().is_ok() {
@@ -817,10 +829,10 @@ async fn unfinished(
             Direction::Upload,
             environment::is_journal_name,
         );
-        let is_near = |header: &Header| header.user == user || header.endpoint == endpoint;
         let is_like_this = |other: &Other| {
             let is_idle = other.is_ours && !other.is_running;
-            is_idle && is_near(&other.header) && other.header.source.as_ref() == Some(&source)
+            // Another user's upload can be continued by that user only.
+            is_idle && other.header.user == user && other.header.source.as_ref() == Some(&source)
         };
         Ok(all.filter(is_like_this).collect())
     });
@@ -834,7 +846,7 @@ async fn unfinished(
         return Ok(None);
     };
     let is_here = other.header.endpoint != *endpoint && has_drive_of(client, &other).await;
-    let line = unfinished_line(arguments, &other, endpoint, client.user(), is_here);
+    let line = unfinished_line(arguments, &other, endpoint, is_here);
     Ok(Some((other.drive, line)))
 }
 
@@ -851,14 +863,13 @@ fn unfinished_line(
     arguments: &UploadArguments,
     other: &Other,
     endpoint: &str,
-    user: &str,
     is_here: bool,
 ) -> String {
-    let (drive, of_user) = (other.drive, &other.header.user);
+    let drive = other.drive;
     let journal = quote(&other.path.to_string_lossy());
     let is_local = arguments.local.is_some() || other.header.endpoint.starts_with(LOCAL);
     let by_drive = is_here || is_local && other.header.endpoint != endpoint;
-    let (flags, whose) = match &other.header.endpoint {
+    let (flags, place) = match &other.header.endpoint {
         there if there == endpoint => (format!("--journal {journal}"), String::new()),
         _ if is_here => (format!("--resume-from-drive {drive}"), String::new()),
         // A local directory cannot be selected with `--endpoint`, so the command names the drive
@@ -871,10 +882,6 @@ fn unfinished_line(
             format!("--endpoint {} --journal {journal}", quote(there)),
             format!(", which was at {there}"),
         ),
-    };
-    let whose = match of_user == user {
-        true => whose,
-        false => format!(" of user {of_user}{whose}"),
     };
     // A URL may contain credentials.
     let is_url = matches!(arguments.image.url(), Ok(Some(_)));
@@ -891,7 +898,7 @@ fn unfinished_line(
     };
     let again = again::changed(PROGRAM, hidden, changes);
     format!(
-        "An earlier upload of this image did not end; its drive is {drive}{whose}. This one creates another drive. To continue that one instead: {again}"
+        "An earlier upload of this image did not end; its drive is {drive}{place}. This one creates another drive. To continue that one instead: {again}"
     )
 }
 
@@ -969,7 +976,10 @@ fn original(interrupted: &Interrupted) -> Vec<String> {
     let Some(resume) = interrupted.resume else {
         return lines;
     };
-    if interrupted.error.is_permanent() {
+    // After a failed check, the error names the flag that repairs the drive.
+    let repairs = |remedy: &Remedy| matches!(remedy, Remedy::CompareWithDrive(_));
+    let hint = interrupted.error.hint();
+    if interrupted.error.is_permanent() || hint.is_some_and(|hint| hint.remedies().any(repairs)) {
         return lines;
     }
     // If the bytes are wrong, it is not a certain chunk that failed.

@@ -18,6 +18,7 @@ use crate::driver::differing::differing;
 use crate::driver::session::{Identity, Session, warn};
 use crate::driver::stop::{Stop, stopped};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
 use crate::image::{Gpt, Image, Length};
 use crate::journal::{Direction, Journal, Record, State};
 use crate::monitor::{Event, Monitor};
@@ -239,13 +240,21 @@ async fn open_session(
     let session = Session::begin(&options.journal, identity).await?;
     warn(session.weaknesses(), monitor);
     session.report_chunk(options.chunk, monitor);
-    if let Some(drive) = session.left_behind {
+    // Advice to start over is also given because that drive is gone.
+    if let Some(drive) = session.left_behind
+        && !is_gone(client.info(drive).await)
+    {
         let removal = client.commands().removal(drive);
         monitor.warn(format!(
             "The earlier run left drive {drive}; remove it with: {removal}"
         ));
     }
     Ok(session)
+}
+
+/// Whether the answer to a request about a drive is that there is none.
+fn is_gone<T>(answer: Result<T, Failure>) -> bool {
+    matches!(answer, Err(Failure::Refused(refusal)) if refusal.status == 404)
 }
 
 /// Warns about an offset that leaves the drive without a part of the image. The command line refuses

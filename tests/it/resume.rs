@@ -276,6 +276,42 @@ fn an_upload_to_the_same_cloud_at_another_address_names_a_command_that_works_the
 }
 
 #[test]
+fn an_upload_of_another_user_is_not_offered() {
+    const OTHER: &str = "58ca3c1f-7629-4771-9b71-863f40153ba4:key-b";
+    let desk = Desk::new();
+    let server = desk.server_with(&["--user", OTHER]);
+    let image = noise(SIZE as u64, SIZE);
+    desk.file("a.img", &image);
+    let scene = Scene {
+        proxy: FaultProxy::to(&server),
+        desk,
+        server,
+        image,
+    };
+    let _ = scene.interrupted("");
+    let tool = scene.desk.upload(&scene.proxy.uri()).env("OHAUTH", OTHER);
+    let theirs = tool.args("-c 16384 -n b a.img").run().code(0);
+    assert!(!theirs.stderr.contains("did not end"), "{theirs:?}");
+    // Nor can they continue it.
+    let journal = scene.desk.journals().remove(0);
+    let tool = scene.desk.upload(&scene.proxy.uri()).env("OHAUTH", OTHER);
+    let tool = tool.args("-c 16384 a.img --journal").arg(journal);
+    let _ = tool.run().code(2).says("is of another transfer: the user");
+}
+
+#[test]
+fn a_restart_names_no_drive_that_is_gone() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("");
+    let first = scene.drive();
+    let destroy = format!("/drives/{first}/destroy");
+    let _ = Ask::of(&scene.server).post(&destroy, "").expect(204);
+    let _ = scene.run("").code(1).says("start over with --restart");
+    let again = scene.run("--restart").code(0);
+    assert!(!again.stderr.contains("remove it with"), "{again:?}");
+}
+
+#[test]
 fn the_command_that_removes_a_forgotten_drive_reaches_its_endpoint() {
     let scene = Scene::new();
     let _ = scene.interrupted("");
