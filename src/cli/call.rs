@@ -39,6 +39,7 @@ const SILENCE: Duration = Duration::from_secs(15);
 ///
 /// The words CMD are the path of the call: openhosting api drives list. "api" can be left out if
 /// the path begins with drives, servers, resources or profile. Flags come before the path.
+/// "openhosting server" has no calls about profiles.
 ///
 /// If the endpoint answers with an error, the answer is printed. The exit code is then 0, as with
 /// the providers' script, or 1 with --fail.
@@ -171,7 +172,7 @@ async fn run(arguments: &CallArguments, client: &Client) -> Result<bool> {
 fn advice_on_missing(path: &[&str]) -> Option<String> {
     let (first, rest) = path.split_first()?;
     if !API_OBJECTS.contains(first) {
-        return Some(match usage::nearest(&first.to_lowercase(), API_OBJECTS) {
+        return Some(match usage::nearest(first, API_OBJECTS) {
             Some(object) => {
                 let rest: String = rest
                     .iter()

@@ -162,7 +162,8 @@ pub(super) struct DisplayArguments {
 
     /// Print no progress and no notes
     ///
-    /// Warnings, errors, and how to resume are still printed.
+    /// Warnings, errors, how to resume, and results such as the line "Created drive" are still
+    /// printed.
     #[arg(short, long)]
     pub(super) quiet: bool,
 

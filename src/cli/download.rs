@@ -16,7 +16,7 @@ use super::other_journals::others;
 use super::shown_run::RunOutcome;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool};
 use super::unfinished::Continuation;
-use super::written_files::{WrittenFile, check_written, is_same};
+use super::written_files::{WrittenFile, check_is_file, check_written, is_same};
 use super::{again, arguments, candidates, checksum_line, complete, exit, help, quote};
 use crate::advice::Remedy;
 use crate::api::Client;
@@ -360,11 +360,14 @@ fn next_step(arguments: &DownloadArguments, shard: Shard) -> String {
     to_be_joined(&file, shard, PROGRAM, join)
 }
 
-/// Refuses a directory, before any question is asked.
+/// Refuses a directory, and the path of one, before any question is asked.
 fn check_target(arguments: &DownloadArguments) -> Result<()> {
     let file = &arguments.file;
-    if arguments.way() == Way::DownToStdout || !file.is_dir() {
+    if arguments.way() == Way::DownToStdout {
         return Ok(());
+    }
+    if !file.is_dir() {
+        return check_is_file(file);
     }
     let what = format!("{} is a directory", file.display());
     let named = file.join("disk.img");
@@ -572,7 +575,7 @@ fn with_command(arguments: &DownloadArguments, error: Error) -> Error {
         .hint()
         .and_then(|hint| hint.remedies().find_map(earlier));
     let Some(id) = earlier else {
-        let is_for_uploads = |remedy: &Remedy| *remedy == Remedy::CompareWithDrive;
+        let is_for_uploads = |remedy: &Remedy| matches!(remedy, Remedy::CompareWithDrive(_));
         let hint = error.hint();
         return match hint.is_some_and(|hint| hint.remedies().any(is_for_uploads)) {
             true => error.hint_to(advice!["Start over with ", Remedy::Restart]),

@@ -421,9 +421,9 @@ async fn found(
 
 /// Asks for confirmation to destroy these drives. `servers` has the names of servers that use them.
 async fn ask(drives: &[DriveInfo], servers: &BTreeMap<Uuid, String>) -> Result<()> {
-    let refuse = |what: &str| Error::new(ErrorKind::Usage, format!("Nothing is removed: {what}"));
+    let refuse = |kind, why: &str| Error::new(kind, format!("Nothing is removed: {why}"));
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Err(refuse("there is no terminal to ask on")
+        return Err(refuse(ErrorKind::Usage, "there is no terminal to ask on")
             .hint_to("Say --yes to destroy them without a question"));
     }
     for drive in drives {
@@ -451,7 +451,7 @@ async fn ask(drives: &[DriveInfo], servers: &BTreeMap<Uuid, String>) -> Result<(
     let is_meant = is_yes(&answer.unwrap_or_default());
     is_meant
         .then_some(())
-        .ok_or_else(|| refuse("the answer was not yes"))
+        .ok_or_else(|| refuse(ErrorKind::Local, "the answer was not yes"))
 }
 
 fn is_yes(line: &str) -> bool {

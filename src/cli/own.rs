@@ -309,7 +309,7 @@ fn begins_call(command: &str) -> bool {
 fn unknown(word: &str) -> Error {
     let lower = word.to_lowercase();
     let commands = COMMANDS.iter().map(|own| own.word);
-    let like = usage::nearest(&lower, call::API_OBJECTS.into_iter().chain(commands));
+    let like = usage::nearest(word, call::API_OBJECTS.into_iter().chain(commands));
     let other_tools = OTHER_WORDS.iter().find(|(other, _)| *other == lower);
     let command = other_tools.map(|(_, command)| *command).or(like);
     let hint = match command {

@@ -31,11 +31,12 @@ const OTHER_FLAGS: &[(&str, &[&str], &str)] = &[
     ),
 ];
 
-/// The name that an unknown word was probably meant to be.
+/// The name that an unknown word was probably meant to be. Upper and lower case count as the same.
 pub(super) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let names = names.into_iter();
+    let word = word.to_lowercase();
     let likely = names
-        .map(|name| (strsim::jaro_winkler(name, word), name))
+        .map(|name| (strsim::jaro_winkler(&name.to_lowercase(), &word), name))
         .filter(|(similarity, _)| *similarity > WORD_SIMILARITY_MIN)
         .max_by(|a, b| a.0.total_cmp(&b.0));
     likely.map(|(_, name)| name)

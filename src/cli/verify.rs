@@ -26,6 +26,7 @@ use crate::drive::{Condition, DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::{Event, Monitor as _};
 use crate::plan::Plan;
+use crate::publish::keys::publication;
 use crate::publish::pick;
 use crate::publish::receipts::read_receipt_if;
 use crate::publish::selection::Several;
@@ -128,6 +129,8 @@ struct Compared {
     drive: DriveId,
     /// The drive that the receipt is of.
     receipt_drive: DriveId,
+    /// Whether the drive that was compared was published, so that there is a receipt of it.
+    is_published: bool,
     content: Arc<Content>,
     shard: Option<Shard>,
     /// The blocks that were compared, and how many there are.
@@ -166,7 +169,7 @@ async fn compare(
     let drive = info.id;
     display.drive = Some(drive);
     warn_of_condition(&info, display).await?;
-    let content = receipt.content;
+    let content = Arc::new(receipt.content);
     if info.size < content.size() {
         let what = format!(
             "Drive {drive} has {}, less than the {} of its receipt",
@@ -195,7 +198,6 @@ async fn compare(
         jobs: arguments.jobs.get(),
         patience,
     };
-    let content = Arc::new(content);
     let differing = if blocks.is_empty() {
         RangeSet::new()
     } else {
@@ -210,6 +212,7 @@ async fn compare(
     Ok(Compared {
         drive,
         receipt_drive: receipt.drive,
+        is_published: publication(&info).is_some_and(|it| it.published_ms.is_some()),
         content,
         shard: arguments.shard,
         blocks,
@@ -267,7 +270,10 @@ impl Compared {
                 ),
                 other => (
                     format!("Drive {drive} does not hold what the receipt of drive {other} lists"),
-                    format!("The receipt is of another drive, {other}: use the receipt of {drive}"),
+                    match self.is_published {
+                        true => format!("Use the receipt of drive {drive}"),
+                        false => format!("Drive {drive} was not published, so it has no receipt"),
+                    },
                 ),
             };
             let what = format!(

@@ -31,6 +31,7 @@ pub(super) struct WrittenFile<'a> {
 /// kind.
 pub(super) fn check_written(written: &[WrittenFile<'_>], others: &[(&str, &Path)]) -> Result<()> {
     for (index, file) in written.iter().enumerate() {
+        check_is_file(file.path)?;
         let earlier = written.iter().take(index);
         let others = others.iter().copied();
         let all = others.chain(earlier.map(|file| (file.what, file.path)));
@@ -42,6 +43,25 @@ pub(super) fn check_written(written: &[WrittenFile<'_>], others: &[(&str, &Path)
         file.check_kind()?;
     }
     Ok(())
+}
+
+/// Checks that a path can be that of a new file. One that ends in a slash is a directory, and what
+/// makes missing directories would make it.
+///
+/// # Errors
+/// [`ErrorKind::Local`] if it ends in a slash and nothing is there.
+pub(super) fn check_is_file(path: &Path) -> Result<()> {
+    let last = path.as_os_str().as_encoded_bytes().last();
+    let is_file = !last.is_some_and(|last| std::path::is_separator(char::from(*last)));
+    if is_file || path.exists() {
+        return Ok(());
+    }
+    let what = format!(
+        "{} does not exist, and a path that ends in / is a directory",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::Local, what)
+        .hint_to("Leave the / at the end out, or make the directory and name a file in it"))
 }
 
 impl<'a> WrittenFile<'a> {

@@ -3,9 +3,9 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use crate::support::cli::{Desk, Outcome, SIMPLE, Tool, UPLOAD};
+use crate::support::proxy::{FaultProxy, answer};
 use crate::support::{gzip, noise};
 
 /// The words after `openhosting`, the exit code, a part of the line that says what is wrong, and a
@@ -87,6 +87,7 @@ const COMMANDS: &[Mistake] = &[
     ("show", 2, "is missing", "Usage: openhosting show"),
     ("show a b", 2, "\"b\"", "Usage: openhosting show"),
     ("show nosuch", 1, "\"nosuch\"", "openhosting ls"),
+    ("show THERE", 1, "\"THERE\"", "Did you mean \"there\"?"),
     (
         "show 0012e24-6eae-4279-9912-3432f698cec8",
         2,
@@ -268,7 +269,7 @@ const UPLOADS: &[Mistake] = &[
         "--gunzip cannot be used with --format",
         "Leave out",
     ),
-    ("upload -z a.img", 1, "a.img", "gzip -t a.img"),
+    ("upload -z a.img", 1, "a.img", "Leave -z out"),
     ("upload -z -", 2, "-z", "Leave -z out"),
     ("upload --disk x a.img", 1, "a.img", "--disk"),
     ("upload nosuch.img", 1, "nosuch.img", "path"),
@@ -301,6 +302,12 @@ const UPLOADS: &[Mistake] = &[
         2,
         "--journal",
         "Leave out",
+    ),
+    (
+        "upload --journal newdir/ a.img",
+        1,
+        "newdir/ does not exist",
+        "make the directory",
     ),
     ("upload --trace dir a.img", 1, "dir", "another file"),
     (
@@ -354,6 +361,12 @@ const DOWNLOADS: &[Mistake] = &[
         1,
         "dir is a directory",
         "dir/disk.img",
+    ),
+    (
+        "download DRIVE newdir/",
+        1,
+        "newdir/ does not exist",
+        "make the directory",
     ),
     ("download DRIVE no/such/out", 1, "no/such/out", "path"),
     ("download DRIVE a.img", 1, "a.img", "--force"),
@@ -474,6 +487,18 @@ const PUBLICATIONS: &[Mistake] = &[
         "Leave out",
     ),
     ("publish -n x nosuch.img", 1, "nosuch.img", "path"),
+    (
+        "publish -n x --receipt newdir/ a.img",
+        1,
+        "newdir/ does not exist",
+        "make the directory",
+    ),
+    (
+        "publish -n x sums",
+        1,
+        "sums is a list of checksums",
+        "with openhosting upload --sha256-file",
+    ),
     ("publish -n x dir", 1, "dir", "Name one disk image"),
     (
         "publish -n x --base nosuch a.img",
@@ -660,6 +685,15 @@ const ENDPOINTS: &[(&[(&str, &str)], Mistake)] = &[
             "Its profiles are: work",
         ),
     ),
+    (
+        &[("XDG_CONFIG_HOME", "/nonexistent")],
+        (
+            "ls --profile work",
+            2,
+            "no config /nonexistent",
+            "openhosting login work",
+        ),
+    ),
     (&[], ("ls --endpoint nosuch", 2, "\"nosuch\"", "https://")),
     (
         &[],
@@ -807,6 +841,8 @@ fn scene(desk: Desk, uri: String) -> Scene {
         desk.file(name, &noise(1, 65_536));
     }
     desk.file("empty.img", b"");
+    let sums = format!("{}  a.img\n", "0123456789abcdef".repeat(4));
+    desk.file("sums", sums.as_bytes());
     desk.file("-dash.img", b"any");
     desk.file("a.img.gz", &gzip(&noise(1, 65_536)));
     desk.file("a.toml", b"[nonsense\n");
@@ -854,7 +890,18 @@ fn every_mistake_prints_one_line_and_a_remedy() {
         all.len(),
         faults.join("\n")
     );
-    assert!(!Path::new(&scene.desk.path("out")).exists());
+    for new in ["out", "newdir"] {
+        assert!(!scene.desk.path(new).exists(), "{new}");
+    }
+}
+
+#[test]
+fn advice_names_no_flag_that_the_command_lacks() {
+    let desk = Desk::new();
+    let busy = FaultProxy::stub(|_| answer(503, &["Retry-After: 3600"], b""));
+    let listed = desk.simple(&busy.uri()).arg("ls").run().code(75);
+    let hint = listed.stderr.lines().last();
+    assert_eq!(hint, Some("Run the same command again then"));
 }
 
 /// Files that this user may not read or write. Root may, so for root these tests run as another
