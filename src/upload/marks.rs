@@ -145,7 +145,7 @@ pub(super) fn check_resumed(drive: &DriveInfo, token: &str) -> Result<()> {
         "Compare with the drive with ",
         Remedy::Restart,
         " ",
-        Remedy::CompareWithDrive,
+        Remedy::CompareWithDrive(Some(drive.id.into())),
         ", or send everything again with ",
         Remedy::Restart,
     ]))
