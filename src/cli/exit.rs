@@ -115,7 +115,7 @@ pub(super) fn advice_on(kind: std::io::ErrorKind) -> Option<String> {
         Io::NotFound => {
             let here = std::env::current_dir().unwrap_or_default();
             return Some(format!(
-                "Check the path; a relative one begins at {}",
+                "Check the path; a relative one in an argument begins at {}",
                 here.display()
             ));
         }
