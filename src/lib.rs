@@ -53,7 +53,7 @@
 //! compiled as a test of this documentation.
 
 /// A struct is printed, and caused, as the [`Error`] in its field `error` is.
-macro_rules! told_as_its_error {
+macro_rules! displays_as_its_error {
     ($name:ident) => {
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

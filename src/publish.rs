@@ -223,7 +223,7 @@ pub struct Unpublished {
     pub unfinished: Option<DriveId>,
 }
 
-told_as_its_error!(Unpublished);
+displays_as_its_error!(Unpublished);
 
 impl From<Error> for Unpublished {
     fn from(error: Error) -> Self {

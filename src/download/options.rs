@@ -143,4 +143,4 @@ impl From<Error> for DownloadInterrupted {
     }
 }
 
-told_as_its_error!(DownloadInterrupted);
+displays_as_its_error!(DownloadInterrupted);

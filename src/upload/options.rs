@@ -158,4 +158,4 @@ impl From<Error> for Interrupted {
     }
 }
 
-told_as_its_error!(Interrupted);
+displays_as_its_error!(Interrupted);

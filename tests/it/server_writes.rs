@@ -328,7 +328,9 @@ fn a_signal_that_comes_twice_stops_an_idle_server_as_one_does() {
         let _ = create(&server, 10);
         let pid = server.pid();
         let twice = format!("kill -TERM {pid}; kill -INT {pid}");
-        let sent = std::process::Command::new("sh").args(["-c", &twice]).status();
+        let sent = std::process::Command::new("sh")
+            .args(["-c", &twice])
+            .status();
         assert!(sent.is_ok());
         assert_eq!(server.wait().code(), Some(0), "{}", server.log());
     }
