@@ -285,7 +285,7 @@ mod tests {
             let error = select(drives, "n", Several::Refuse).unwrap_err();
             error.hint().unwrap().to_string()
         };
-        let hinted = "Use a UUID, or n~0 for the published one:\n";
+        let hinted = "Use a UUID, or 'n~0' for the published one:\n";
         assert!(hint(&drives).starts_with(hinted), "{}", hint(&drives));
         assert_eq!(
             select(&drives, "n~0", Several::Refuse).unwrap().id,
@@ -300,7 +300,8 @@ mod tests {
         );
         assert!(select(&plain, "n~0", Several::Refuse).is_err());
         let two = [published(1, 5), published(3, 7), drive(2, "name n")];
-        let hinted = "Use a UUID, or n~0 for the newest published one, n~1 for the one before:\n";
+        let hinted =
+            "Use a UUID, or 'n~0' for the newest published one, 'n~1' for the one before:\n";
         assert!(hint(&two).starts_with(hinted), "{}", hint(&two));
         // A name has priority.
         assert_eq!(

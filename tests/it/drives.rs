@@ -403,7 +403,7 @@ fn a_drive_in_use_is_refused_with_the_command_that_shuts_its_server_down() {
         let ask = desk
             .on_a_terminal("n\n", SIMPLE)
             .args(&format!("rm {drive}"));
-        let asked = ask.env("OHURI", proxy.uri()).run().code(2);
+        let asked = ask.env("OHURI", proxy.uri()).run().code(1);
         assert!(
             asked.text().contains("a, 1000 B, in use by Linux2"),
             "{asked:?}"

@@ -624,9 +624,10 @@ fn trailing_data_is_treated_as_by_the_tool_of_the_format() {
             scene.check(&outcome.created(), &content);
             let is_padding = format == "gzip" && behind == zeros;
             let line = format!(
-                "The {format} data of the image ends at byte {}: {} bytes behind it",
+                "The {format} data of the image ends at byte {}: ignoring {} byte{} after it",
                 packed.len(),
-                behind.len()
+                behind.len(),
+                if behind.len() == 1 { "" } else { "s" }
             );
             assert_eq!(
                 outcome.stderr.contains(&line),

@@ -121,14 +121,15 @@ fn an_image_of_zeros_sends_almost_nothing() {
         expect_stdout(&outcome, 4, 5_242_880, size);
         let requests = proxy.requests();
         // The creation, one read that shows that the drive is zero, and a sample of the four holes,
-        // once or twice. Then the mark of the drive ends.
-        assert!(requests.len() <= 2 + 8 + 1, "{requests:?}");
+        // once or twice. Then the token of the drive is read, and its mark ends.
+        assert!(requests.len() <= 2 + 8 + 2, "{requests:?}");
         assert!(requests[0].is_create());
-        let [_, reads @ .., end] = &requests[..] else {
+        let [_, reads @ .., token, end] = &requests[..] else {
             panic!("{requests:?}");
         };
-        assert!(reads.iter().all(Request::is_read) && end.path.ends_with("/set"));
-        // The heads of eleven requests at most, and the description of the drive.
+        assert!(reads.iter().all(Request::is_read));
+        assert!(token.is_info() && end.path.ends_with("/set"));
+        // The heads of twelve requests at most, and the description of the drive.
         assert!(proxy.bytes_up() < 5000, "{} bytes up", proxy.bytes_up());
         assert_drive(&server, &outcome.created(), &vec![0; size as usize]);
     }
@@ -329,7 +330,7 @@ fn an_offset_is_rounded_down_and_may_lie_beyond_the_end() {
         on_drive[from..].copy_from_slice(&image[from..]);
         assert_drive(&server, &drive, &on_drive);
         // Chunks before the offset are not sent again.
-        assert!(proxy.bytes_up() < size - from as u64 + 500 * (n + 2));
+        assert!(proxy.bytes_up() < size - from as u64 + 500 * (n + 4));
     }
 }
 

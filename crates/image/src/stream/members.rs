@@ -29,7 +29,7 @@ impl fmt::Display for Trailer {
         let Self { format, at, bytes } = self;
         write!(
             f,
-            "The {format} data of the image ends at byte {at}: {} after that were ignored, as {format} does",
+            "The {format} data of the image ends at byte {at}: ignoring {} after it, as {format} does",
             counted(*bytes, "byte")
         )
     }
