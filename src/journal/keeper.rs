@@ -138,9 +138,20 @@ pub(super) struct Keeper {
 struct Failed(Arc<Mutex<Option<Error>>>);
 
 impl Failed {
-    /// Does work, and stores the reason if it fails.
-    async fn keep<T>(self, work: impl Future<Output = Result<T>>) -> Option<T> {
-        work.await.map_err(|error| self.set(error)).ok()
+    /// Does work with what arrives, and stores the reason if it fails. The channel closes only after
+    /// that, so whoever finds it closed finds the reason.
+    async fn keep<T, M, F>(
+        self,
+        arriving: Receiver<M>,
+        work: impl FnOnce(Receiver<M>) -> F,
+    ) -> Option<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let done = work(arriving.clone()).await;
+        let done = done.map_err(|error| self.set(error)).ok();
+        drop(arriving);
+        done
     }
 
     fn set(&self, error: Error) {
@@ -176,8 +187,10 @@ impl Keeper {
         };
         Self {
             notes,
-            writing: tokio::spawn(failed.clone().keep(writing.run(incoming, before))),
-            keeping: tokio::spawn(failed.clone().keep(keeping.run(to_sync))),
+            writing: tokio::spawn(
+                { failed.clone() }.keep(incoming, |incoming| writing.run(incoming, before)),
+            ),
+            keeping: tokio::spawn({ failed.clone() }.keep(to_sync, |to_sync| keeping.run(to_sync))),
             failed,
         }
     }

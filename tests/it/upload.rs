@@ -52,8 +52,8 @@ fn the_example_of_the_documentation() {
     // sent, and then a second time at the end.
     let sampled = proxy.count(|request| request.path.ends_with("/16384"));
     assert!((2..=4).contains(&sampled), "{sampled}");
-    // The others create the drive and end its mark.
-    assert_eq!(proxy.requests().len(), 4 + sampled);
+    // The others create the drive, read its token, and end its mark.
+    assert_eq!(proxy.requests().len(), 5 + sampled);
     assert_eq!(offsets(&proxy), [0, 5_242_880]);
     // Each request has credentials, and none uses chunked encoding.
     for request in proxy.requests() {
