@@ -273,7 +273,7 @@ fn a_captive_portal_in_the_middle_is_an_outage() {
         scene.proxy.fault(Request::is_info, 1, fault);
         let outcome = scene.upload("-j 1").code(0);
         outcome
-            .says("from the endpoint")
+            .says("the endpoint")
             .says("The endpoint answers again");
         scene.check_drive();
     }

@@ -640,10 +640,10 @@ fn trailing_data_is_treated_as_by_the_tool_of_the_format() {
     // A digest that the user demands covers all bytes, including those after the compressed data.
     let bytes = [&gzip(&content)[..], b"\n"].concat();
     let outcome = scene.pipe(&format!("--sha256 {} -", sha256(&bytes)), &bytes);
-    let outcome = outcome.code(0).says("1 bytes behind it");
+    let outcome = outcome.code(0).says("ignoring 1 byte after it");
     scene.check(&outcome.created(), &content);
     scene.desk.file("a.gz", &bytes);
-    let outcome = scene.upload("-z a.gz").code(0).says("1 bytes behind it");
+    let outcome = scene.upload("-z a.gz").code(0).says("ignoring 1 byte after it");
     scene.check(&outcome.created(), &content);
 }
 
