@@ -643,7 +643,10 @@ fn trailing_data_is_treated_as_by_the_tool_of_the_format() {
     let outcome = outcome.code(0).says("ignoring 1 byte after it");
     scene.check(&outcome.created(), &content);
     scene.desk.file("a.gz", &bytes);
-    let outcome = scene.upload("-z a.gz").code(0).says("ignoring 1 byte after it");
+    let outcome = scene
+        .upload("-z a.gz")
+        .code(0)
+        .says("ignoring 1 byte after it");
     scene.check(&outcome.created(), &content);
 }
 
