@@ -26,7 +26,6 @@ pub(crate) use crate::download::drive_unchanged::counters;
 pub(crate) use crate::download::options::READ_CHUNK;
 pub(crate) use crate::driver::JOBS_DEFAULT;
 pub(crate) use crate::driver::blocking::blocking;
-#[cfg(feature = "cli")]
 pub(crate) use crate::driver::claim::{claim, in_use};
 pub(crate) use crate::driver::create_drive::{NewDrive, create};
 pub(crate) use crate::driver::phases::{AsPhase, reporting};
