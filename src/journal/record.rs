@@ -247,7 +247,7 @@ fn text(input: &mut &[u8]) -> Option<String> {
 
 impl Record {
     /// The record of chunks that are holes and were left out.
-    pub fn holes(chunks: &Range<u64>) -> Self {
+    pub(crate) fn holes(chunks: &Range<u64>) -> Self {
         Self::Holes {
             first: chunks.start,
             count: chunks.end - chunks.start,
