@@ -306,7 +306,7 @@ async fn run(
         format,
         packing,
         patience,
-        uploads: blocking(|| Ok(drive_state::look())).await?,
+        uploads: drive_state::look().await?,
         ..options(arguments, drive, &client, &findings)
     };
     display.notices(suffix_notice(&arguments.file, format, packing));

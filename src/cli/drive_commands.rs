@@ -27,7 +27,7 @@ use crate::drive::{Condition, DriveInfo, LocalUploads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::keys::{newest_first, publication};
 use crate::publish::selection::{Several, is_candidate, select_knowing};
-use crate::transfer::{Patience, Stop, blocking, stopped};
+use crate::transfer::{Patience, Stop, stopped};
 
 /// The prefix of the keys with which our own commands mark drives.
 const INTERNAL: &str = "user:oh-";
@@ -146,7 +146,7 @@ fn ls_json(access: &Access) -> ExitCode {
     let done = signals::hearing(Some(LS.program), None, async |mut stop| {
         let client = access.client(client_config(), &mut stop).await?;
         let patience = wait_lines::patience();
-        let uploads = blocking(|| Ok(drive_state::look())).await?;
+        let uploads = drive_state::look().await?;
         let drives = each_drive(&client, &patience, async |drive| {
             // It fails if nothing reads stdout any more, which the end of the list reports.
             let object = object(&drive, &uploads);
@@ -162,7 +162,7 @@ fn ls_json(access: &Access) -> ExitCode {
 /// `openhosting ls`, for people.
 async fn listed(client: &Client, patience: &Patience, is_long: bool) -> Result<String> {
     let mut rows = BTreeMap::new();
-    let uploads = blocking(|| Ok(drive_state::look())).await?;
+    let uploads = drive_state::look().await?;
     let list = each_drive(client, patience, async |drive| {
         let row = Row {
             id: drive.id,
@@ -197,7 +197,7 @@ pub(super) fn show(arguments: &ShowArguments) -> ExitCode {
         async |client, patience, mut stop| {
             let drive = stop.unless_asked(arguments.drive.look(client, patience));
             let drive = drive.await?;
-            let uploads = blocking(|| Ok(drive_state::look())).await?;
+            let uploads = drive_state::look().await?;
             let mut object = object(&drive, &uploads);
             let properties = drive.properties.iter();
             object["properties"] = properties
@@ -317,7 +317,7 @@ async fn remove(
     mut stop: Stop,
 ) -> Result<CommandOutput> {
     let drives = stop.unless_asked(async {
-        let uploads = blocking(|| Ok(drive_state::look())).await?;
+        let uploads = drive_state::look().await?;
         let drives = found(client, &arguments.drives, patience, &uploads).await?;
         if let Some(drive) = drives
             .iter()

@@ -7,15 +7,15 @@ use super::{drive_state, usage};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::publish::selection::{Several, is_candidate, select_knowing};
-use crate::transfer::{Patience, blocking};
+use crate::publish::selection::{Several, is_candidate, select, select_knowing};
+use crate::transfer::Patience;
 
 /// A reference to a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum DriveReference {
     /// The drive with this UUID. A word in the form of a UUID is always taken as one.
     Id(DriveId),
-    /// A word that must be looked up at the endpoint: see [`select_knowing`].
+    /// A word that must be looked up at the endpoint: see [`select`].
     Word(String),
 }
 
@@ -73,7 +73,7 @@ impl DriveReference {
     /// The UUID, which is looked up at the endpoint if necessary.
     ///
     /// # Errors
-    /// The errors of the endpoint, and those of [`select_knowing`].
+    /// The errors of the endpoint, and those of [`select`].
     pub(super) async fn find(
         &self,
         client: &Client,
@@ -90,8 +90,13 @@ impl DriveReference {
                 let (candidates, similar): (Vec<_>, Vec<_>) = drives
                     .into_iter()
                     .partition(|drive| is_candidate(drive, word));
-                let uploads = blocking(|| Ok(drive_state::look())).await?;
-                let selected = select_knowing(&uploads, &candidates, word, several);
+                let selected = match select(&candidates, word, several) {
+                    // Only the list of drives in this error needs what the journals say.
+                    Err(error) if error.kind() == ErrorKind::Usage => {
+                        select_knowing(&drive_state::look().await?, &candidates, word, several)
+                    }
+                    selected => selected,
+                };
                 selected
                     .map(|drive| drive.id)
                     .map_err(|error| match error.kind() {

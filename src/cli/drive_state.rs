@@ -10,6 +10,7 @@ use super::environment;
 use super::other_journals::{Other, others};
 use crate::api::Client;
 use crate::drive::{DriveId, LocalUploads};
+use crate::error::Result;
 use crate::filesystem::{self, Lock, Locked, open_own};
 use crate::image::Fingerprint;
 use crate::journal::{Direction, replay};
@@ -18,16 +19,19 @@ use crate::transfer::blocking;
 /// Maximum servers whose names are requested, one request for each.
 const SERVERS_MAX: usize = 16;
 
-/// Reads the journals. Blocks.
-pub(super) fn look() -> LocalUploads {
-    let mut uploads = LocalUploads::default();
-    for other in local_uploads() {
-        match other.is_running {
-            true => uploads.running.insert(other.drive),
-            false => uploads.stopped.insert(other.drive),
-        };
-    }
-    uploads
+/// Reads the journals.
+pub(super) async fn look() -> Result<LocalUploads> {
+    let look = || {
+        let mut uploads = LocalUploads::default();
+        for other in local_uploads() {
+            match other.is_running {
+                true => uploads.running.insert(other.drive),
+                false => uploads.stopped.insert(other.drive),
+            };
+        }
+        Ok(uploads)
+    };
+    blocking(look).await
 }
 
 /// The uploads of this machine whose journals are in their usual place.

@@ -32,7 +32,7 @@ use crate::publish::receipts::read_receipt_if;
 use crate::publish::selection::Several;
 use crate::receipt::Coverage;
 use crate::shard::Shard;
-use crate::transfer::{InspectOptions, Inspection, JOBS_DEFAULT, Patience, Stop, blocking};
+use crate::transfer::{InspectOptions, Inspection, JOBS_DEFAULT, Patience, Stop};
 
 const PROGRAM: &str = "openhosting verify";
 pub(super) const FORM: OutputForm = OutputForm::new(PROGRAM, "verify/1");
@@ -223,7 +223,7 @@ async fn compare(
 
 /// Warns if what the drive holds may be wrong or incomplete: differences are expected then.
 async fn warn_of_condition(drive: &DriveInfo, display: &mut Display) -> Result<()> {
-    let uploads = blocking(|| Ok(drive_state::look())).await?;
+    let uploads = drive_state::look().await?;
     if let Some(line) = Condition::warning(drive, &uploads) {
         display.event(&Event::Warning(line.into()));
     }
