@@ -25,7 +25,7 @@ use self::banner::Banner;
 use self::self_signed::SelfSigned;
 use super::arguments;
 use super::output::OutputForm;
-use super::signals::Heard;
+use super::signals::{Heard, exit_code_of};
 use super::{
     candidates, complete, environment, exit, help, limits, printable, quote, screen, tool,
 };
@@ -696,12 +696,12 @@ async fn serve(listening: ListeningServer, stopped_by: &AtomicU8) -> Result<()> 
     if let Ok(result) = tokio::time::timeout(END_OF_IDLE, running).await {
         return result;
     }
-    let (name, code) = match signal {
-        Signal::Interrupt => ("SIGINT", exit::SIGINT),
-        Signal::Terminate => ("SIGTERM", exit::SIGTERM),
+    let name = match signal {
+        Signal::Interrupt => "SIGINT",
+        Signal::Terminate => "SIGTERM",
     };
     let what = format!("Stopped by {name} before requests in flight had finished");
-    stopped_by.store(code, Ordering::Relaxed);
+    stopped_by.store(exit_code_of(signal), Ordering::Relaxed);
     Err(Error::new(ErrorKind::Cancelled, what))
 }
 

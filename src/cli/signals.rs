@@ -33,6 +33,14 @@ impl Heard {
     }
 }
 
+/// The exit code of a program that a signal stopped.
+pub(super) fn exit_code_of(signal: Signal) -> u8 {
+    match signal {
+        Signal::Interrupt => exit::SIGINT,
+        Signal::Terminate => exit::SIGTERM,
+    }
+}
+
 /// Runs a command that signals and the deadline stop; returns its result, and what stopped it. The
 /// stop is announced in the name of `program`, or not at all. It is not announced either while the
 /// command does something that a stop ends at once, such as asking a question.
@@ -89,10 +97,7 @@ fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(
         let mut is_awaited = true;
         loop {
             let code = tokio::select! {
-                signal = signals.next() => match signal {
-                    Signal::Interrupt => exit::SIGINT,
-                    Signal::Terminate => exit::SIGTERM,
-                },
+                signal = signals.next() => exit_code_of(signal),
                 () = &mut is_over, if is_awaited => exit::DEADLINE,
             };
             is_awaited &= code != exit::DEADLINE;

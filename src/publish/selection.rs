@@ -76,17 +76,14 @@ pub(crate) fn select_knowing<'d>(
         [] => {}
         [drive] => return Ok(drive),
         all => {
-            let all_published = all.iter().all(|drive| published_ms(drive).is_some());
-            if several == Several::Newest && all_published {
+            let published = all.iter().filter(|drive| published_ms(drive).is_some());
+            let published = published.count();
+            if several == Several::Newest && published == all.len() {
                 return sorted(all).first().copied().ok_or_else(|| none(word));
             }
             let what = format!("{} drives are named {word:?}", all.len());
             let nth = |n: usize| quote(&format!("{word}~{n}"));
-            let hint = match all
-                .iter()
-                .filter(|drive| published_ms(drive).is_some())
-                .count()
-            {
+            let hint = match published {
                 0 => "Use a UUID".to_owned(),
                 1 => format!("Use a UUID, or {} for the published one", nth(0)),
                 _ => format!(

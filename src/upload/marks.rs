@@ -121,8 +121,9 @@ pub(super) async fn end(
         let what = format!(
             "Another upload has written to drive {id} at the same time: the drive may hold parts of both images"
         );
-        let hint = "Wait until that one has ended, and then upload the right image again with ";
-        return Err(Error::new(ErrorKind::Integrity, what).hint_to(format!("{hint}-d {id}")));
+        return Err(Error::new(ErrorKind::Integrity, what).hint_to(format!(
+            "Wait until that one has ended, and then upload the right image again with -d {id}"
+        )));
     }
     let keys = properties(std::iter::once((STATE_KEY, READY)).chain(more))?;
     set(client, drive, &keys, options).await.map_err(failed)
