@@ -682,7 +682,7 @@ pub(super) mod link;
 mod tests {
     use proptest::prelude::*;
 
-    use super::link::{Link as Wire, transfer};
+    use super::link::{Link as Wire, bytes_moved, transfer};
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
@@ -767,11 +767,8 @@ mod tests {
             while self.now < until {
                 let limit = self.concurrency.limit();
                 self.begin(link, &mut seen);
-                let moved = Moved {
-                    bytes: self.moved as u64,
-                    ..Moved::default()
-                };
-                self.concurrency.moved(moved, self.time());
+                self.concurrency
+                    .moved(bytes_moved(self.moved as u64), self.time());
                 self.begin(link, &mut seen);
                 self.step(link, &mut seen);
                 seen.changes += u32::from(limit != self.concurrency.limit());

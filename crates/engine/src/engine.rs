@@ -851,6 +851,7 @@ impl<P> Engine<P> {
 mod tests {
     use std::num::NonZeroU64;
 
+    use super::super::concurrency::link::bytes_moved;
     use super::*;
     use crate::chunk::RequestSize;
     use crate::failure::Refusal;
@@ -1609,7 +1610,7 @@ mod tests {
                 given += 1;
             }
             engine.moved(moved, now);
-            engine.arrived(bytes(moved), now);
+            engine.arrived(bytes_moved(moved), now);
             while let Action::Send { span, .. } = engine.next(now) {
                 in_flight.push(span.index);
             }
@@ -1617,7 +1618,7 @@ mod tests {
             now += Duration::from_millis((4 << 20) * 1000 / rate / all);
             moved += 4 << 20;
             engine.moved(moved, now);
-            engine.arrived(bytes(moved), now);
+            engine.arrived(bytes_moved(moved), now);
             engine.answered(in_flight.remove(0), Ok(()), now);
             done += 1;
         }
@@ -1627,13 +1628,6 @@ mod tests {
         }
         while matches!(engine.next(now), Action::Send { .. }) {}
         (engine, now)
-    }
-
-    fn bytes(bytes: u64) -> Moved {
-        Moved {
-            bytes,
-            ..Moved::default()
-        }
     }
 
     #[test]

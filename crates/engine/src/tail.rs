@@ -118,7 +118,7 @@ mod tests {
 
     use rangemap::RangeSet;
 
-    use super::super::concurrency::link::{self, Ended, Link, Network};
+    use super::super::concurrency::link::{self, Ended, Link, Network, bytes_moved};
     use super::super::{
         Action, Concurrency, Ending, Engine, EngineConfig, Operation, PiecesConfig, Requests, Zeros,
     };
@@ -126,19 +126,12 @@ mod tests {
     use crate::chunk::RequestSize;
     use crate::plan::Plan;
 
-    fn bytes(bytes: u64) -> Moved {
-        Moved {
-            bytes,
-            ..Moved::default()
-        }
-    }
-
     /// For some seconds, `in_flight` requests carry `rate` bytes per second each.
     fn play(tail: &mut Tail, rate: u64, in_flight: usize, seconds: u64) {
         for _ in 0..seconds * 4 {
             let moved = tail.moved.bytes + rate * in_flight as u64 / 4;
             tail.moved(
-                bytes(moved),
+                bytes_moved(moved),
                 in_flight,
                 tail.at + Duration::from_millis(250),
             );
@@ -149,8 +142,8 @@ mod tests {
     fn a_piece_takes_less_than_a_second() {
         let mut tail = Tail::default();
         assert_eq!(tail.piece_bytes(true), None);
-        tail.moved(bytes(0), 0, Duration::from_secs(5));
-        tail.moved(bytes(1000), 1, Duration::from_millis(5400));
+        tail.moved(bytes_moved(0), 0, Duration::from_secs(5));
+        tail.moved(bytes_moved(1000), 1, Duration::from_millis(5400));
         assert_eq!(tail.piece_bytes(true), None);
         let mut tail = Tail::default();
         play(&mut tail, 1_000_000, 8, 3);
@@ -158,7 +151,7 @@ mod tests {
         assert_eq!(tail.piece_bytes(false), Some(3_000_000));
         // Nothing is in flight, or in flight and not counted.
         tail.moved(
-            bytes(tail.moved.bytes + 5_000_000),
+            bytes_moved(tail.moved.bytes + 5_000_000),
             0,
             tail.at + Duration::from_secs(9),
         );

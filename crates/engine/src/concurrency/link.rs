@@ -349,6 +349,14 @@ impl<T> Network<T> {
     }
 }
 
+/// What has moved without spare requests.
+pub(in super::super) fn bytes_moved(bytes: u64) -> Moved {
+    Moved {
+        bytes,
+        ..Moved::default()
+    }
+}
+
 /// Simulates a transfer of whole chunks over a link, with a fixed number of requests or with the
 /// controller. Returns the bytes per second, and the largest number of requests.
 pub(in super::super) fn transfer(
@@ -364,11 +372,7 @@ pub(in super::super) fn transfer(
     let (mut most, mut resume_at) = (0, Duration::ZERO);
     while open > 0 {
         let now = network.now();
-        let moved = Moved {
-            bytes: network.moved(),
-            ..Moved::default()
-        };
-        concurrency.moved(moved, now);
+        concurrency.moved(bytes_moved(network.moved()), now);
         most = most.max(concurrency.limit());
         while unsent > 0 && now >= resume_at && network.in_flight() < concurrency.limit() as usize {
             unsent -= 1;
