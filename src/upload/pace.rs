@@ -10,7 +10,7 @@ use crate::codec::{Compression, Level, ZeroRuns};
 use crate::locks::lock;
 use crate::monitor::{Encoded, Reason};
 use crate::plan::Span;
-use crate::policy::{Choice, LevelConfig, LevelController, Wire};
+use crate::policy::{Choice, LevelConfig, LevelController, Took, Wire};
 use crate::system::{process_time, thread_time};
 
 /// How long a compressor waits for the confirmation of the first chunk. If that arrives so soon,
@@ -220,7 +220,10 @@ impl Pace {
 
     /// Reports that the chunk was compressed.
     pub(super) fn done(&self, task: &Task, span: Span, body_bytes: u64, is_raw: bool) -> Encoded {
-        let took = thread_time().saturating_sub(task.processor);
+        let took = Took {
+            processor: thread_time().saturating_sub(task.processor),
+            elapsed: self.began.elapsed().saturating_sub(task.at),
+        };
         let level = task.level();
         let is_random = is_raw && level != Level::RAW;
         if self.fixed.is_none() && !is_random {
@@ -236,7 +239,7 @@ impl Pace {
             in_flight: task.wire.in_flight,
             raw_bytes: span.len,
             body_bytes,
-            took,
+            took: took.processor,
             reason: match (is_random, self.fixed) {
                 (true, _) => Reason::Incompressible,
                 (false, Some(_)) => Reason::Fixed,

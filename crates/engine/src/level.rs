@@ -4,7 +4,8 @@
 //!
 //! Two things are measured during the transfer: the processor time and the time on the wire for
 //! each byte. From these the controller computes the level at which both take equally long, so that
-//! neither waits for the other. Measurements are never exact. Their error shows in who actually
+//! neither waits for the other. Where other programs use the processors too, a second of processor
+//! time takes longer than a second; that is measured as well. Measurements are never exact. Their error shows in who actually
 //! waits, the wire for chunks or chunks for the wire, and the controller corrects the level by that
 //! (`trim`). In terms of control theory, the measurements are the feed-forward part, and the queue
 //! of ready chunks drives a proportional and an integral part.
@@ -54,6 +55,8 @@ const TOP: f64 = (LADDER.len() - 1) as f64;
 const COST_GUESS: f64 = 5e-9;
 const BASE_GUESS: f64 = 5e-10;
 const RATIO_GUESS: f64 = 0.4;
+/// Maximum for [`Machine::stretch`]. A longer pause is an accident, such as a suspended machine.
+const STRETCH_MAX: f64 = 100.0;
 /// Weight of the latest observation once there are many. Chunks differ, so a single one must not
 /// count for much; a link that changes is noticed sooner by who waits.
 const LATEST: f64 = 0.05;
@@ -137,6 +140,15 @@ pub struct Wire {
     pub bytes: u64,
 }
 
+/// How long it took to compress a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Took {
+    /// Processor time of the thread.
+    pub processor: Duration,
+    /// Time from start to end. It is longer if the thread had to wait for a processor.
+    pub elapsed: Duration,
+}
+
 /// How to compress one chunk.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
@@ -180,13 +192,12 @@ impl LevelController {
         self.machine.confirmed(bytes, processor);
     }
 
-    /// A chunk of `bytes` was compressed at `level` to bodies of `body_bytes`, which took
-    /// `processor` time.
-    pub fn encoded(&mut self, level: Level, bytes: u64, body_bytes: u64, processor: Duration) {
+    /// A chunk of `bytes` was compressed at `level` to bodies of `body_bytes`.
+    pub fn encoded(&mut self, level: Level, bytes: u64, body_bytes: u64, took: Took) {
         if level != Level::RAW {
             self.compressing = self.compressing.saturating_sub(1);
         }
-        self.machine.encoded(level, bytes, body_bytes, processor);
+        self.machine.encoded(level, bytes, body_bytes, took);
     }
 
     /// Chooses the level of the next chunk. The caller must call [`encoded`](Self::encoded) when it
@@ -276,7 +287,8 @@ impl LevelController {
                 0 => 1.0,
                 _ => rung.ratio * self.machine.ratio.value,
             };
-            wire * ratio - (cost / compressors).max(all / processors)
+            let compression = cost * self.machine.stretch.value / compressors;
+            wire * ratio - compression.max(all / processors)
         };
         let mut at = 0.0;
         for pair in LADDER.windows(2) {
@@ -333,6 +345,9 @@ struct Machine {
     /// Processor seconds per byte: at level 1, and for everything but compression.
     cost: Mean,
     base: Mean,
+    /// Seconds for each second of processor time of a compressor. More than 1 if it has to share
+    /// the processors.
+    stretch: Mean,
     /// Bytes of a body per byte of the image, at level 1.
     ratio: Mean,
     /// Processor seconds that compression has used so far.
@@ -346,6 +361,7 @@ impl Machine {
         Self {
             cost: Mean::guess(COST_GUESS),
             base: Mean::guess(BASE_GUESS),
+            stretch: Mean::guess(1.0),
             ratio: Mean::guess(RATIO_GUESS),
             compression: 0.0,
             others: None,
@@ -362,8 +378,8 @@ impl Machine {
         self.others = Some(others);
     }
 
-    fn encoded(&mut self, level: Level, bytes: u64, body_bytes: u64, processor: Duration) {
-        let seconds = processor.as_secs_f64();
+    fn encoded(&mut self, level: Level, bytes: u64, body_bytes: u64, took: Took) {
+        let seconds = took.processor.as_secs_f64();
         self.compression += seconds;
         let rung = LADDER.iter().find(|rung| rung.level == level.get());
         if let Some(rung) = rung
@@ -372,6 +388,10 @@ impl Machine {
         {
             let ratio = body_bytes as f64 / bytes as f64;
             self.cost.learn(seconds / bytes as f64 / rung.cost);
+            if seconds > 0.0 {
+                let stretch = took.elapsed.as_secs_f64() / seconds;
+                self.stretch.learn(stretch.clamp(1.0, STRETCH_MAX));
+            }
             self.ratio.learn(ratio.min(1.0) / rung.ratio);
         }
     }
@@ -484,6 +504,8 @@ mod tests {
         cost: f64,
         /// Seconds per byte at any level, for reading and hashing.
         fixed: f64,
+        /// Seconds for each second of processor time.
+        stretch: f64,
         chunks: usize,
     }
 
@@ -497,7 +519,7 @@ mod tests {
         ends_at: f64,
         size: f64,
         level: Level,
-        took: f64,
+        took: Took,
     }
 
     impl Scene {
@@ -563,11 +585,15 @@ mod tests {
                     } else {
                         RATIOS[usize::from(level)] * (0.7 + 0.6 * rng.f64())
                     };
+                    let elapsed = encode * self.stretch;
                     encoding.push(Encoding {
-                        ends_at: now + CHUNK * self.fixed + encode,
+                        ends_at: now + CHUNK * self.fixed * self.stretch + elapsed,
                         size: CHUNK * size,
                         level: level_of(level),
-                        took: encode,
+                        took: Took {
+                            processor: Duration::from_secs_f64(encode),
+                            elapsed: Duration::from_secs_f64(elapsed),
+                        },
                     });
                 }
                 if unread == 0 && encoding.is_empty() && sending.is_empty() && ready.is_empty() {
@@ -598,10 +624,9 @@ mod tests {
                     let is_done = one.ends_at <= now;
                     if is_done {
                         ready.push_back(one.size);
-                        processor += CHUNK * self.fixed + one.took;
+                        processor += CHUNK * self.fixed + one.took.processor.as_secs_f64();
                         if let Some(control) = &mut control {
-                            let took = Duration::from_secs_f64(one.took);
-                            control.encoded(one.level, CHUNK as u64, one.size as u64, took);
+                            control.encoded(one.level, CHUNK as u64, one.size as u64, one.took);
                         }
                     }
                     !is_done
@@ -650,6 +675,13 @@ mod tests {
         Level::new(level).unwrap()
     }
 
+    fn took(processor: Duration) -> Took {
+        Took {
+            processor,
+            elapsed: processor,
+        }
+    }
+
     fn scene(mbit: f64) -> Scene {
         Scene {
             bytes_per_s: mbit * 1e6 / 8.0,
@@ -658,6 +690,7 @@ mod tests {
             jobs: 4,
             cost: 5e-9,
             fixed: 6e-10,
+            stretch: 1.0,
             chunks: 1000,
         }
     }
@@ -701,6 +734,21 @@ mod tests {
                 }
                 .against_the_best();
                 assert!(ratio < 1.08, "{cost}, {mbit} Mbit/s: {ratio:.3}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_level_is_found_for_a_machine_that_is_busy_with_other_programs() {
+        for stretch in [2.0, 6.0, 20.0] {
+            for mbit in [10.0, 50.0, 100.0, 300.0] {
+                let scene = Scene {
+                    stretch,
+                    chunks: 200,
+                    ..scene(mbit)
+                };
+                let ratio = scene.against_the_best();
+                assert!(ratio < 1.1, "{stretch}, {mbit} Mbit/s: {ratio:.3}");
             }
         }
     }
@@ -807,7 +855,7 @@ mod tests {
                 ms(12) * (at - 1),
             );
             let _ = control.choose(ms(12) * (at - 1));
-            control.encoded(level_of(1), chunk, chunk / 2, ms(40));
+            control.encoded(level_of(1), chunk, chunk / 2, took(ms(40)));
             control.confirmed(chunk, chunk, ms(12) * at, ms(44) * at);
         }
         // One chunk is being compressed, and the wire is not observed meanwhile.
@@ -847,7 +895,7 @@ mod tests {
             match rng.u8(0..4) {
                 0 => control.observe(wire, time),
                 1 => control.confirmed(bytes, rng.u64(..), time, time),
-                2 => control.encoded(level_of(rng.u8(0..=12)), bytes, rng.u64(..), time),
+                2 => control.encoded(level_of(rng.u8(0..=12)), bytes, rng.u64(..), took(time)),
                 _ => {
                     let choice = control.choose(time);
                     assert!(choice.level.get() <= 9);

@@ -30,7 +30,7 @@ pub use concurrency::{Concurrency, Moved, Ticket};
 pub use create::{CreateStep, Creation, TOKEN_KEY};
 pub use engine::{Action, Ending, Engine, EngineConfig, Outlook, Payload, READY_MAX};
 pub use ledger::Ledger;
-pub use level::{Choice, LevelConfig, LevelController, Wire};
+pub use level::{Choice, LevelConfig, LevelController, Took, Wire};
 pub use pieces::{Limits, PIECE_BYTES_MIN, Pieces, PiecesConfig, Requests, Verdict};
 pub use rate::TokenBucket;
 pub use retry::{Attempts, Class, Next, Operation, classify, classify_known, is_about_input};
