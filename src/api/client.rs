@@ -286,6 +286,12 @@ impl Client {
         &self.traffic.buffers
     }
 
+    /// Bytes per second that requests may move, if that is limited.
+    pub(crate) fn rate(&self) -> Option<u64> {
+        let meter = self.traffic.meter.as_ref()?;
+        meter.bytes_per_s()
+    }
+
     /// About how long a round trip to the endpoint takes: half of the time of the quickest
     /// connection, because TLS needs a round trip too. Zero before the first connection. The time
     /// of an answer would be no measure: an endpoint may work on it for seconds.

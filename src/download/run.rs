@@ -35,7 +35,7 @@ use crate::image::{Disk, TargetFormat};
 use crate::journal::{Journal, Note, Record, State};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{Concurrency, Engine, EngineConfig, Limits, Operation, Zeros};
+use crate::policy::{Concurrency, Engine, EngineConfig, Limits, Operation, PiecesConfig, Zeros};
 use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
 use crate::verify::read_back::{
     Again, Digests, Expected, Local, Passed, ReadFrom, Sampler, Verified, Verify, verify,
@@ -303,10 +303,13 @@ impl<'a> Run<'a> {
             is_fresh: false,
             max_outage: options.patience.max_outage(),
             round_trip: self.client.round_trip(),
-            // The chunks of an earlier run may be larger.
-            pieces: at_most(RequestSize::plain(
-                options.read_bytes_max.min(options.chunk).get(),
-            )),
+            pieces: PiecesConfig {
+                rate: self.client.rate(),
+                // The chunks of an earlier run may be larger.
+                ..at_most(RequestSize::plain(
+                    options.read_bytes_max.min(options.chunk).get(),
+                ))
+            },
             seed: fastrand::u64(..),
         })
     }

@@ -19,7 +19,11 @@ pub(crate) fn at_most(most: RequestSize) -> PiecesConfig {
     let least_bytes = PiecesConfig::default().least_bytes;
     #[cfg(test)]
     let least_bytes = crate::simulator::least_bytes();
-    PiecesConfig { most, least_bytes }
+    PiecesConfig {
+        most,
+        least_bytes,
+        rate: None,
+    }
 }
 
 /// The result of a piece: its bytes of the drive, and its request.

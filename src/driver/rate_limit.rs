@@ -13,6 +13,7 @@ use crate::policy::TokenBucket;
 /// A limit that several clients share.
 #[derive(Debug)]
 pub struct RateLimit {
+    rate: NonZeroU64,
     bucket: Mutex<TokenBucket>,
     began: Instant,
 }
@@ -21,6 +22,7 @@ impl RateLimit {
     /// At most `rate` bytes of bodies per second.
     pub fn meter(rate: NonZeroU64) -> Arc<dyn Meter> {
         Arc::new(Self {
+            rate,
             bucket: Mutex::new(TokenBucket::new(rate)),
             began: Instant::now(),
         })
@@ -36,5 +38,9 @@ impl Meter for RateLimit {
     fn take(&self, bytes: usize) -> Duration {
         let mut bucket = lock(&self.bucket);
         bucket.take(bytes as u64, self.began.elapsed())
+    }
+
+    fn bytes_per_s(&self) -> Option<u64> {
+        Some(self.rate.get())
     }
 }

@@ -32,7 +32,7 @@ use crate::image::{Holes, Image, LateNotices, RawImage, Trailer};
 use crate::journal::{Journal, State};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::Plan;
-use crate::policy::{Ending, Engine, EngineConfig, Operation, Zeros};
+use crate::policy::{Ending, Engine, EngineConfig, Operation, PiecesConfig, Zeros};
 use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
 use crate::verify::read_back::{
     Again, Digests, Expected, Local, ReadFrom, Sampler, Verify, verify,
@@ -391,11 +391,14 @@ impl<'a> Run<'a> {
             is_fresh,
             max_outage: options.patience.max_outage(),
             round_trip: self.client.round_trip(),
-            pieces: at_most(RequestSize {
-                body: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),
-                // The chunks of an earlier run may be larger.
-                range: options.chunk.get(),
-            }),
+            pieces: PiecesConfig {
+                rate: self.client.rate(),
+                ..at_most(RequestSize {
+                    body: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),
+                    // The chunks of an earlier run may be larger.
+                    range: options.chunk.get(),
+                })
+            },
             seed: fastrand::u64(..),
         })
     }

@@ -223,7 +223,7 @@ impl<P> Engine<P> {
             concurrency: Concurrency::new(config.jobs_min, config.jobs, config.round_trip),
             breaker: Breaker::new(config.max_outage),
             pieces: Pieces::new(config.pieces),
-            tail: Tail::default(),
+            tail: Tail::new(config.pieces.rate),
             spare_taken: 0,
             gate: Duration::ZERO,
             asked: Duration::ZERO,
@@ -569,7 +569,9 @@ impl<P> Engine<P> {
             false => u64::MAX,
         };
         Limits {
-            shared_bytes: self.tail.piece_bytes(is_end).unwrap_or(unknown),
+            shared_bytes: (self.tail)
+                .piece_bytes(self.concurrency.limit(), is_end)
+                .unwrap_or(unknown),
             ..limits
         }
     }
@@ -1681,6 +1683,21 @@ mod tests {
         }
         engine.stop();
         assert_eq!(engine.spare(now), 0);
+    }
+
+    #[test]
+    fn a_low_rate_limit_is_known_before_the_first_request() {
+        let mut config = engine(100, 4, Zeros::Write).config;
+        config.plan = Plan::new(500 << 20, NonZeroU64::new(5 << 20).unwrap());
+        config.jobs_min = 4;
+        let unlimited: Engine<()> = Engine::new(config.clone());
+        assert_eq!((unlimited.limit(), unlimited.chunks()), (4, 4));
+        config.pieces.rate = Some(300 << 10);
+        let slow: Engine<()> = Engine::new(config.clone());
+        assert_eq!((slow.limit(), slow.chunks()), (4, 1));
+        config.pieces.rate = Some(100 << 20);
+        let fast: Engine<()> = Engine::new(config);
+        assert_eq!((fast.limit(), fast.chunks()), (4, 4));
     }
 
     #[test]

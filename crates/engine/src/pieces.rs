@@ -65,6 +65,8 @@ pub struct PiecesConfig {
     pub most: RequestSize,
     /// Minimum bytes of a request.
     pub least_bytes: u64,
+    /// Bytes per second that all requests together may move, if that is limited.
+    pub rate: Option<u64>,
 }
 
 impl Default for PiecesConfig {
@@ -72,6 +74,7 @@ impl Default for PiecesConfig {
         Self {
             most: RequestSize::ANY,
             least_bytes: PIECE_BYTES_MIN,
+            rate: None,
         }
     }
 }

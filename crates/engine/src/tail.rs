@@ -10,7 +10,8 @@
 //!   seconds.
 //!
 //! Both depend on what the connections carry. That is the number of bytes that moved, divided by the
-//! time that requests were in flight, over some seconds.
+//! time that requests were in flight, over some seconds. Before anything is known, it is the rate
+//! that the user allows, if there is one.
 
 use std::time::Duration;
 
@@ -50,9 +51,18 @@ pub(super) struct Tail {
     s: f64,
     /// The average body of a chunk in bytes; `None` before the first one.
     body_bytes: Option<u64>,
+    /// Bytes per second that all requests together may move, if that is limited.
+    rate: Option<u64>,
 }
 
 impl Tail {
+    pub(super) fn new(rate: Option<u64>) -> Self {
+        Self {
+            rate,
+            ..Self::default()
+        }
+    }
+
     /// Reports what has moved since the start, with `in_flight` chunks in flight since the last
     /// call. With none, the time does not count.
     pub(super) fn moved(&mut self, moved: Moved, in_flight: usize, now: Duration) {
@@ -77,13 +87,17 @@ impl Tail {
         self.body_bytes = Some(before - before / 8 + body_bytes / 8);
     }
 
-    /// Bytes on the wire that one request carries in the time of a piece, which is shorter at
+    /// Bytes on the wire that one of `requests` carries in the time of a piece, which is shorter at
     /// the end of a transfer; `None` while that is unknown.
-    pub(super) fn piece_bytes(&self, is_end: bool) -> Option<u64> {
+    pub(super) fn piece_bytes(&self, requests: u32, is_end: bool) -> Option<u64> {
         let piece_s = if is_end { LAST_PIECE_S } else { PIECE_S };
+        let bytes_per_s = match (self.is_known(), self.rate) {
+            (true, _) => self.bytes / self.requests_s,
+            (false, Some(rate)) => rate as f64 / f64::from(requests.max(1)),
+            (false, None) => return None,
+        };
         // `as` saturates.
-        self.is_known()
-            .then_some((self.bytes / self.requests_s * piece_s) as u64)
+        Some((bytes_per_s * piece_s) as u64)
     }
 
     /// How many chunks should be in flight, if `requests` are allowed and share chunks as `limits`
@@ -99,10 +113,11 @@ impl Tail {
         let enough = requests
             .saturating_mul(PIECES_PER_REQUEST)
             .div_ceil(pieces.max(1));
-        let carried = match self.is_known() {
-            true => (self.bytes / self.s * CHUNKS_S / body as f64) as u32,
-            false => 0,
+        let bytes_per_s = match (self.is_known(), self.rate) {
+            (true, _) => self.bytes / self.s,
+            (false, rate) => rate.unwrap_or(0) as f64,
         };
+        let carried = (bytes_per_s * CHUNKS_S / body as f64) as u32;
         carried.max(enough).min(requests).max(1)
     }
 
@@ -141,24 +156,24 @@ mod tests {
     #[test]
     fn a_piece_takes_less_than_a_second() {
         let mut tail = Tail::default();
-        assert_eq!(tail.piece_bytes(true), None);
+        assert_eq!(tail.piece_bytes(8, true), None);
         tail.moved(bytes_moved(0), 0, Duration::from_secs(5));
         tail.moved(bytes_moved(1000), 1, Duration::from_millis(5400));
-        assert_eq!(tail.piece_bytes(true), None);
+        assert_eq!(tail.piece_bytes(8, true), None);
         let mut tail = Tail::default();
         play(&mut tail, 1_000_000, 8, 3);
-        assert_eq!(tail.piece_bytes(true), Some(750_000));
-        assert_eq!(tail.piece_bytes(false), Some(3_000_000));
+        assert_eq!(tail.piece_bytes(8, true), Some(750_000));
+        assert_eq!(tail.piece_bytes(8, false), Some(3_000_000));
         // Nothing is in flight, or in flight and not counted.
         tail.moved(
             bytes_moved(tail.moved.bytes + 5_000_000),
             0,
             tail.at + Duration::from_secs(9),
         );
-        assert_eq!(tail.piece_bytes(true), Some(750_000));
+        assert_eq!(tail.piece_bytes(8, true), Some(750_000));
         // It follows what the link does.
         play(&mut tail, 100_000, 64, 60);
-        let piece = tail.piece_bytes(true).unwrap();
+        let piece = tail.piece_bytes(8, true).unwrap();
         assert!((75_000..80_000).contains(&piece), "{piece}");
     }
 
