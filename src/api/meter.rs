@@ -15,7 +15,7 @@ pub trait Meter: fmt::Debug + Send + Sync {
     /// Reserves `bytes`, and returns how long to wait before they may move.
     fn take(&self, bytes: usize) -> Duration;
     /// Bytes per second that may move in the long run; `None` if that is not known. A transfer
-    /// that is told a low rate keeps fewer chunks in flight from its first request on.
+    /// with a low rate keeps fewer chunks in flight from its first request on.
     fn bytes_per_s(&self) -> Option<u64> {
         None
     }

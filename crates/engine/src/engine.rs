@@ -1695,6 +1695,12 @@ mod tests {
         config.pieces.rate = Some(300 << 10);
         let slow: Engine<()> = Engine::new(config.clone());
         assert_eq!((slow.limit(), slow.chunks()), (4, 1));
+        // More requests do not move more than the limit, so they need no chunks of their own.
+        config.jobs_min = 32;
+        config.jobs = 64;
+        let many: Engine<()> = Engine::new(config.clone());
+        assert_eq!((many.limit(), many.chunks()), (32, 1));
+        (config.jobs_min, config.jobs) = (4, 4);
         config.pieces.rate = Some(100 << 20);
         let fast: Engine<()> = Engine::new(config);
         assert_eq!((fast.limit(), fast.chunks()), (4, 4));

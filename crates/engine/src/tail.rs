@@ -34,6 +34,9 @@ const KEPT_S: f64 = 15.0;
 /// How long the chunks that are in flight at a time should take, in seconds. This is about what a
 /// kill of the program costs. In a shorter time there would not be enough pieces for all requests.
 const CHUNKS_S: f64 = 10.0;
+/// A transfer that moves this part of the rate that the user allows is limited by it, and not by the
+/// link.
+const LIMITED_PART: f64 = 0.8;
 /// Pieces in flight and waiting, for each request that is allowed. Requests of one chunk do not end
 /// together, so with less than this some would find no piece.
 const PIECES_PER_REQUEST: u32 = 2;
@@ -113,12 +116,19 @@ impl Tail {
         let enough = requests
             .saturating_mul(PIECES_PER_REQUEST)
             .div_ceil(pieces.max(1));
-        let bytes_per_s = match (self.is_known(), self.rate) {
-            (true, _) => self.bytes / self.s,
-            (false, rate) => rate.unwrap_or(0) as f64,
+        let rate = self.rate.map_or(f64::INFINITY, |rate| rate as f64);
+        let bytes_per_s = match self.is_known() {
+            true => self.bytes / self.s,
+            false if rate.is_finite() => rate,
+            false => 0.0,
         };
         let carried = (bytes_per_s * CHUNKS_S / body as f64) as u32;
-        carried.max(enough).min(requests).max(1)
+        // What the user allows is moved by fewer requests too.
+        let needed = match bytes_per_s < LIMITED_PART * rate {
+            true => carried.max(enough),
+            false => carried,
+        };
+        needed.clamp(1, requests.max(1))
     }
 
     fn is_known(&self) -> bool {
