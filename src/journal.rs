@@ -37,7 +37,7 @@ use openhosting_base::advice;
 
 use keeper::{Keeper, done};
 use log::{Log, cannot};
-use record::{MAGIC, VERSION};
+use record::{MAGIC, VERSION, forget_source};
 
 pub use crate::filesystem::PageCache;
 pub(crate) use keeper::{Data, Note};
@@ -268,6 +268,24 @@ impl Journal {
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be read or written; then it is unchanged.
     pub fn without(&self, chunks: &RangeSet<u64>) -> Result<Self> {
+        self.rewritten(chunks, |_| {})
+    }
+
+    /// As [`without`](Self::without), for an image that differs from that of the first run: removes
+    /// the fingerprint as well. Otherwise a run that finds the first image again would trust what
+    /// the journal says, while the drive holds chunks of the other one.
+    ///
+    /// # Errors
+    /// As [`without`](Self::without).
+    pub(crate) fn of_another_image(&self, chunks: &RangeSet<u64>) -> Result<Self> {
+        self.rewritten(chunks, forget_source)
+    }
+
+    fn rewritten(
+        &self,
+        chunks: &RangeSet<u64>,
+        change: impl FnOnce(&mut [u8; HEADER_BYTES]),
+    ) -> Result<Self> {
         let (log, path) = (&self.log, self.path());
         let cannot = |cause: std::io::Error| cannot(path, "write").because(cause);
         let staged = Staged::beside(path, Access::Private).map_err(cannot)?;
@@ -281,6 +299,7 @@ impl Journal {
         let mut old = BufReader::new(file);
         let mut header = [0; HEADER_BYTES];
         old.read_exact(&mut header).map_err(cannot)?;
+        change(&mut header);
         anew.log.file.write_all_at(&header, 0).map_err(cannot)?;
         let mut bytes = [0; RECORD_BYTES];
         for number in 0..log.records() {
@@ -464,6 +483,31 @@ mod tests {
         assert_eq!((holes, done), (vec![0..2, 4..5], vec![7..8, 9..10]));
         assert_eq!(replay.state.whole, None, "the chunks taken back are in it");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_journal_of_another_image_has_no_fingerprint_and_the_same_version() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j.ohj");
+        let first = Header {
+            direction: Direction::Upload,
+            source: Some(crate::image::Fingerprint {
+                size: 1,
+                device: 2,
+                inode: 3,
+                modified_ns: -4,
+            }),
+            ..header()
+        };
+        let journal = Journal::create(&path, &first).unwrap();
+        journal.record(&[holes(1), holes(3)]).unwrap();
+        let wrong = RangeSet::from_iter([3..4]);
+        drop(journal.of_another_image(&wrong).unwrap());
+        let (_, replay) = Journal::open(&path).unwrap().unwrap();
+        let source = None;
+        assert_eq!(replay.header, Header { source, ..first });
+        assert_eq!(replay.version, VERSION);
+        assert!(replay.state.holes.iter().eq([&(1..2)]));
     }
 
     #[test]

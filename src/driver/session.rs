@@ -13,6 +13,7 @@ use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Weakness, once};
+use crate::image::Fingerprint;
 use crate::journal::{Direction, Header, Journal, Note, Record, Replay, State, may_be_journal};
 use crate::monitor::Monitor;
 use crate::plan::{Plan, Span};
@@ -42,7 +43,7 @@ pub(crate) struct Identity {
     pub(crate) is_chunk_fixed: bool,
     /// The byte of the image at which it begins, rounded down to a chunk.
     pub(crate) offset: u64,
-    pub(crate) source: Option<crate::image::Fingerprint>,
+    pub(crate) source: Option<Fingerprint>,
 }
 
 /// A transfer that begins or is resumed.
@@ -57,7 +58,7 @@ pub(crate) struct Session {
     /// Identifies a new drive.
     pub(crate) token: [u8; 16],
     /// The fingerprint of the image when the first run began.
-    pub(crate) source: Option<crate::image::Fingerprint>,
+    pub(crate) source: Option<Fingerprint>,
     pub(crate) is_resumed: bool,
     /// What the last run of a download wrote without a sync, and is intact.
     pub(crate) accepted: Vec<Note>,
@@ -152,6 +153,33 @@ impl Session {
             // worse.
             let _ = blocking(move || journal.remove()).await;
         }
+    }
+
+    /// Removes from the state and the journal what they say about chunks that are sent again. If
+    /// the image is not that of the first run, from now on the journal is about no image: every
+    /// later run compares what it calls done.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if the journal cannot be read or written.
+    pub(crate) async fn retract(&mut self, chunks: RangeSet<u64>, is_same: bool) -> Result<()> {
+        for range in chunks.iter() {
+            self.state.done.remove(range.clone());
+            self.state.holes.remove(range.clone());
+        }
+        let identifies = self
+            .source
+            .as_ref()
+            .is_some_and(Fingerprint::detects_changes);
+        let is_true = chunks.is_empty() && (is_same || !identifies);
+        let Some(journal) = self.journal.clone().filter(|_| !is_true) else {
+            return Ok(());
+        };
+        let retracted = blocking(move || match is_same {
+            true => journal.without(&chunks),
+            false => journal.of_another_image(&chunks),
+        });
+        self.journal = Some(retracted.await?);
+        Ok(())
     }
 
     /// What the file system cannot guarantee for the journal.

@@ -54,7 +54,8 @@ pub struct Header {
     pub chunk: u64,
     /// Index of the first chunk of the transfer.
     pub first: u64,
-    /// The fingerprint of the image when an upload began.
+    /// The fingerprint of the image when an upload began; `None` once another image was uploaded
+    /// in its place.
     pub source: Option<Fingerprint>,
     /// The endpoint.
     pub endpoint: String,
@@ -228,6 +229,17 @@ impl Header {
             user: text(&mut input).ok_or(HeaderError::Damaged)?,
         })
     }
+}
+
+/// Where an encoded header has the fingerprint of the image, with the byte that says that there is
+/// one.
+const SOURCE: Range<usize> = 69..110;
+
+/// Removes the fingerprint of the image from an encoded header, whose version stays.
+pub(super) fn forget_source(header: &mut [u8; HEADER_BYTES]) {
+    header[SOURCE].fill(0);
+    let crc = crc32c::crc32c(&header[..HEADER_BYTES - 4]);
+    header[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// The version of a journal with this header, which must be valid.

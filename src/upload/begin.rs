@@ -178,6 +178,7 @@ impl Beginning<'_> {
         }
         if image.disk().is_none() {
             // A stream is read again from its start, and compared then.
+            session.retract(RangeSet::new(), false).await?;
             return Ok((image, true));
         }
         let state = session.state.clone();
@@ -206,10 +207,8 @@ impl Beginning<'_> {
                 Remedy::Restart
             ]));
         }
-        for range in changed.iter() {
-            session.state.done.remove(range.clone());
-            session.state.holes.remove(range.clone());
-        }
+        // Before anything is sent: what is on the drive is unknown from the first request on.
+        session.retract(changed, is_same).await?;
         Ok((image, !is_same))
     }
 }

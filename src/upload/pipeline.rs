@@ -16,10 +16,12 @@ use crate::codec::Gzip;
 use crate::digest::{ChunkDigest, Digest};
 use crate::driver::blocking::thread;
 use crate::driver::checksum::Hasher;
+use crate::driver::session::done;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageReader, Unchecked};
+use crate::journal::Journal;
 use crate::monitor::Encoded;
-use crate::plan::Plan;
+use crate::plan::{Plan, Span};
 use crate::policy::READY_MAX;
 use crate::verify::read_back::Sampler;
 use openhosting_base::advice;
@@ -53,6 +55,8 @@ pub(super) struct Earlier {
     pub(super) holes: RangeSet<u64>,
     /// Whether to send again what changed.
     pub(super) changed_ok: bool,
+    /// The journal that says so.
+    pub(super) journal: Option<Journal>,
 }
 
 impl Earlier {
@@ -69,6 +73,17 @@ impl Earlier {
     fn reaches(&self, count: u64) -> bool {
         self.digests.range(count..).next().is_some()
             || self.holes.overlapping(&(count..u64::MAX)).next().is_some()
+    }
+
+    /// Records, before other bytes of a chunk are sent, that it has none of the bytes that the
+    /// journal knows: if this run ends before they are confirmed, the drive has either. The digest
+    /// is that of no bytes, which no chunk has.
+    fn retract(&self, span: Span) -> Result<()> {
+        let record = done(span, Some(Digest::of(&[]).into()));
+        match (&self.journal, record) {
+            (Some(journal), Some(record)) => journal.record(&[record]),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -309,7 +324,10 @@ impl Reading {
                 self.sampler.look_at(span, chunk.bytes());
                 Ok(false)
             }
-            false if self.earlier.changed_ok => Ok(true),
+            false if self.earlier.changed_ok => {
+                self.earlier.retract(span)?;
+                Ok(true)
+            }
             false => Err(changed(span.offset)),
         }
     }

@@ -660,8 +660,10 @@ async fn earlier(image: &Image, session: &Session, options: &UploadOptions) -> R
     let (None, Some(journal)) = (image.disk(), session.journal.clone()) else {
         return Ok(Earlier::default());
     };
+    let read = journal.clone();
     Ok(Earlier {
-        digests: blocking(move || journal.digests()).await?,
+        digests: blocking(move || read.digests()).await?,
+        journal: Some(journal),
         holes: session.state.holes.clone(),
         changed_ok: options.journal.changed_ok,
     })

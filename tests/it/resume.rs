@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use openhosting::digest::{ChunkDigest, Digest};
@@ -18,6 +20,7 @@ use crate::support::disk::LoopDevice;
 use crate::support::http::{Ask, assert_drive, drives};
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request, refusal};
 use crate::support::server::TestServer;
+use crate::support::watchdog::wait_until;
 use crate::support::{is_plain, noise};
 
 const C: usize = 16 * 1024;
@@ -656,7 +659,70 @@ fn zeros_where_a_record_was_lost_are_written() {
     scene.check_done();
 }
 
-/// Changed and stopped twice: chunks with two records, of which the last counts.
+/// As after a snapshot was rolled back: the image is that of the first run again, also by its time.
+/// The run between sent another one, and stopped with records of that or without.
+#[test]
+fn an_image_that_is_as_in_the_first_run_again_is_compared() {
+    for is_recorded in [true, false] {
+        let mut scene = Scene::new();
+        // The first run leaves one out, which proves that the drive reads as zeros.
+        for zeros in [3, 180] {
+            scene.change(zeros * C, &vec![0; C]);
+        }
+        let (first, path) = (scene.image.clone(), scene.desk.path("a.img"));
+        let modified = path.metadata().unwrap().modified().unwrap();
+        let _ = scene.interrupted("-j 1");
+        for chunk in [1, 180] {
+            scene.change(chunk * C, b"changed");
+        }
+        scene.proxy.forget();
+        let (gate, written) = (Gate::default(), Arc::<AtomicUsize>::default());
+        let (held, counted) = (gate.clone(), Arc::clone(&written));
+        let answer_late = Fault::rewrite(move |_, answer| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            if !is_recorded {
+                held.wait();
+            }
+            answer
+        });
+        let is_changed = |r: &Request| r.is_write() && [1, 180].contains(&(r.offset() / C as u64));
+        let is_last = |r: &Request| r.is_write() && r.offset() > 190 * C as u64;
+        scene.proxy.fault(is_changed, usize::MAX, answer_late);
+        scene
+            .proxy
+            .fault(is_last, usize::MAX, Fault::Hold(gate.clone()));
+        let running = scene.start("--changed-ok");
+        wait_until("both chunks were written", || {
+            written.load(Ordering::SeqCst) >= 2
+        });
+        if is_recorded {
+            running.signal("INT");
+            running.wait_stderr("finishing the requests in flight");
+            gate.open();
+            let _ = running.wait().code(130);
+        } else {
+            let _ = running.kill9();
+            gate.open();
+        }
+        scene.proxy.settle();
+        scene.proxy.heal();
+        scene.image = first;
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&scene.image, 0).unwrap();
+        file.set_modified(modified).unwrap();
+        let args = if is_recorded {
+            let refused = scene.run("").code(4);
+            let _ = refused.says("it differs in 2 chunks that this upload has sent");
+            "--changed-ok"
+        } else {
+            ""
+        };
+        let _ = scene.run(args).code(0);
+        scene.check_done();
+    }
+}
+
+/// Changed and stopped twice: what the journal says of a chunk is what was sent last.
 #[test]
 fn a_chunk_sent_twice_is_verified_in_its_latest_state() {
     let mut scene = Scene::new();

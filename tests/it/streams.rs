@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::support::cli::{Desk, Outcome, Running, SIMPLE, UPLOAD};
@@ -9,6 +10,7 @@ use crate::support::http::{assert_drive, drives, info};
 use crate::support::needs::{Need, needs, skip};
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer};
 use crate::support::server::TestServer;
+use crate::support::watchdog::wait_until;
 use crate::support::{gzip, noise};
 
 const C: usize = 16 * 1024;
@@ -837,6 +839,36 @@ fn changed_bytes_on_stdin_are_detected_when_resuming() {
     outcome.says("The image changed");
     scene.pipe("--changed-ok -", &other).code(0);
     scene.check(&drives(&scene.server)[0], &other);
+}
+
+#[test]
+fn bytes_that_are_as_in_the_first_run_again_are_compared() {
+    let content = noise(9, 60 * C);
+    let scene = Scene::new();
+    scene.killed("-", Some(&content), 40);
+    let mut other = content.clone();
+    other[3 * C] ^= 1;
+    // The next run sends other bytes, and is killed before it knows that they are on the drive.
+    let (gate, written) = (Gate::default(), Arc::<AtomicBool>::default());
+    let (held, reached) = (gate.clone(), Arc::clone(&written));
+    let answer_late = Fault::rewrite(move |_, answer| {
+        reached.store(true, Ordering::SeqCst);
+        held.wait();
+        answer
+    });
+    let is_changed = |r: &Request| r.is_write() && r.offset() == 3 * C as u64;
+    scene.proxy.fault(is_changed, usize::MAX, answer_late);
+    let tool = scene.desk.upload(&scene.proxy.uri());
+    let running = tool.args("-c 16384 --changed-ok -").input(&other).spawn();
+    wait_until("the chunk was written", || written.load(Ordering::SeqCst));
+    running.kill9();
+    gate.open();
+    scene.proxy.settle();
+    scene.proxy.heal();
+    let refused = scene.pipe("-", &content).code(4);
+    refused.says("The image changed").says("at byte 49152");
+    scene.pipe("--changed-ok -", &content).code(0);
+    scene.check(&drives(&scene.server)[0], &content);
 }
 
 #[test]
