@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::State;
 use crate::monitor::Monitor;
 use crate::policy::Operation;
+use crate::verify::read_back::Verified;
 use openhosting_base::advice;
 
 /// A check of the drive that runs concurrently with other requests. If only one request is allowed
@@ -115,6 +116,33 @@ pub(super) async fn check_still(
         " when nothing writes to it, or take what comes with ",
         Remedy::AllowLive,
     ]))
+}
+
+/// The result of comparing the drive with what was downloaded. If the drive may change meanwhile, a
+/// difference is only a warning, unless the drive reports that nothing was written to it.
+pub(super) async fn allow_changes(
+    verified: Result<Verified>,
+    client: &Client,
+    options: &DownloadOptions,
+    before: &DriveInfo,
+    monitor: &mut dyn Monitor,
+) -> Result<Verified> {
+    let error = match verified {
+        Err(error) if options.allow_live && error.kind() == ErrorKind::Integrity => error,
+        other => return other,
+    };
+    if let Ok(after) = client.info(options.drive).await
+        && [before, &after].iter().all(|info| claim(info).is_none())
+        && counters(before).is_some_and(|then| counters(&after) == Some(then))
+    {
+        return Err(error);
+    }
+    monitor.warn(advice![
+        format!("{}. This is not an error because of ", error.chain()),
+        Remedy::AllowLive,
+        ": the drive may have changed while it was downloaded",
+    ]);
+    Ok(Verified::default())
 }
 
 /// Fails rather than mixing two drives, or two states of one drive, in one image.

@@ -7,7 +7,9 @@ use rangemap::RangeSet;
 
 use super::begin::staged;
 use super::check_earlier::Recheck;
-use super::drive_unchanged::{check_same_drive, check_still, look, warn_of_condition};
+use super::drive_unchanged::{
+    allow_changes, check_same_drive, check_still, look, warn_of_condition,
+};
 use super::options::{DownloadInterrupted, DownloadOptions, Downloaded};
 use super::sink::digest_of;
 use crate::advice::Remedy;
@@ -114,6 +116,7 @@ pub async fn join_download(
         passed: Passed::default(),
     };
     let verified = verify(from, &sampler, local, monitor, stop.clone()).await;
+    let verified = allow_changes(verified, client, options, &info, monitor).await;
     let verified = verified.map_err(with_advice)?;
     let check = stop.unless_asked(check_still(client, options, &info));
     options.patience.watching(monitor, check).await?;

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::begin::{Opened, Opening};
 use super::check_earlier::Recheck;
-use super::drive_unchanged::{StillThere, look, warn_of_condition};
+use super::drive_unchanged::{StillThere, allow_changes, look, warn_of_condition};
 use super::fetch_chunk::{Fetcher, Partials, ToRead};
 use super::hole_survey::{Survey, SurveyConfig};
 use super::options::{Destination, DownloadInterrupted, DownloadOptions, Downloaded};
@@ -235,7 +235,8 @@ impl<'a> Run<'a> {
         let is_readable = disk.is_some() || !matches!(sink, Sink::File(_));
         let (jobs, seed) = (options.jobs.get(), fastrand::u64(..));
         let early_checks = EarlyChecks::new(&self.sampler, plan, base, jobs, seed);
-        let early_checks = early_checks.filter(|_| is_readable);
+        // A drive that may change differs from what was read of it before.
+        let early_checks = early_checks.filter(|_| is_readable && !options.allow_live);
         if let Some(early_checks) = &early_checks {
             early_checks.settled_before(&session.state.settled(), &holes);
         }
@@ -433,6 +434,7 @@ impl<'a> Run<'a> {
         // the sample is read again.
         let mut still = StillThere::of(client, options, self.info);
         let verified = self.compare(from, local, monitor, stop.clone()).await;
+        let verified = allow_changes(verified, client, options, self.info, monitor).await;
         let verified = match verified {
             Err(error) if error.kind() == ErrorKind::Integrity => {
                 return Err(mismatched(error, journal).await);

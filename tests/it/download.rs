@@ -601,6 +601,31 @@ fn a_drive_changed_during_the_download_is_reported() {
     scene.check_no_leftovers("out");
 }
 
+#[test]
+fn a_drive_that_changes_during_the_download_is_copied_on_request() {
+    let scene = Scene::new();
+    for (seed, verify) in [(1, "sample"), (2, "full")] {
+        let flags = format!("--allow-live --verify {verify} --force out");
+        let outcome = scene.stopped(&flags, |running, gate| {
+            // The sample has the first chunk.
+            scene.write_to_drive(0, &noise(seed, PASSED / 2 * C));
+            gate.open();
+            running.wait()
+        });
+        let _ = outcome.code(0).says("because of --allow-live");
+        assert_eq!(scene.path("out").metadata().unwrap().len(), SIZE as u64);
+        scene.check_no_leftovers("out");
+    }
+    // The counters of the drive show that not the drive has changed but what was received.
+    let spoil = Fault::rewrite(|_, mut answer| {
+        *answer.last_mut().unwrap() ^= 1;
+        answer
+    });
+    scene.proxy.fault(is_third, 1, spoil);
+    let outcome = scene.run("--allow-live --verify full other").code(4);
+    let _ = outcome.says("does not hold what was transferred");
+}
+
 // ---- Resuming ----
 
 #[test]
