@@ -366,12 +366,13 @@ impl<'a> Run<'a> {
             let _ = journal.note(Note::Whole);
         }
         let finished = finish(journal.as_ref()).await;
-        let there = |error| self.interrupted(error, first_open);
-        outcome.map_err(there)?;
-        let unrecorded = finished.map_err(there)?;
+        // Whatever became of the journal: what it calls done is not in the file.
         if let Some(error) = mismatch {
             return Err(mismatched(error, journal).await);
         }
+        let there = |error| self.interrupted(error, first_open);
+        outcome.map_err(there)?;
+        let unrecorded = finished.map_err(there)?;
         Ok(Fetched {
             progress,
             first_open,

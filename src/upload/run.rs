@@ -439,8 +439,8 @@ impl<'a> Run<'a> {
             self.resume.size = Some(job.plan.size());
         }
         let finished = finish(job.journal.as_ref()).await;
+        // Whatever became of the journal: what it calls done is not on the drive.
         if let Some(error) = mismatch {
-            finished?;
             return Err(self.mismatched(error, job.journal).await);
         }
         outcome.inspect_err(|error| {

@@ -16,7 +16,7 @@ use crate::support::failing::{self, EIO, ENOSPC, Failing, KILL};
 use crate::support::http::{Ask, assert_drive, drives};
 use crate::support::needs::{Need, skip};
 use crate::support::noise;
-use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer};
 use crate::support::server::TestServer;
 use crate::support::slow::SlowLink;
 use crate::support::watchdog::wait_until;
@@ -478,6 +478,63 @@ fn a_journal_that_was_not_synced_contains_nothing_false() {
         assert_eq!(scene.sent(), MANY - recorded.len());
         scene.forget();
         scene.check_done(UPLOAD);
+    }
+}
+
+/// A check finds that the drive and the image differ, and then the disk fails under the journal: it
+/// must not stay, because it calls wrong chunks done.
+#[test]
+fn a_mismatch_is_reported_although_the_disk_fails() {
+    let Some(library) = failing::library() else {
+        return;
+    };
+    let is_later = |r: &Request| r.is_write() && r.offset() >= 3 * C as u64;
+    let read_later = |r: &Request| {
+        let mut words = r.path.rsplit('/');
+        let offset = words.nth(1).and_then(|word| word.parse::<usize>().ok());
+        r.is_read() && offset.is_some_and(|offset| offset >= 3 * C)
+    };
+    for name in [UPLOAD, DOWNLOAD] {
+        let scene = Scene::new(CHUNKS);
+        let gate = Gate::default();
+        let hold = Fault::Hold(gate.clone());
+        let file = if name == UPLOAD {
+            let is_first = |r: &Request| r.is_write() && r.offset() == 0;
+            let lost = Fault::Answer(answer(204, &[], b""));
+            scene.proxy.fault(is_first, 1, lost);
+            scene.proxy.fault(is_later, usize::MAX, hold);
+            "(deleted)"
+        } else {
+            let is_first = |r: &Request| r.path.ends_with(&format!("/read/0/{C}"));
+            let spoil = Fault::rewrite(|_, mut answer| {
+                let body = answer.len() - C;
+                answer[body..].iter_mut().for_each(|byte| *byte ^= 1);
+                answer
+            });
+            scene.proxy.fault(is_first, 1, spoil);
+            scene.proxy.fault(read_later, usize::MAX, hold);
+            "out.oh-part"
+        };
+        let failing = Failing {
+            call: "fdatasync",
+            // The first sync of the journal of an upload is for the record of the drive.
+            nth: if name == UPLOAD { 2 } else { 1 },
+            errno: EIO,
+            file: Some(file),
+        };
+        let tool = match name {
+            UPLOAD => scene.tool(UPLOAD),
+            _ => {
+                let tool = scene.desk.download(&scene.proxy.uri()).args("-c 24576");
+                tool.arg(&scene.source).arg("out")
+            }
+        };
+        let outcome = failing.within(library, &scene.desk, tool).run().code(4);
+        gate.open();
+        let _ = outcome.says("does not hold what was transferred");
+        assert!(failing::calls(&scene.desk).iter().any(|call| call.is_hit));
+        assert!(scene.desk.journals().is_empty(), "{name}");
+        assert!(!scene.desk.path("out.ohj").exists());
     }
 }
 
