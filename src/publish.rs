@@ -989,8 +989,7 @@ impl<'a> Publisher<'a> {
         })
     }
 
-    /// Reads back what `verify` requests. A drive that differs is marked as having unknown content,
-    /// so that the next run compares all of it.
+    /// Reads back what `verify` requests. See [`differs`](Self::differs) for a drive that differs.
     async fn verify(
         &mut self,
         drive: DriveId,
@@ -1016,15 +1015,49 @@ impl<'a> Publisher<'a> {
             return Ok(Coverage { checked, of });
         };
         let offset = first.start * self.content.block_plan().chunk_bytes();
-        let keys = properties([(HOLDS_KEY, Holds::Unknown.print())])?;
-        self.set(drive, keys).await?;
         let what = format!(
             "Drive {drive} does not hold what was sent: it differs in {}, the first at byte {offset}",
             counted(count(differing.iter()), "block")
         );
-        Err(Error::new(ErrorKind::Integrity, what).hint_to(
-            "Nothing was published. The same command compares all of it and sends what differs",
-        ))
+        let hint = match (self.differs(drive).await, self.options.role) {
+            (Err(error), _) => advice![
+                format!(
+                    "Nothing was published, and no key of the drive says that it differs: {}. Remove it with ",
+                    error.chain()
+                ),
+                Remedy::CleanUp,
+            ],
+            (Ok(()), Role::Join) => advice![
+                "Nothing was published. Run all shards again, which compare their parts and send what differs, then ",
+                Remedy::Join,
+                " again",
+            ],
+            (Ok(()), Role::Whole | Role::Shard(_)) => {
+                "Nothing was published. The same command compares all of it and sends what differs"
+                    .into()
+            }
+        };
+        Err(Error::new(ErrorKind::Integrity, what).hint_to(hint))
+    }
+
+    /// Marks a drive that differs as having unknown content, so that the next run compares all of
+    /// it. If it differs as a whole, no shard counts as done any more, because the sample does not
+    /// show which one sent something else.
+    async fn differs(&mut self, drive: DriveId) -> Result<()> {
+        let info = self.info(drive).await?;
+        let count = match self.options.role {
+            Role::Shard(_) => None,
+            Role::Whole | Role::Join => Mark::of(&info).and_then(|mark| mark.shards),
+        };
+        let count = count.unwrap_or(0);
+        let shards = (1..=count).map(|index| keys::shard_key(index, count));
+        let shards: Vec<_> = shards
+            .filter(|key| info.properties.get(key).is_some())
+            .collect();
+        let shards = shards.iter().map(|key| (&**key, "differs".to_owned()));
+        let holds = (HOLDS_KEY, Holds::Unknown.print());
+        let keys = properties(std::iter::once(holds).chain(shards))?;
+        self.set(drive, keys).await
     }
 
     /// Verifies a drive that has all of its bytes, and gives it its name.

@@ -708,6 +708,34 @@ fn shards_together_publish_the_same_drive() {
     assert_eq!(digest(&many[0]), digest(&whole));
 }
 
+/// No later join publishes it, whatever its own sample finds.
+#[test]
+fn a_drive_that_a_join_found_wrong_is_not_published_before_its_shards_ran_again() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    let run = |words: &str| {
+        let words = format!("a.img --name n {words}");
+        publish(&desk, &proxy.uri(), &words).run()
+    };
+    // A write is confirmed but not carried out.
+    proxy.fault(Request::is_write, 1, Fault::Answer(answer(204, &[], b"")));
+    for shard in ["1/2", "2/2"] {
+        run(&format!("--shard {shard} --verify none")).code(0);
+    }
+    let failed = run("--join --verify full").code(4);
+    failed
+        .says("does not hold what was sent")
+        .says("Run all shards again");
+    let missing = run("--join --verify none").code(75);
+    missing.says("2 of 2 shards are missing: 1, 2");
+    for shard in ["1/2", "2/2"] {
+        run(&format!("--shard {shard} --verify none")).code(0);
+    }
+    let joined = run("--join --verify none").code(0);
+    assert_drive(&server, joined.text().trim(), &image());
+}
+
 #[test]
 fn a_shard_of_another_image_is_a_final_error() {
     let desk = Desk::new();
