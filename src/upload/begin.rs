@@ -239,8 +239,13 @@ async fn open_session(
     let session = Session::begin(&options.journal, identity).await?;
     warn(session.weaknesses(), monitor);
     session.report_chunk(options.chunk, monitor);
+    let target = match &options.target {
+        Target::Existing(id) | Target::Made(id) => Some(*id),
+        Target::New(_) => None,
+    };
+    let left = session.left_behind.filter(|left| Some(*left) != target);
     // Advice to start over is also given because that drive is gone.
-    if let Some(drive) = session.left_behind
+    if let Some(drive) = left
         && !is_gone(client.info(drive).await)
     {
         let removal = client.commands().removal(drive);

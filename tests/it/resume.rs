@@ -315,6 +315,17 @@ fn a_restart_names_no_drive_that_is_gone() {
 }
 
 #[test]
+fn a_restart_on_the_same_drive_does_not_advise_to_remove_it() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("--journal j.ohj");
+    let drive = scene.drive();
+    let args = format!("--journal j.ohj --restart --resume-from-drive {drive}");
+    let again = scene.run(&args).code(0);
+    assert!(!again.stderr.contains("remove it with"), "{again:?}");
+    scene.check_done();
+}
+
+#[test]
 fn the_command_that_removes_a_forgotten_drive_reaches_its_endpoint() {
     let scene = Scene::new();
     let _ = scene.interrupted("");
