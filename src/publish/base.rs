@@ -10,7 +10,7 @@ use super::{Base, Copied, LOOK_EVERY_MAX, LOOK_EVERY_MIN, Publisher, Work, is_br
 use crate::content::{Content, set_of};
 use crate::drive::{Condition, DriveId, DriveInfo, LocalUploads, named};
 use crate::error::{Error, ErrorKind, Result};
-use crate::failure::Failure;
+use crate::failure::{Failure, Transient};
 use crate::monitor::{Event, Phase};
 use crate::transfer::{blocking, counters};
 
@@ -196,18 +196,14 @@ impl Publisher<'_> {
         let asked = self
             .call(&what, || async move {
                 match client.image(drive, base).await {
-                    Err(failure) if failure.is_ambiguous() => Err(failure),
-                    // A refusal is an answer, and not repeated.
-                    answer => Ok(answer.err()),
+                    Err(failure) if is_final(&failure) => Ok(Some(failure)),
+                    answer => answer.map(|()| None),
                 }
             })
             .await;
         match asked {
             Ok(None) => {}
-            Ok(Some(failure @ Failure::Refused(_))) => {
-                return Ok(Cloned::Refused(failure.into_error(&what)));
-            }
-            Ok(Some(failure)) => return Err(failure.into_error(&what)),
+            Ok(Some(refused)) => return Ok(Cloned::Refused(refused.into_error(&what))),
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
             Err(error) => {
                 tracing::debug!(error = %error.chain(), "image");
@@ -266,6 +262,13 @@ impl Publisher<'_> {
                 .await?;
         }
     }
+}
+
+/// Whether the answer to the request for a copy says that there will be none: then everything is
+/// sent at once. What may be different the next time is repeated, as any request.
+fn is_final(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(refusal)
+        if Transient::of(refusal.status) != Some(Transient::Pace) && !failure.is_ambiguous())
 }
 
 /// Why a drive cannot be the base for a disk of `size` bytes; `None` if it can.

@@ -450,6 +450,25 @@ fn everything_is_sent_if_the_cloud_refuses_to_copy() {
 }
 
 #[test]
+fn a_copy_that_the_cloud_puts_off_is_requested_again() {
+    for later in [refusal(429, "system"), refusal(503, "")] {
+        let desk = Desk::new();
+        let (server, proxy) = desk.pair();
+        desk.file("a.img", &image());
+        published(&desk, &proxy.uri(), "a.img --name n");
+        let next = changed(&image(), &[0]);
+        desk.file("b.img", &next);
+        proxy.forget();
+        proxy.fault(is_image_call, 2, Fault::Answer(later));
+        let done = publish(&desk, &proxy.uri(), "b.img --name n").run().code(0);
+        assert!(!done.stderr.contains("everything is sent"), "{done:?}");
+        assert_drive(&server, done.text().trim(), &next);
+        assert_eq!(proxy.count(is_image_call), 3);
+        assert_eq!(written(&proxy), BLOCK);
+    }
+}
+
+#[test]
 fn a_base_that_differs_from_its_receipt_is_not_trusted() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
