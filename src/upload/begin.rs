@@ -577,7 +577,7 @@ fn check_shard(shard: Shard, target: &Target, plan: &Plan) -> Result<()> {
     if plan.is_endless() {
         return refuse(
             "the size of the image",
-            advice!["Tell it with ", Remedy::GiveSize],
+            advice!["Pass it with ", Remedy::GiveSize],
         );
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Room on the drive for an image of unknown size. The drive is enlarged in steps, ahead of what is
 //! written to it, and cut to its size at the end.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
@@ -30,9 +31,19 @@ pub(super) struct Room {
     size: u64,
     /// Whether the drive may be resized. A drive that existed before keeps its size.
     is_ours: bool,
-    growth: Option<JoinHandle<Result<u64>>>,
-    /// Whether zeros are left out. Then added space must read as zeros.
+    growth: Option<JoinHandle<Result<Grown>>>,
+    /// Whether zeros are left out. Then all added space must read as zeros.
     leaves_zeros: bool,
+    /// Whether all space that was added so far reads as zeros.
+    is_zero: bool,
+}
+
+/// A drive after its growth.
+#[derive(Debug)]
+struct Grown {
+    size: u64,
+    /// Whether the start of the added space was proven to read as zeros.
+    is_zero: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -64,12 +75,35 @@ impl Room {
             is_ours,
             growth: None,
             leaves_zeros: false,
+            is_zero: true,
         }
     }
 
     /// From now on zeros are left out.
-    pub(super) fn leave_zeros(&mut self) {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] if that would leave old bytes in added space.
+    pub(super) fn leave_zeros(&mut self) -> Result<()> {
         self.leaves_zeros = true;
+        self.check()
+    }
+
+    /// Space is added and zeros are left out at the same time, so both check this.
+    fn check(&self) -> Result<()> {
+        if self.is_zero || !self.leaves_zeros {
+            return Ok(());
+        }
+        let what = format!(
+            "What drive {} grew by is not proven to read as zeros",
+            self.drive.id
+        );
+        Err(Error::new(ErrorKind::Rejected, what).hint_to(advice![
+            "Pass ",
+            Remedy::GiveSize,
+            " and ",
+            Remedy::Restart,
+            " so that the drive is created at its final size",
+        ]))
     }
 
     /// A turn to write, which ends when dropped.
@@ -96,16 +130,16 @@ impl Room {
                 Some(growth) => growth,
                 none => {
                     let (drive, size) = (self.drive.clone(), self.size);
-                    let is_checked = self.leaves_zeros;
-                    none.insert(tokio::spawn(async move {
-                        drive.grow(size, end, is_checked).await
-                    }))
+                    none.insert(tokio::spawn(async move { drive.grow(size, end).await }))
                 }
             };
             let grown = growth.await;
             self.growth = None;
             let panicked = |cause| Err(Error::new(ErrorKind::Bug, "Cannot grow").because(cause));
-            self.size = grown.unwrap_or_else(panicked)?;
+            let grown = grown.unwrap_or_else(panicked)?;
+            self.size = grown.size;
+            self.is_zero &= grown.is_zero;
+            self.check()?;
         }
         Ok(())
     }
@@ -145,8 +179,7 @@ impl Drop for Room {
 
 impl Drive {
     /// Enlarges the drive to hold at least all bytes before `end`, while nothing is written to it.
-    /// Returns its new size.
-    async fn grow(&self, size: u64, end: u64, is_checked: bool) -> Result<u64> {
+    async fn grow(&self, size: u64, end: u64) -> Result<Grown> {
         let mut wanted = next_size(size, end);
         let grown = loop {
             match self.set_size(wanted).await {
@@ -160,44 +193,35 @@ impl Drive {
                 }
             }
         };
-        if is_checked {
-            let len = READ_BYTES_MAX.min(grown - size);
-            let reader = DriveReader {
-                client: &self.client,
-                drive: self.id,
-                step_max: READ_BYTES_MAX,
-            };
-            let read = || async move {
-                let mut requests = Requests::default();
-                reader.read_all(size, len, &mut requests).await
-            };
-            let read = self
-                .patience
-                .call(&self.client, Operation::Read, read)
-                .await;
-            if let Err(unanswered) = &read
-                && unanswered.outage.is_some()
-            {
-                let what = format!("Cannot read drive {}", self.id);
-                return read
-                    .map(|_| size)
-                    .map_err(|unanswered| unanswered.into_error(&what));
+        Ok(Grown {
+            size: grown,
+            is_zero: self.is_zero(size..grown).await?,
+        })
+    }
+
+    /// Whether the start of added space reads as zeros. A refusal proves nothing.
+    async fn is_zero(&self, added: Range<u64>) -> Result<bool> {
+        let (start, len) = (added.start, READ_BYTES_MAX.min(added.end - added.start));
+        let reader = DriveReader {
+            client: &self.client,
+            drive: self.id,
+            step_max: READ_BYTES_MAX,
+        };
+        let read = || async move {
+            let mut requests = Requests::default();
+            reader.read_all(start, len, &mut requests).await
+        };
+        let read = self
+            .patience
+            .call(&self.client, Operation::Read, read)
+            .await;
+        match read {
+            Ok(bytes) => Ok(is_zero(&bytes)),
+            Err(unanswered) if unanswered.outage.is_some() => {
+                Err(unanswered.into_error(&format!("Cannot read drive {}", self.id)))
             }
-            if !read.is_ok_and(|bytes| is_zero(&bytes)) {
-                let what = format!(
-                    "What drive {} grew by is not proven to read as zeros",
-                    self.id
-                );
-                return Err(Error::new(ErrorKind::Rejected, what).hint_to(advice![
-                    "Tell how large the image is with ",
-                    Remedy::GiveSize,
-                    ", and start over with ",
-                    Remedy::Restart,
-                    ": then the drive need not grow",
-                ]));
-            }
+            Err(_) => Ok(false),
         }
-        Ok(grown)
     }
 
     /// Sets the size, with repeated attempts, and returns the resulting size. Repeating it is

@@ -391,7 +391,7 @@ impl Job for Upload {
             self.pipeline.pace().leave_zeros();
         }
         if let Some(room) = &mut self.room {
-            room.leave_zeros();
+            room.leave_zeros()?;
         }
         if let Some(journal) = &self.journal {
             journal.note(Record::holes(&chunks))?;

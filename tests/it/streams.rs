@@ -307,6 +307,37 @@ fn the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size() {
 }
 
 #[test]
+fn zeros_are_not_left_out_where_added_space_has_other_bytes() {
+    let scene = Scene::new();
+    let content = [noise(1, 2 * C), vec![0; 2 * C], noise(2, 60 * C)].concat();
+    let packed = [zstd(&content[..100_000]), zstd(&content[100_000..])].concat();
+    scene.desk.file("a.zst", &packed);
+    // Whether zeros may be left out becomes known only after the drive has grown.
+    let gate = Gate::default();
+    let is_proof = |request: &Request| request.path.contains("/read/32768/");
+    scene
+        .proxy
+        .fault(is_proof, usize::MAX, Fault::Hold(gate.clone()));
+    let dirty = Fault::rewrite(|_, mut answer| {
+        *answer.last_mut().unwrap() = 7;
+        answer
+    });
+    let is_added = |request: &Request| request.path.contains("/read/100000/");
+    scene.proxy.fault(is_added, usize::MAX, dirty);
+    let tool = scene.desk.upload(&scene.proxy.uri());
+    let running = tool.args("-c 16384 a.zst").spawn();
+    let is_growth =
+        |r: &Request| r.path.ends_with("/set") && r.status > 0 && r.text().contains("size ");
+    scene
+        .proxy
+        .wait_for("the growth", |requests| requests.iter().any(is_growth));
+    gate.open();
+    let outcome = running.wait().code(1);
+    let outcome = outcome.says("grew by is not proven to read as zeros");
+    outcome.says("Pass --size and --restart");
+}
+
+#[test]
 fn a_refused_growth_is_repeated_in_smaller_steps() {
     let scene = Scene::new();
     let content = noise(1, 1_000_000);
