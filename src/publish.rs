@@ -785,7 +785,9 @@ impl<'a> Publisher<'a> {
         });
         let same: Vec<_> = same.map(|(mark, drive)| (mark, drive.id)).collect();
         for (mark, id) in same {
-            let full = self.info_full(id).await?;
+            let Some(full) = if_there(self.info_full(id).await)? else {
+                continue;
+            };
             if full.imaging().is_some() || is_broken(&full) {
                 continue;
             }
@@ -1170,7 +1172,7 @@ impl<'a> Publisher<'a> {
         let mut destroyed = Vec::new();
         for id in old {
             // A server may just have been started from it.
-            if !keys::is_idle(&self.info(id).await?) {
+            if !if_there(self.info(id).await)?.is_some_and(|info| keys::is_idle(&info)) {
                 continue;
             }
             match self.destroy(id).await {
@@ -1201,7 +1203,7 @@ impl<'a> Publisher<'a> {
         })
         .await?;
         for id in &left {
-            self.wait_for_imaging(*id).await?;
+            if_there(self.wait_for_imaging(*id).await)?;
             self.destroy(*id).await?;
             self.monitor
                 .notice(format!("Removed the unfinished drive {id}"));
@@ -1349,6 +1351,15 @@ fn how(holds: Holds) -> How {
     match holds {
         Holds::Base(id) => How::Delta(id),
         Holds::Zeros | Holds::Unknown => How::Full,
+    }
+}
+
+/// `None` for a drive that is gone: since it was listed, another publication may have removed it.
+fn if_there(looked: Result<DriveInfo>) -> Result<Option<DriveInfo>> {
+    match looked {
+        Ok(info) => Ok(Some(info)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use super::keys::{Holds, Mark, newest_first};
 use super::receipts::{read_receipt, receipt_file};
 use super::selection::{Several, select};
-use super::{Base, Copied, LOOK_EVERY_MAX, LOOK_EVERY_MIN, Publisher, Work, is_broken, pick};
+use super::{
+    Base, Copied, LOOK_EVERY_MAX, LOOK_EVERY_MIN, Publisher, Work, if_there, is_broken, pick,
+};
 use crate::content::{Content, set_of};
 use crate::drive::{Condition, DriveId, DriveInfo, LocalUploads, named};
 use crate::error::{Error, ErrorKind, Result};
@@ -80,7 +82,9 @@ impl Publisher<'_> {
             }
         };
         let id = drive.id;
-        let full = self.info_full(id).await?;
+        let Some(full) = if_there(self.info_full(id).await)? else {
+            return Ok(Candidate::Unfit(format!("Base {id} is gone")));
+        };
         if let Some(why) = unfit(&full, self.content.size()) {
             return Ok(Candidate::Unfit(format!("Base {id} {why}")));
         }

@@ -611,6 +611,30 @@ fn older_publications_are_removed_after_the_new_one_unless_in_use() {
     assert_eq!(drives(&server), [done["drive"].as_str().unwrap()]);
 }
 
+/// Another publication of the same name removes them at the same time.
+#[test]
+fn older_publications_that_are_gone_do_not_fail_a_new_one() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    let old = published(&desk, &proxy.uri(), "a.img --name n");
+    let gone = format!("/drives/{old}/");
+    proxy.fault(
+        move |request| request.path.contains(&gone),
+        usize::MAX,
+        Fault::Answer(refusal(404, "missing")),
+    );
+    let next = changed(&image(), &[1]);
+    desk.file("a.img", &next);
+    let done = publish(&desk, &proxy.uri(), "a.img --name n --keep 1").run();
+    let done = done.code(0).says("is gone: everything is sent");
+    assert_drive(&server, done.text().trim(), &next);
+    // The same content as that of a drive that is listed and gone.
+    desk.file("a.img", &image());
+    let again = published(&desk, &proxy.uri(), "a.img --name n --base none");
+    assert_ne!(again, old);
+}
+
 #[test]
 fn cleanup_removes_what_is_unfinished_and_nothing_else() {
     let desk = Desk::new();
