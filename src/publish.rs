@@ -42,7 +42,7 @@ use crate::image::{Disk, Fingerprint, Holes, Image, content_of};
 use crate::journal::Journal;
 use crate::monitor::{Event, Monitor, Phase};
 use crate::plan::Span;
-use crate::policy::Operation;
+use crate::policy::{FRESH_FOR, Operation};
 use crate::receipt::{Coverage, How, Receipt};
 use crate::shard::{self, Shard};
 use crate::transfer::{
@@ -602,7 +602,6 @@ impl<'a> Publisher<'a> {
             (HOLDS_KEY, Holds::Base(base).print()),
         ];
         let drive = self.create(&properties(keys)?).await?;
-        self.unfinished = Some(drive);
         let copied = self.copy_base(drive, base, Some(content)).await?;
         Ok(Early { drive, copied })
     }
@@ -883,7 +882,6 @@ impl<'a> Publisher<'a> {
         let drive = self
             .create(&properties(keys.into_iter().chain(shards))?)
             .await?;
-        self.unfinished = Some(drive);
         match base {
             Some((id, content)) => self.clone_base(drive, id, content, true).await,
             None => self.make_ready(drive).await,
@@ -918,20 +916,38 @@ impl<'a> Publisher<'a> {
             () = stop.asked() => return Err(stopped()),
         };
         let drive = created.map_err(|not| not.error)?.drive;
+        self.unfinished = Some(drive.id);
         self.monitor.event(&Event::Drive {
             id: drive.id,
             size: drive.size,
             is_new: true,
         });
-        let bears = self.info(drive.id).await?;
+        let bears = self.info_of_new(drive.id).await?;
         if Mark::of(&bears).is_none_or(|mark| mark.token != self.token) {
             // Without its keys it would never be found again.
             self.destroy(drive.id).await?;
+            self.unfinished = None;
             let what = "The endpoint does not keep user: keys, which publishing needs";
             return Err(Error::new(ErrorKind::Rejected, what)
                 .hint_to("Upload the image instead, without publishing it"));
         }
         Ok(drive.id)
+    }
+
+    /// The state of a drive that was created a moment ago: not every part of the endpoint may know
+    /// it yet.
+    async fn info_of_new(&mut self, drive: DriveId) -> Result<DriveInfo> {
+        let began = std::time::Instant::now();
+        loop {
+            match self.info(drive).await {
+                Err(error)
+                    if error.kind() == ErrorKind::NotFound && began.elapsed() < FRESH_FOR =>
+                {
+                    self.pause(Duration::from_secs(1)).await?;
+                }
+                looked => return looked,
+            }
+        }
     }
 
     /// Prepares a drive to which nothing was written: proves that it reads as zeros, before

@@ -571,6 +571,34 @@ fn a_cloud_that_drops_user_keys_is_left_as_it_was() {
     assert!(drives(&server).is_empty());
 }
 
+/// The request for the state of a drive, and not that for the list.
+fn is_look(request: &Request) -> bool {
+    request.is_info() && !request.path.ends_with("/drives/info")
+}
+
+#[test]
+fn a_new_drive_that_is_not_known_everywhere_yet_is_waited_for() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    let missing = Fault::Answer(refusal(404, "missing"));
+    proxy.fault(is_look, 2, missing);
+    let drive = published(&desk, &proxy.uri(), "a.img --name n");
+    assert_eq!(drives(&server), [drive]);
+}
+
+#[test]
+fn a_new_drive_is_named_if_the_next_request_fails() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    proxy.fault(is_look, 1, Fault::Answer(refusal(403, "auth")));
+    let failed = publish(&desk, &proxy.uri(), "a.img --name n").run().code(1);
+    let drive = &drives(&server)[0];
+    failed.says(&format!("Drive {drive} is unfinished"));
+    assert_eq!(published(&desk, &proxy.uri(), "a.img --name n"), *drive);
+}
+
 #[test]
 fn older_publications_are_removed_after_the_new_one_unless_in_use() {
     let desk = Desk::new();

@@ -27,7 +27,7 @@ const ATTEMPTS_MAX: u32 = 10;
 /// How long after a transfer created its drive an answer "not found" is attributed to an endpoint
 /// that does not know the new drive everywhere yet (docs/dev/faults.md, 3.2). The time is a choice.
 /// If somebody removes the drive in this time, the error comes later.
-const FRESH_FOR: Duration = Duration::from_secs(60);
+pub const FRESH_FOR: Duration = Duration::from_secs(60);
 /// How long to wait for a drive that is busy although this transfer sends only one request: another
 /// client uses it, and may end soon. `--max-outage` applies if it is shorter. The time is a choice.
 const BUSY_FOR: Duration = Duration::from_secs(600);

@@ -28,7 +28,7 @@ pub use backoff::Backoff;
 pub use breaker::Breaker;
 pub use concurrency::{Concurrency, Moved, Ticket};
 pub use create::{CreateStep, Creation, TOKEN_KEY};
-pub use engine::{Action, Ending, Engine, EngineConfig, Outlook, Payload, READY_MAX};
+pub use engine::{Action, Ending, Engine, EngineConfig, FRESH_FOR, Outlook, Payload, READY_MAX};
 pub use ledger::Ledger;
 pub use level::{Choice, LevelConfig, LevelController, Took, Wire};
 pub use pieces::{Limits, PIECE_BYTES_MIN, Pieces, PiecesConfig, Requests, Verdict};
