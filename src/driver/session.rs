@@ -66,6 +66,9 @@ pub(crate) struct Session {
     pub(crate) is_damaged: bool,
     /// The drive that a discarded run created.
     pub(crate) left_behind: Option<DriveId>,
+    /// Whether an existing drive may have the token of this transfer: a request to set it was sent,
+    /// and its answer is not known.
+    pub(crate) may_have_marked: bool,
 }
 
 impl Session {
@@ -99,6 +102,7 @@ impl Session {
             accepted: Vec::new(),
             is_damaged: false,
             left_behind: None,
+            may_have_marked: false,
         };
         let Some(path) = &options.path else {
             return Ok(session);
@@ -144,9 +148,11 @@ impl Session {
     }
 
     /// Removes the journal of a run that ended before it did anything and left nothing behind: it
-    /// would only confuse the next run.
+    /// would only confuse the next run. But if the drive may have the token, only the journal says
+    /// that it is that of this transfer.
     pub(crate) async fn forget(&mut self) {
         if !self.is_resumed
+            && !self.may_have_marked
             && let Some(journal) = self.journal.take()
         {
             // If the journal stays, the next run looks for a drive that does not exist, and nothing

@@ -428,7 +428,14 @@ async fn prepare(
     let mark = match options.target {
         _ if !sends_something(session) => Mark::None,
         Target::New(_) => Mark::of_new(is_uploading(&drive.properties)),
-        Target::Existing(_) => marks::mark(client, &drive, &token, options).await?,
+        Target::Existing(_) => {
+            session.may_have_marked = true;
+            let marked = marks::mark(client, &drive, &token, options).await;
+            // With a refusal, it is certain that the endpoint has set nothing.
+            marked.inspect_err(|error| {
+                session.may_have_marked = error.kind() != ErrorKind::Rejected;
+            })?
+        }
         // Of a drive that was made for a publication, that sets the states.
         Target::Made(_) => Mark::None,
     };

@@ -746,6 +746,19 @@ fn who_takes_over_a_mark_reads_back_everything() {
 }
 
 #[test]
+fn a_mark_whose_answer_was_lost_is_recognised_by_the_next_run() {
+    let scene = Scene::new();
+    let flags = format!("-d {} --max-outage 1s", create(&scene.server, SIZE as u64));
+    scene.proxy.fault(is_set, usize::MAX, Fault::LoseAnswer);
+    let _ = scene.upload(&flags).run().code(75);
+    assert_eq!(scene.state_key().as_deref(), Some("uploading"));
+    scene.proxy.heal();
+    let again = scene.upload(&flags).run().code(0);
+    assert!(!again.stderr.contains(STILL_RUNS), "{again:?}");
+    scene.is_ready();
+}
+
+#[test]
 fn an_upload_resumes_only_if_no_other_one_wrote_to_its_drive() {
     for is_new in [false, true] {
         let scene = Scene::new();
