@@ -315,8 +315,9 @@ impl<'a> Run<'a> {
             pace: &pace,
             body_bytes_max: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),
         };
-        let (image, mut sounding) = match compare {
-            // With a comparison, nothing is written that the drive already has, so no sounding.
+        let (image, mut sounding) = match compare || options.selection.is_some() {
+            // With a comparison, nothing is written that the drive already has, and with a
+            // selection, nothing that was not checked. So there is no sounding.
             true => (image, Sounding::default()),
             false => wire.sound(image, &plan, &scope.todo).await?,
         };

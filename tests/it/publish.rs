@@ -166,6 +166,21 @@ fn an_image_is_published_and_the_second_time_nothing_is_sent() {
     assert_eq!(writes(&proxy).len(), 0);
 }
 
+/// The image may have changed since it was hashed. So there is no write before the first chunk was
+/// compared with its digest, as an upload of this size has, to measure the speed.
+#[test]
+fn every_written_byte_of_a_large_image_was_checked() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let data = noise(1, CHUNK);
+    desk.sparse("a.img", 80 << 20, &[(0, &data)]);
+    let drive = published(&desk, &proxy.uri(), "a.img --name n");
+    assert_eq!(written(&proxy), CHUNK);
+    let mut image = data;
+    image.resize(80 << 20, 0);
+    assert_drive(&server, &drive, &image);
+}
+
 #[test]
 fn only_blocks_that_differ_are_sent_to_a_copy() {
     let desk = Desk::new();
