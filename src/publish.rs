@@ -270,7 +270,8 @@ pub async fn publish(
     stop: Stop,
 ) -> Result<Published, Unpublished> {
     let clock = (SystemTime::now(), std::time::Instant::now());
-    let (image, _) = decide_holes(image, options.holes, monitor).await?;
+    let decided = decide_holes(image, options.holes, monitor);
+    let (image, _) = stop.clone().unless_asked(decided).await?;
     let Some(disk) = image.disk() else {
         let what = "An image that can only be read once cannot be published";
         return Err(Error::new(ErrorKind::Usage, what)

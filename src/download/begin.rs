@@ -164,7 +164,7 @@ impl Opening<'_> {
         let (options, size, format) = (self.options, self.info.size, self.options.format);
         check_same_drive(&session.state, options, self.info)?;
         let plan = session.plan;
-        if let Some(target) = published(path, &plan, format, session).await? {
+        if let Some(target) = published(path, &plan, format, session, stop).await? {
             monitor.notice("The earlier run had finished the image");
             return Ok(Some(target));
         }
@@ -349,6 +349,7 @@ async fn published(
     plan: &Plan,
     format: TargetFormat,
     session: &mut Session,
+    stop: &Stop,
 ) -> Result<Option<ImageTarget>> {
     let is_recorded = gaps(plan, 0, &session.state.settled()).is_empty();
     let whole = session.state.whole;
@@ -359,6 +360,7 @@ async fn published(
         return Ok(None);
     };
     let (path, all, holes) = (path.to_owned(), *plan, session.state.holes.clone());
+    let stop = stop.clone();
     let target = blocking(move || {
         let plan = all;
         let Some(target) = ImageTarget::published(&path, plan.size(), format)? else {
@@ -368,7 +370,7 @@ async fn published(
             return Ok(None);
         }
         let disk = target.to_disk(format)?;
-        let wrong = differing(&*disk, &plan, journal.digests()?, &holes)?;
+        let wrong = differing(&*disk, &plan, journal.digests()?, &holes, &stop)?;
         Ok(wrong.is_empty().then_some(target))
     });
     match target.await? {

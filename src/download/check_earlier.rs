@@ -11,17 +11,13 @@ use crate::digest::{ChunkDigest, Digest};
 use crate::driver::blocking::blocking;
 use crate::driver::differing::differing;
 use crate::driver::session::{Session, done};
-use crate::driver::stop::{Stop, stopped};
+use crate::driver::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Disk, ImageTarget, TargetFormat, data_blocks};
 use crate::journal::{Journal, Note, Proof, Record, State};
 use crate::monitor::Monitor;
 use crate::plan::{Plan, Span};
 use crate::verify::read_back::{Sampler, Verify};
-
-/// How many bytes to read before checking whether the user wants to stop. It takes a fraction of a
-/// second.
-const STEP_BYTES: u64 = 64 << 20;
 
 /// How to read again what is in a file.
 #[derive(Clone, Copy)]
@@ -86,10 +82,13 @@ impl Recheck<'_> {
             let picks =
                 |(index, _): &&(u64, ChunkDigest)| sampler.is_full() || sampler.picks(*index);
             let picked: Vec<_> = digests.iter().filter(picks).copied().collect();
-            let mut wrong = differing(&*image, &plan, [], &holes)?;
-            wrong.extend(differing_in_steps(&*image, &plan, &picked, &stop)?);
-            if !wrong.is_empty() && picked.len() < digests.len() {
-                wrong.extend(differing_in_steps(&*image, &plan, &digests, &stop)?);
+            let compare = |digests: Vec<_>, holes: &RangeSet<u64>| {
+                differing(&*image, &plan, digests, holes, &stop).map_err(unreadable)
+            };
+            let is_part = picked.len() < digests.len();
+            let mut wrong = compare(picked, &holes)?;
+            if !wrong.is_empty() && is_part {
+                wrong.extend(compare(digests, &RangeSet::new())?);
             }
             if wrong.is_empty() {
                 return Ok((journal, wrong));
@@ -149,9 +148,7 @@ pub(super) async fn accept_unsynced(
         let (mut accepted, mut wrong) = (Vec::new(), 0);
         let mut bytes = Vec::new();
         for (index, (len, proof)) in written {
-            if stop.is_asked() {
-                return Err(stopped().hint_to("The same command goes on"));
-            }
+            stop.check()?;
             let span = plan.span(index).filter(|span| span.len == u64::from(len));
             let Some(span) = span else { continue };
             bytes.resize(usize::try_from(span.len).unwrap_or(0), 0);
@@ -200,25 +197,6 @@ fn note_if_unchanged(
         Proof::Digest(_) => return None,
     };
     done(span, Some(digest.into())).map(Note::Record)
-}
-
-/// Finds the chunks that do not have these digests. Blocks.
-fn differing_in_steps(
-    image: &dyn Disk,
-    plan: &Plan,
-    digests: &[(u64, ChunkDigest)],
-    stop: &Stop,
-) -> Result<RangeSet<u64>> {
-    let step = usize::try_from(STEP_BYTES / plan.chunk_bytes()).unwrap_or(1);
-    let mut wrong = RangeSet::new();
-    for step in digests.chunks(step.max(1)) {
-        if stop.is_asked() {
-            return Err(stopped().hint_to("The same command goes on"));
-        }
-        let differing = differing(image, plan, step.iter().copied(), &RangeSet::new());
-        wrong.extend(differing.map_err(unreadable)?);
-    }
-    Ok(wrong)
 }
 
 /// Replaces the advice, which is meant for an image that is uploaded.

@@ -454,7 +454,13 @@ impl<'a> Run<'a> {
                 return Err(there(error));
             }
         };
-        let published = self.publish(fetched.sink, fetched.follower).await;
+        let is_stream = matches!(*fetched.sink, Sink::Stream(_));
+        let publishing = self.publish(fetched.sink, fetched.follower);
+        let published = match is_stream {
+            // What reads the stream may take any time.
+            true => stop.unless_asked(publishing).await,
+            false => publishing.await,
+        };
         let (checksum, weaknesses) = published.map_err(there)?;
         warn(&weaknesses, monitor);
         // The journal of a shard stays, because it proves to `--join` that the shard is complete.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How long requests in flight may take when a transfer ends early. Those that complete need not be
 /// repeated by the next run, while the user waits for the end of this one. The time is a choice.
@@ -116,6 +116,17 @@ impl Stop {
     /// Whether it was asked to stop, with whatever urgency.
     pub(crate) fn is_asked(&self) -> bool {
         *self.urgency.borrow() >= Urgency::Drain
+    }
+
+    /// For work that blocks: call it before each step.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] if it was asked to stop.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.is_asked() {
+            true => Err(stopped().hint_to("The same command continues")),
+            false => Ok(()),
+        }
     }
 
     /// Waits for a request to stop at once.

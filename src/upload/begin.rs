@@ -72,7 +72,7 @@ impl Beginning<'_> {
         let mut session = open_session(client, &image, options, monitor).await?;
         let (plan, first) = (session.plan, session.first);
         let sends_something = sends_something(&session);
-        let (image, is_changed) = self.take_up(image, &mut session, monitor).await?;
+        let (image, is_changed) = self.take_up(image, &mut session, monitor, &stop).await?;
         let (image, table) = look_at_image(image, monitor).await?;
         let needed = bytes_needed(&options.target, length, plan.is_endless());
         client.open_ahead(at_once(client, &plan, options)).await;
@@ -147,6 +147,7 @@ impl Beginning<'_> {
         image: Image,
         session: &mut Session,
         monitor: &mut dyn Monitor,
+        stop: &Stop,
     ) -> Result<(Image, bool)> {
         let plan = session.plan;
         if !session.is_resumed {
@@ -181,9 +182,9 @@ impl Beginning<'_> {
             session.retract(RangeSet::new(), false).await?;
             return Ok((image, true));
         }
-        let state = session.state.clone();
+        let (state, stop) = (session.state.clone(), stop.clone());
         let (image, changed) = blocking(move || {
-            let changed = changed(&image, &plan, &journal, &state)?;
+            let changed = changed(&image, &plan, &journal, &state, &stop)?;
             Ok((image, changed))
         })
         .await?;
@@ -341,8 +342,14 @@ fn at_once(client: &Client, plan: &Plan, options: &UploadOptions) -> u32 {
 ///
 /// # Errors
 /// [`ErrorKind::Integrity`] for an image that can only be read once in order; otherwise errors of
-/// reading.
-fn changed(image: &Image, plan: &Plan, journal: &Journal, state: &State) -> Result<RangeSet<u64>> {
+/// reading and [`ErrorKind::Cancelled`].
+fn changed(
+    image: &Image,
+    plan: &Plan,
+    journal: &Journal,
+    state: &State,
+    stop: &Stop,
+) -> Result<RangeSet<u64>> {
     let Some(image) = image.disk() else {
         return Err(Error::new(
             ErrorKind::Integrity,
@@ -350,7 +357,7 @@ fn changed(image: &Image, plan: &Plan, journal: &Journal, state: &State) -> Resu
         )
         .hint_to(advice!["Start over with ", Remedy::Restart]));
     };
-    differing(image, plan, journal.digests()?, &state.holes)
+    differing(image, plan, journal.digests()?, &state.holes, stop)
 }
 
 /// The chunks of this run's part of the image that need not be sent, with those that are `settled`.

@@ -54,7 +54,10 @@ pub async fn upload(
     let (image, holes_are_read) = match options.selection {
         // Whoever made the selection has already read the image and decided that.
         Some(_) => (image, false),
-        None => decide_holes(image, options.holes(), monitor).await?,
+        None => {
+            let decided = decide_holes(image, options.holes(), monitor);
+            stop.clone().unless_asked(decided).await?
+        }
     };
     let beginning = Beginning {
         client,

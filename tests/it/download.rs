@@ -258,6 +258,31 @@ fn a_closed_stdout_ends_a_download_quietly() {
 }
 
 #[test]
+fn a_stdout_that_is_not_read_does_not_hold_back_a_signal() {
+    // More than a pipe takes, and less than may wait to be written.
+    let scene = Scene::holding(noise(1, 8 * C));
+    let pipe = scene.path("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let unread = File::options().read(true).write(true).open(&pipe).unwrap();
+    let tool = scene.desk.tool("bash").env("OHURI", scene.proxy.uri());
+    let tool = tool
+        .arg("-c")
+        .arg("exec \"$0\" \"$@\" > pipe")
+        .arg(DOWNLOAD);
+    let running = tool.args("-c 16384").arg(&scene.drive).arg("-").spawn();
+    scene.proxy.wait_for("all chunks", |requests| {
+        let answered = requests.iter().filter(|r| r.is_read() && r.status == 200);
+        answered.count() > 8
+    });
+    // Now it only waits for the pipe.
+    std::thread::sleep(Duration::from_secs(1));
+    running.signal("INT");
+    let _ = running.wait().code(130);
+    drop(unread);
+}
+
+#[test]
 fn an_offset_of_a_download_is_not_rounded() {
     let scene = Scene::new();
     // No file, a file with a beginning, and one as long as the drive.
