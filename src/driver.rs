@@ -16,6 +16,7 @@ pub(crate) mod create_drive;
 pub(crate) mod data_ranges;
 pub(crate) mod differing;
 mod in_flight;
+pub(crate) mod info_full;
 pub(crate) mod patience;
 pub(crate) mod phases;
 pub(crate) mod pieces;

@@ -47,7 +47,7 @@ use crate::receipt::{Coverage, How, Receipt};
 use crate::shard::{self, Shard};
 use crate::transfer::{
     AsPhase, InspectOptions, Inspection, NewDrive, Patience, Stop, Verify, blocking, claim,
-    counters, create, decide_holes, in_use, reporting, stopped,
+    counters, create, decide_holes, in_use, info_full, reporting, stopped,
 };
 use crate::wire::Properties;
 use openhosting_base::advice;
@@ -1321,7 +1321,7 @@ impl<'a> Publisher<'a> {
     async fn info_full(&mut self, drive: DriveId) -> Result<DriveInfo> {
         let client = self.client;
         let what = format!("Cannot look at drive {drive}");
-        self.call(&what, || client.info_full(drive)).await
+        self.call(&what, || info_full(client, drive)).await
     }
 
     async fn set(&mut self, drive: DriveId, keys: Properties) -> Result<()> {

@@ -28,6 +28,7 @@ pub(crate) use crate::driver::JOBS_DEFAULT;
 pub(crate) use crate::driver::blocking::blocking;
 pub(crate) use crate::driver::claim::{claim, in_use};
 pub(crate) use crate::driver::create_drive::{NewDrive, create};
+pub(crate) use crate::driver::info_full::info_full;
 pub(crate) use crate::driver::phases::{AsPhase, reporting};
 pub(crate) use crate::driver::stop::stopped;
 pub(crate) use crate::upload::run::decide_holes;

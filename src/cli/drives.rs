@@ -6,6 +6,7 @@ use crate::advice::Advice;
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::driver::claim::{claim, in_use};
+use crate::driver::info_full::info_full;
 use crate::driver::patience::{Patience, Trial, Unanswered};
 use crate::error::{Error, Result};
 use crate::failure::Failure;
@@ -72,17 +73,7 @@ pub(super) async fn look_at_drive(
     drive: DriveId,
     patience: &Patience,
 ) -> Result<DriveInfo> {
-    let look = || async move {
-        match client.info_full(drive).await {
-            // The cloud does not support the call, or the drive does not exist: plain `info` will
-            // show which. How a cloud answers a call that it does not know is not documented, so
-            // 400 (bad input) and 405 (method not allowed) count as well as 404.
-            Err(Failure::Refused(refusal)) if matches!(refusal.status, 400 | 404 | 405) => {
-                client.info(drive).await
-            }
-            full => full,
-        }
-    };
+    let look = || info_full(client, drive);
     let info = patience.call(client, Operation::Read, look).await;
     info.map_err(|unanswered| unanswered.into_error(&format!("Cannot look at drive {drive}")))
 }

@@ -484,6 +484,25 @@ fn a_copy_that_the_cloud_puts_off_is_requested_again() {
 }
 
 #[test]
+fn a_cloud_without_full_info_is_published_to() {
+    for refused in [refusal(404, "missing"), refusal(405, "method")] {
+        let desk = Desk::new();
+        let (server, proxy) = desk.pair();
+        let is_full = |request: &Request| request.path.ends_with("/info/full");
+        proxy.fault(is_full, usize::MAX, Fault::Answer(refused));
+        desk.file("a.img", &image());
+        let first = published(&desk, &proxy.uri(), "a.img --name n");
+        assert_eq!(published(&desk, &proxy.uri(), "a.img --name n"), first);
+        let next = changed(&image(), &[0]);
+        desk.file("b.img", &next);
+        proxy.forget();
+        let second = published(&desk, &proxy.uri(), "b.img --name n");
+        assert_drive(&server, &second, &next);
+        assert_eq!(written(&proxy), BLOCK, "it is a delta");
+    }
+}
+
+#[test]
 fn a_base_that_differs_from_its_receipt_is_not_trusted() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
