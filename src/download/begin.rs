@@ -81,9 +81,12 @@ impl Opening<'_> {
             return Ok(Opened { sink, session });
         }
         if let Some(offset) = options.offset {
-            let line = gap_before(&path, offset);
+            let opened = blocking(move || {
+                let line = gap_before(&path, offset);
+                Ok((line, ImageTarget::in_place(&path, size, force)?))
+            });
+            let (line, target) = opened.await?;
             line.into_iter().for_each(|line| monitor.warn(line));
-            let target = blocking(move || ImageTarget::in_place(&path, size, force)).await?;
             let (sink, session) = (Sink::File(target), self.without_journal().await?);
             return Ok(Opened { sink, session });
         }

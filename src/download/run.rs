@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -65,7 +66,12 @@ pub async fn download(
     let info = options.patience.watching(monitor, look).await?;
     warn_of_condition(&info, options, monitor);
     let base = options.offset.unwrap_or_default();
-    check_offset(&destination, base, info.size)?;
+    let file = match &destination {
+        Destination::File { path, .. } => Some(path.clone()),
+        Destination::Stream(_) => None,
+    };
+    let check = check_offset(file, base, info.size);
+    stop.unless_asked(check).await?;
     let opening = Opening {
         client,
         options,
@@ -82,12 +88,15 @@ pub async fn download(
 
 /// Refuses an offset that is not within the drive. At its very end, it is accepted for a file that
 /// has all bytes: a script may resume a download that was complete.
-fn check_offset(destination: &Destination, offset: u64, size: u64) -> Result<()> {
-    let is_complete = || match destination {
-        Destination::File { path, .. } => path.metadata().is_ok_and(|it| it.len() == size),
-        Destination::Stream(_) => false,
-    };
-    if offset == 0 || offset < size || (offset == size && is_complete()) {
+async fn check_offset(file: Option<PathBuf>, offset: u64, size: u64) -> Result<()> {
+    if offset == 0 || offset < size {
+        return Ok(());
+    }
+    let is_complete = blocking(move || {
+        let there = file.and_then(|file| file.metadata().ok());
+        Ok(offset == size && there.is_some_and(|there| there.len() == size))
+    });
+    if is_complete.await? {
         return Ok(());
     }
     let what = format!("Offset {offset} is not within the drive, which has {size} bytes");

@@ -15,7 +15,9 @@ use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::Result;
 use crate::image::Image;
-use crate::transfer::{Ended, JournalOptions, Selection, Target, UploadOptions, Verify, upload};
+use crate::transfer::{
+    Ended, JournalOptions, Selection, Target, UploadOptions, Verify, blocking, upload,
+};
 
 /// The compression level of a delta, unless the user chose one: that of gzip.
 const DELTA_LEVEL: Option<Level> = Level::new(6);
@@ -33,7 +35,8 @@ impl Publisher<'_> {
         let blocks = blocks_in(&chunks, count);
         let all = set_of(chunks);
         let journal = self.journal(work.drive);
-        let is_journaled = journal.as_ref().is_some_and(|path| path.exists());
+        let path = journal.clone();
+        let is_journaled = blocking(move || Ok(path.is_some_and(|path| path.exists()))).await?;
         let is_shard = matches!(self.options.role, Role::Shard(_));
         let content = Arc::clone(&self.content);
         // Whatever was written to it are bytes of this content, by whichever run. So it is always

@@ -38,8 +38,8 @@ pub(super) struct Upload {
     pub(super) pipeline: Pipeline,
     /// The chunks that were prepared and are not confirmed.
     pub(super) unconfirmed: Unconfirmed,
-    /// Bodies of zero chunks, by length: there are at most two.
-    pub(super) zeros: HashMap<u64, Arc<OnceCell<Bytes>>>,
+    /// Zero chunks, by length: there are at most two.
+    pub(super) zeros: HashMap<u64, Arc<OnceCell<ZeroChunk>>>,
     /// Whether a chunk is read from the drive before it is written.
     pub(super) compare: bool,
     pub(super) journal: Option<Journal>,
@@ -48,7 +48,6 @@ pub(super) struct Upload {
     pub(super) to_verify: Option<Expected>,
     /// Chunks that were left out as holes.
     pub(super) holes: RangeSet<u64>,
-    pub(super) zero_digests: ZeroDigests,
     /// The chunks that earlier runs settled, and those before the first one of the transfer.
     pub(super) passed: RangeSet<u64>,
     /// The room on the drive, for an image of unknown size.
@@ -72,7 +71,6 @@ impl Upload {
             early_checks: None,
             to_verify: None,
             holes: RangeSet::new(),
-            zero_digests: ZeroDigests::default(),
             passed: RangeSet::new(),
             room: None,
             waiting: None,
@@ -110,13 +108,6 @@ impl Upload {
         };
         self.plan.bytes_of(&chunks).end
     }
-
-    fn digest(&mut self, span: Span, body: &Body) -> Option<ChunkDigest> {
-        match body {
-            Body::Data(chunk) => chunk.digest,
-            Body::Zeros(_) => Some(self.zero_digests.of(span.len).into()),
-        }
-    }
 }
 
 /// Chunks with data that were prepared and are not confirmed.
@@ -145,22 +136,47 @@ impl ToSend {
 #[derive(Debug)]
 pub(super) enum Body {
     Data(EncodedChunk),
-    /// Zeros, and their body once it was created.
-    Zeros(Arc<OnceCell<Bytes>>),
+    /// Zeros, once they were created.
+    Zeros(Arc<OnceCell<ZeroChunk>>),
 }
 
-/// A chunk of zeros. Its body is created once, on a thread that may block.
-async fn zero_chunk(span: Span, body: &OnceCell<Bytes>) -> Result<EncodedChunk> {
-    let make = || blocking(move || Ok(gzip_zeros(span.len)));
+impl Body {
+    /// The digest of the chunk, if it is known.
+    fn digest(&self) -> Option<ChunkDigest> {
+        match self {
+            Self::Data(chunk) => chunk.digest,
+            Self::Zeros(made) => made.get().map(|zeros| zeros.digest),
+        }
+    }
+}
+
+/// What is sent for a chunk of zeros of some length.
+#[derive(Debug)]
+pub(super) struct ZeroChunk {
+    body: Bytes,
+    digest: ChunkDigest,
+}
+
+/// A chunk of zeros. It is created once, on a thread that may block.
+async fn zero_chunk(span: Span, made: &OnceCell<ZeroChunk>) -> Result<EncodedChunk> {
+    let make = || {
+        blocking(move || {
+            Ok(ZeroChunk {
+                body: gzip_zeros(span.len),
+                digest: ZeroDigests::default().of(span.len).into(),
+            })
+        })
+    };
+    let zeros = made.get_or_try_init(make).await?;
     Ok(EncodedChunk {
         span,
         parts: vec![Part {
             offset: span.offset,
             len: span.len,
-            body: body.get_or_try_init(make).await?.clone(),
+            body: zeros.body.clone(),
             encoding: Encoding::Gzip,
         }],
-        digest: None,
+        digest: Some(zeros.digest),
     })
 }
 
@@ -302,18 +318,22 @@ impl Job for Upload {
         limits: Limits,
         spare: &Spare,
     ) -> impl Future<Output = Outcome<ToSend, Body>> + Send + 'static {
-        let expected = match self.compare {
-            true => self.digest(span, &chunk.body),
-            false => None,
-        };
         let (client, drive, spare) = (self.client.clone(), self.drive, spare.clone());
+        let compare = self.compare;
         let turn = self.room.as_ref().map(Room::turn);
         async move {
             let _turn = match turn {
                 Some(turn) => Some(turn.await),
                 None => None,
             };
-            if let Some(expected) = expected {
+            let encoded = match &chunk.body {
+                Body::Data(encoded) => encoded.clone(),
+                Body::Zeros(made) => match zero_chunk(span, made).await {
+                    Ok(encoded) => encoded,
+                    Err(error) => return Outcome::Local(error),
+                },
+            };
+            if let Some(expected) = encoded.digest.filter(|_| compare) {
                 let mut requests = Requests::default();
                 let step_max = limits.read_bytes_max();
                 let reader = DriveReader {
@@ -329,23 +349,14 @@ impl Job for Upload {
                     }
                 }
             }
-            let encoded = match &chunk.body {
-                Body::Data(encoded) => Ok(encoded.clone()),
-                Body::Zeros(made) => zero_chunk(span, made).await,
-            };
-            match encoded {
-                Ok(encoded) => {
-                    let cuts = Cuts::new(encoded, chunk.confirmed, limits);
-                    let written = write(&client, drive, cuts, &spare).await;
-                    if let Some(end) = written.end {
-                        chunk.confirmed = end;
-                    }
-                    match written.result {
-                        Ok(()) => Outcome::Done(chunk.body, written.requests),
-                        Err(error) => error.outcome(chunk, written.requests),
-                    }
-                }
-                Err(error) => Outcome::Local(error),
+            let cuts = Cuts::new(encoded, chunk.confirmed, limits);
+            let written = write(&client, drive, cuts, &spare).await;
+            if let Some(end) = written.end {
+                chunk.confirmed = end;
+            }
+            match written.result {
+                Ok(()) => Outcome::Done(chunk.body, written.requests),
+                Err(error) => error.outcome(chunk, written.requests),
             }
         }
     }
@@ -354,14 +365,14 @@ impl Job for Upload {
         let rest = span.end().saturating_sub(chunk.confirmed.max(span.offset));
         let body_bytes = match &chunk.body {
             Body::Data(encoded) => encoded.body_bytes(),
-            Body::Zeros(made) => made.get().map_or(0, |body| body.len() as u64),
+            Body::Zeros(made) => made.get().map_or(0, |zeros| zeros.body.len() as u64),
         };
         (rest, share(body_bytes, rest, span.len))
     }
 
     fn settled(&mut self, span: Span, body: Body) -> Result<()> {
         if self.journal.is_some() || self.to_verify.is_some() {
-            let digest = self.digest(span, &body);
+            let digest = body.digest();
             if let (Some(journal), Some(record)) = (&self.journal, done(span, digest)) {
                 journal.note(record)?;
             }
