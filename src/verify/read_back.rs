@@ -165,16 +165,30 @@ impl Again {
 
     /// Everything, in pieces of one request each, and for data at most a chunk, because a mismatch
     /// reports the piece.
-    fn all(&self) -> Vec<Range<u64>> {
+    fn all(&self) -> ToCheck {
         let (data, holes) = self.divided();
         let chunk = self.plan.chunk_bytes().min(READ_BYTES_MAX);
         let data = data.iter().map(|chunks| (chunks, chunk));
         let holes = holes.iter().map(|chunks| (chunks, READ_BYTES_MAX));
-        let ranges = data.chain(holes).flat_map(|(chunks, step)| {
+        let runs = data.chain(holes).map(|(chunks, step)| {
             let bytes = self.plan.bytes_of(chunks);
-            pieces(self.base + bytes.start..self.base + bytes.end, step)
+            (self.base + bytes.start..self.base + bytes.end, step)
         });
-        ranges.collect()
+        let runs: Vec<_> = runs.collect();
+        let len = |bytes: &Range<u64>| bytes.end - bytes.start;
+        let all = Verified {
+            ranges: runs
+                .iter()
+                .map(|(run, step)| len(run).div_ceil(*step))
+                .sum(),
+            bytes: runs.iter().map(|(run, _)| len(run)).sum(),
+        };
+        let each = runs.into_iter().flat_map(|(run, step)| pieces(run, step));
+        ToCheck {
+            new: all,
+            all,
+            each: Box::new(each.map(Check::Again)),
+        }
     }
 }
 
@@ -222,13 +236,35 @@ struct Divided {
 }
 
 impl Divided {
-    /// A list of at least `least` checks, if there are as many, and how many at its beginning are
-    /// required.
-    fn fill(self, least: usize) -> (usize, Vec<Check>) {
+    /// At least `least` checks, if there are as many.
+    fn fill(self, least: usize) -> ToCheck {
         let Self { mut checks, spare } = self;
         let new = checks.len();
         checks.extend(spare.into_iter().take(least.saturating_sub(new)));
-        (new, checks)
+        ToCheck::of(checks, new)
+    }
+}
+
+/// The checks to make. In a full verification of a large disk there are too many for a list.
+struct ToCheck {
+    each: Box<dyn Iterator<Item = Check> + Send>,
+    all: Verified,
+    /// The required ones, which are the first.
+    new: Verified,
+}
+
+impl ToCheck {
+    /// A list of checks, of which the first `new` are required.
+    fn of(checks: Vec<Check>, new: usize) -> Self {
+        let first = |count: usize| Verified {
+            ranges: checks.len().min(count) as u64,
+            bytes: checks.iter().take(count).map(Check::len).sum(),
+        };
+        Self {
+            all: first(checks.len()),
+            new: first(new),
+            each: Box::new(checks.into_iter()),
+        }
     }
 }
 
@@ -508,9 +544,9 @@ pub(crate) struct Passed {
 
 impl ReadFrom<'_> {
     /// An engine for `checks` checks; for the engine, each is a chunk.
-    fn engine(&self, checks: usize, sampler: &Sampler) -> Engine<Check> {
+    fn engine(&self, checks: u64, sampler: &Sampler) -> Engine<Check> {
         Engine::new(EngineConfig {
-            plan: Plan::new(checks as u64, NonZeroU64::MIN),
+            plan: Plan::new(checks, NonZeroU64::MIN),
             first: 0,
             settled: RangeSet::new(),
             jobs_min: match sampler.is_full() {
@@ -555,10 +591,11 @@ pub(crate) async fn verify(
         verified.ranges = passed.count;
         verified.bytes = passed.bytes;
     }
-    let all = |checks: Vec<Check>| (checks.len(), checks);
-    let (disk, (new, checks)) = match (local, sampler.verify) {
+    let (disk, checks) = match (local, sampler.verify) {
         (_, Verify::None) => return Ok(Verified::default()),
-        (Local::Seen(expected), Verify::Full) => (None, all(expected.into_checks())),
+        (Local::Seen(expected), Verify::Full) => {
+            (None, ToCheck::of(expected.into_checks(), usize::MAX))
+        }
         (Local::Seen(_), Verify::Sample) => {
             let mut spare = passed.seen;
             spare.sort_unstable_by_key(Check::offset);
@@ -568,7 +605,7 @@ pub(crate) async fn verify(
         }
         (Local::Again(again), verify) => {
             let checks = match verify {
-                Verify::Full => all(again.all().into_iter().map(Check::Again).collect()),
+                Verify::Full => again.all(),
                 _ => {
                     let mut sample = again.sample(&passed, &mut rng);
                     sample.checks.extend(sampler.take());
@@ -579,20 +616,20 @@ pub(crate) async fn verify(
             (Some(again.disk), checks)
         }
     };
-    verified.ranges += new as u64;
-    verified.bytes += checks.iter().take(new).map(Check::len).sum::<u64>();
-    let bytes: u64 = checks.iter().map(Check::len).sum();
+    let ToCheck { each, all, new } = checks;
+    verified.ranges += new.ranges;
+    verified.bytes += new.bytes;
     let mut monitor = AsPhase {
         monitor,
         phase: Phase::Check,
-        scale: Some((bytes, checks.len() as u64)),
+        scale: Some((all.bytes, all.ranges)),
     };
-    monitor.begin(Some(bytes));
-    let engine = from.engine(checks.len(), sampler);
+    monitor.begin(Some(all.bytes));
+    let engine = from.engine(all.ranges, sampler);
     let against = Arc::new(Against::new(client.clone(), drive, disk, sampler.is_full()));
     let job = ReadBack {
         against,
-        checks: (0..).zip(checks),
+        checks: (0..).zip(each),
     };
     let mut shell = Shell::new(client.clone(), drive, engine, job, patience);
     let ending = shell.run(&mut monitor, stop).await;
@@ -853,7 +890,7 @@ impl ZeroDigests {
 struct ReadBack {
     against: Arc<Against>,
     /// For the engine, each is a chunk.
-    checks: std::iter::Zip<RangeFrom<u64>, std::vec::IntoIter<Check>>,
+    checks: std::iter::Zip<RangeFrom<u64>, Box<dyn Iterator<Item = Check> + Send>>,
 }
 
 impl Job for ReadBack {
@@ -966,6 +1003,27 @@ mod tests {
                 assert!(sample.checks.iter().any(is_end), "{end}");
             }
         }
+    }
+
+    #[test]
+    fn a_full_verification_counts_its_checks_without_a_list() {
+        let plan = Plan::new(10 * READ_BYTES_MAX + 5, NonZeroU64::new(3 << 20).unwrap());
+        let again = Again {
+            disk: Arc::new(Unread),
+            is_image: true,
+            plan,
+            base: 7,
+            chunks: RangeSet::from_iter([0..2, 4..plan.count()]),
+            holes: RangeSet::from_iter([1..6]),
+        };
+        let ToCheck { each, all, new } = again.all();
+        let checks: Vec<Check> = each.collect();
+        let bytes: u64 = checks.iter().map(Check::len).sum();
+        assert_eq!((all.ranges, all.bytes), (checks.len() as u64, bytes));
+        assert_eq!(bytes, plan.size() - 2 * (3 << 20));
+        assert_eq!(all, new);
+        let first = checks.iter().map(Check::offset).min();
+        assert_eq!(first, Some(7));
     }
 
     #[test]
