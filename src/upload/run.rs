@@ -704,11 +704,17 @@ pub(super) async fn everything_settled(
     }
     let plan = *plan;
     blocking(move || {
-        for chunks in earlier.holes.iter() {
+        let digests = journal.as_ref().map(Journal::digests).transpose()?;
+        let digests = digests.unwrap_or_default();
+        let mut holes = earlier.holes;
+        for index in digests.keys() {
+            // It became data, and was sent.
+            holes.remove(*index..*index + 1);
+        }
+        for chunks in holes.iter() {
             to_verify.zeros(plan.bytes_of(chunks));
         }
-        let digests = journal.as_ref().map(Journal::digests).transpose()?;
-        let digests = digests.into_iter().flatten();
+        let digests = digests.into_iter();
         for (index, digest) in digests.filter(|(index, _)| earlier.done.contains(index)) {
             if let Some(span) = plan.span(index) {
                 to_verify.chunk(span, digest);

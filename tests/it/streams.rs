@@ -873,6 +873,17 @@ fn changed_bytes_on_stdin_are_detected_when_resuming() {
 }
 
 #[test]
+fn zeros_of_a_stream_that_became_data_are_verified_as_data() {
+    let content = content();
+    let scene = Scene::new();
+    scene.killed("-", Some(&content), 6);
+    let mut other = content.clone();
+    other[6 * C] ^= 1;
+    scene.pipe("--changed-ok --verify full -", &other).code(0);
+    scene.check(&drives(&scene.server)[0], &other);
+}
+
+#[test]
 fn bytes_that_are_as_in_the_first_run_again_are_compared() {
     let content = noise(9, 60 * C);
     let scene = Scene::new();
