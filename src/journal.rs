@@ -59,6 +59,15 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// Checks that no other process uses this journal. A file that does not exist, or is no file of
+    /// this user, is used by none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if one does.
+    pub(crate) fn check_unused(path: &Path) -> Result<()> {
+        filesystem::open_own(path).map_or(Ok(()), |file| lock(&file, path).map(drop))
+    }
+
     /// Checks that a journal can be made in a directory: writes a file like one there, and removes it.
     ///
     /// # Errors

@@ -1189,15 +1189,10 @@ impl<'a> Publisher<'a> {
         let mut destroyed = Vec::new();
         for id in old {
             // A server may just have been started from it.
-            if !if_there(self.info(id).await)?.is_some_and(|info| keys::is_idle(&info)) {
-                continue;
-            }
-            match self.destroy(id).await {
-                Ok(()) => destroyed.push(id),
-                Err(error) if error.kind() == ErrorKind::Conflict => {
-                    self.monitor.warn(format!("Drive {id} is in use and stays"));
-                }
-                Err(error) => return Err(error),
+            match self.destroy_if(id, keys::is_idle).await? {
+                Removal::Done => destroyed.push(id),
+                Removal::Changed => {}
+                Removal::InUse => self.monitor.warn(format!("Drive {id} is in use and stays")),
             }
         }
         Ok(destroyed)
@@ -1219,16 +1214,34 @@ impl<'a> Publisher<'a> {
             Ok(())
         })
         .await?;
-        for id in &left {
-            if_there(self.wait_for_imaging(*id).await)?;
-            self.destroy(*id).await?;
-            self.monitor
-                .notice(format!("Removed the unfinished drive {id}"));
+        let mut removed = Vec::new();
+        for id in left {
+            if let Some(journal) = self.journal(id) {
+                blocking(move || Journal::check_unused(&journal)).await?;
+            }
+            if_there(self.wait_for_imaging(id).await)?;
+            let token = self.token.clone();
+            let is_unfinished = move |info: &DriveInfo| {
+                Mark::of(info).is_some_and(|mark| mark.is_unfinished() && mark.token == token)
+            };
+            match self.destroy_if(id, is_unfinished).await? {
+                Removal::Done => {
+                    removed.push(id);
+                    self.monitor
+                        .notice(format!("Removed the unfinished drive {id}"));
+                }
+                Removal::Changed => self.monitor.notice(format!(
+                    "Drive {id} stays: another run has published it meanwhile"
+                )),
+                Removal::InUse => self.monitor.warn(format!(
+                    "Drive {id} is in use and stays; another run may be writing to it"
+                )),
+            }
         }
-        Ok(left)
+        Ok(removed)
     }
 
-    /// Destroys a drive, and the files on this machine about it.
+    /// Destroys a drive that nobody else uses, and the files on this machine about it.
     async fn destroy(&mut self, drive: DriveId) -> Result<()> {
         let client = self.client;
         let gone = self
@@ -1240,6 +1253,42 @@ impl<'a> Publisher<'a> {
             })
             .await;
         gone?;
+        self.forget(drive).await
+    }
+
+    /// Destroys a drive if it is as expected directly before each attempt, and the files on this
+    /// machine about it. An endpoint refuses to destroy a drive while something writes to it, and
+    /// what writes may be a publication that is about to end.
+    async fn destroy_if(
+        &mut self,
+        drive: DriveId,
+        is_expected: impl Fn(&DriveInfo) -> bool,
+    ) -> Result<Removal> {
+        let (client, is_expected) = (self.client, &is_expected);
+        let removal = self
+            .call(&format!("Cannot remove drive {drive}"), || async move {
+                match client.info(drive).await {
+                    Ok(info) if !is_expected(&info) => return Ok(Removal::Changed),
+                    Err(Failure::Refused(refusal)) if refusal.status == 404 => {
+                        return Ok(Removal::Done);
+                    }
+                    info => info?,
+                };
+                match client.destroy(drive).await {
+                    Err(Failure::Refused(refusal)) if refusal.status == 404 => Ok(Removal::Done),
+                    Err(Failure::Refused(refusal)) if refusal.status == 409 => Ok(Removal::InUse),
+                    destroyed => destroyed.map(|_| Removal::Done),
+                }
+            })
+            .await?;
+        if removal == Removal::Done {
+            self.forget(drive).await?;
+        }
+        Ok(removal)
+    }
+
+    /// Removes the files on this machine about a drive.
+    async fn forget(&mut self, drive: DriveId) -> Result<()> {
         let receipts = self.options.receipts.clone();
         let files = [
             self.journal(drive),
@@ -1362,6 +1411,17 @@ impl<'a> Publisher<'a> {
             () = self.stop.asked() => Err(stopped()),
         }
     }
+}
+
+/// What became of a drive that was to be destroyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Removal {
+    /// It is gone.
+    Done,
+    /// It is not what it was when it was listed.
+    Changed,
+    /// Something uses it, or writes to it.
+    InUse,
 }
 
 fn how(holds: Holds) -> How {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::streams::Site;
 use crate::support::cli::{Desk, Tool};
 use crate::support::http::{Ask, assert_drive, drives, info};
-use crate::support::proxy::{Fault, FaultProxy, Request, answer, refusal};
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, refusal};
 use crate::support::schema::object;
 use crate::support::server::TestServer;
 use crate::support::slow::SlowLink;
@@ -733,6 +733,41 @@ fn cleanup_removes_what_is_unfinished_and_nothing_else() {
     done.says("Removed the unfinished drive");
     assert_eq!(drives(&server).len(), 3);
     assert!(desk.journals().is_empty(), "{:?}", desk.journals());
+}
+
+#[test]
+fn cleanup_never_removes_what_another_run_publishes() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    let gate = Gate::default();
+    proxy.fault(Request::is_write, usize::MAX, Fault::Hold(gate.clone()));
+    let running = publish(&desk, &proxy.uri(), "a.img --name n").spawn();
+    proxy.wait_for("the writes", |requests| {
+        requests.iter().any(Request::is_write)
+    });
+    // On the same machine, the journal is in use.
+    for words in [
+        "--name n --cleanup",
+        "a.img --name n --cleanup",
+        "a.img --name n --restart",
+    ] {
+        publish(&desk, &proxy.uri(), words)
+            .run()
+            .code(1)
+            .says("Another process is at this transfer");
+    }
+    // Elsewhere, the endpoint refuses to destroy a drive that something writes to.
+    let busy = || Fault::Answer(refusal(409, "busy"));
+    proxy.fault(|request| request.path.ends_with("/destroy"), 1, busy());
+    publish(&desk, &proxy.uri(), "--name n --cleanup")
+        .env("XDG_STATE_HOME", desk.path("elsewhere"))
+        .run()
+        .code(0)
+        .says("is in use and stays");
+    gate.open();
+    let done = running.wait().code(0);
+    assert_drive(&server, done.text().trim(), &image());
 }
 
 #[test]
