@@ -19,6 +19,7 @@ use super::github::Report;
 use super::local::{Local, endpoint_name};
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
+use super::signals::Heard;
 use super::signing::{Signer, is_signature, signature_of};
 use super::tool::CommonArguments;
 use super::unfinished::{Continuation, LeftBehind};
@@ -209,6 +210,9 @@ enum PublishOutcome {
 /// The command.
 pub(super) fn main(arguments: &PublishArguments) -> ExitCode {
     let common = &arguments.common;
+    if let Err(error) = common.check() {
+        return FORM.finish(common.json, &Heard::default(), Err(error));
+    }
     let run = ShownRun {
         form: FORM,
         is_json: common.json,

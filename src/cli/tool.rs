@@ -16,6 +16,7 @@ use super::exit::Notice;
 use super::github::Report;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
+use super::signals::Heard;
 use super::{access, again, arguments, checksum_line, exit, findings_file, help};
 use crate::api::{Client, ClientConfig, Web};
 use crate::digest::Digest;
@@ -84,6 +85,21 @@ pub(super) struct CommonArguments {
 }
 
 impl CommonArguments {
+    /// Refuses flags that contradict each other.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`].
+    pub(super) fn check(&self) -> Result<()> {
+        if self.min_jobs <= self.jobs {
+            return Ok(());
+        }
+        let what = format!(
+            "--min-jobs {} is more than --jobs {}",
+            self.min_jobs, self.jobs
+        );
+        Err(Error::new(ErrorKind::Usage, what).hint_to("Raise --jobs, or lower --min-jobs"))
+    }
+
     /// The settings of a client of the endpoint.
     pub(super) fn config(&self) -> ClientConfig {
         ClientConfig {
@@ -214,22 +230,16 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
         Ok(tool) => tool,
         Err(code) => return code,
     };
-    let common = tool.common();
-    if common.min_jobs > common.jobs {
-        let what = format!(
-            "--min-jobs {} is more than --jobs {}",
-            common.min_jobs, common.jobs
-        );
-        let error = Error::new(ErrorKind::Usage, what);
-        let error = error.hint_to("Raise --jobs, or lower --min-jobs");
-        return exit::finish(form.program, Err(error));
-    }
-    let way = tool.way();
+    let (common, way) = (tool.common(), tool.way());
     if common.json && way == Way::DownToStdout {
         let what = "--json and - both need stdout";
         let error = Error::new(ErrorKind::Usage, what)
             .hint_to("--progress json prints the same on stderr at the end");
+        // No object either: stdout is for the disk.
         return exit::finish(form.program, Err(error));
+    }
+    if let Err(error) = common.check() {
+        return form.finish(common.json, &Heard::default(), Err(error));
     }
     let image = tool.image().to_string_lossy();
     let run = ShownRun {

@@ -123,6 +123,7 @@ fn a_wrong_command_line_is_reported_as_an_object() {
         ("rm/1", "rm --json"),
         ("publish/1", "publish --json a.img"),
         ("publish/1", "publish --json --name n"),
+        ("publish/1", "publish --json --name n --min-jobs 8 -j 4 a"),
         ("verify/1", "verify -J"),
         ("probe/1", "probe --json x"),
         ("image-info/1", "image info --json"),
@@ -136,6 +137,7 @@ fn a_wrong_command_line_is_reported_as_an_object() {
     let upload = || desk.upload("http://127.0.0.1:1/").arg("--json");
     let _ = failed("upload/1", upload(), 2, "usage");
     let _ = failed("upload/1", upload().args("-c 4X a"), 2, "usage");
+    let _ = failed("upload/1", upload().args("--min-jobs 8 -j 4 a"), 2, "usage");
     let _ = failed("upload/1", upload().arg("nosuch"), 1, "image");
     let download = desk.download("http://127.0.0.1:1/").args("--json a");
     let _ = failed("download/1", download, 2, "usage");

@@ -450,6 +450,12 @@ const PUBLICATIONS: &[Mistake] = &[
     ("publish -n '' a.img", 2, "--name", "Write --name NAME"),
     ("publish -n x", 2, "no image", "--cleanup"),
     (
+        "publish -n x --min-jobs 8 -j 4 a.img",
+        2,
+        "--min-jobs 8",
+        "--jobs",
+    ),
+    (
         "publish -n x --keep 0 a.img",
         2,
         "\"0\" must be at least 1",
