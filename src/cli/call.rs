@@ -99,7 +99,7 @@ pub(super) fn call(arguments: &CallArguments) -> ExitCode {
         return main(&["api".into(), flag.into()]);
     }
     // One call is everything, so when it is interrupted nothing must be finished first.
-    let answer = signals::hearing(None, None, async |mut stop| {
+    let (answer, heard) = signals::hearing(None, None, async |mut stop| {
         let client = arguments
             .access
             .client(ClientConfig::default(), &mut stop)
@@ -107,13 +107,9 @@ pub(super) fn call(arguments: &CallArguments) -> ExitCode {
         stop.unless_asked(run(arguments, &client)).await
     });
     match answer {
-        Ok((Ok(is_success), _)) if is_success || !arguments.fail => ExitCode::SUCCESS,
-        Ok((Ok(_), _)) => ExitCode::FAILURE,
-        Ok((Err(error), heard)) => {
-            let code = heard.exit_code(error.kind());
-            exit::failed(PROGRAM, &error, code)
-        }
-        Err(error) => exit::finish(PROGRAM, Err(error)),
+        Ok(is_success) if is_success || !arguments.fail => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => exit::failed(PROGRAM, &error, heard.exit_code(error.kind())),
     }
 }
 

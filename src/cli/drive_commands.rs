@@ -18,7 +18,7 @@ use super::drive_table::{self, Row, time};
 use super::drives::{drives_that, each_drive, look_at_drive, remove_drive};
 use super::json_list::JsonList;
 use super::output::{CommandOutput, OutputForm, error_object};
-use super::signals::{self, Heard};
+use super::signals;
 use super::wait_lines::{self, WaitLines};
 use super::{complete, exit, help, printable, screen};
 use crate::amounts::{exact_size, size};
@@ -143,7 +143,7 @@ pub(super) fn ls(arguments: &LsArguments) -> ExitCode {
 fn ls_json(access: &Access) -> ExitCode {
     let list = JsonList::start(LS, "drives");
     let items = list.items();
-    let done = signals::hearing(Some(LS.program), None, async |mut stop| {
+    let (result, heard) = signals::hearing(Some(LS.program), None, async |mut stop| {
         let client = access.client(client_config(), &mut stop).await?;
         let patience = wait_lines::patience();
         let uploads = drive_state::look().await?;
@@ -155,7 +155,6 @@ fn ls_json(access: &Access) -> ExitCode {
         let drives = stop.unless_asked(drives);
         patience.watching(&mut WaitLines(LS.program), drives).await
     });
-    let (result, heard) = done.unwrap_or_else(|error| (Err(error), Heard::default()));
     list.finish(result, &heard)
 }
 

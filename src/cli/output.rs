@@ -109,8 +109,7 @@ impl OutputForm {
         is_json: bool,
         work: impl AsyncFnOnce(Stop) -> Result<CommandOutput>,
     ) -> ExitCode {
-        let done = signals::hearing(Some(self.program), None, work);
-        let (result, heard) = done.unwrap_or_else(|error| (Err(error), Heard::default()));
+        let (result, heard) = signals::hearing(Some(self.program), None, work);
         self.finish(is_json, &heard, result)
     }
 

@@ -92,12 +92,12 @@ impl ShownRun<'_> {
             display.leave_stdout();
         }
         let announced = (!self.showing.quiet).then_some(form.program);
-        let done = signals::hearing(announced, self.deadline, async |stop| {
-            work(&mut display, stop).await
+        let (outcome, heard) = signals::hearing(announced, self.deadline, async |stop| {
+            Ok(work(&mut display, stop).await)
         });
-        let (outcome, heard) = match done {
-            Ok(done) => done,
-            Err(error) => return form.finish(is_json, &Heard::default(), Err(error)),
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => return form.finish(is_json, &heard, Err(error)),
         };
         let (mut report, mut error) = (outcome.report, outcome.error);
         let kind = error.as_ref().map(Error::kind);

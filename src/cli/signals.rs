@@ -47,13 +47,14 @@ pub(super) fn exit_code_of(signal: Signal) -> u8 {
 pub(super) fn hearing<T>(
     program: Option<&'static str>,
     deadline: Option<Duration>,
-    run: impl AsyncFnOnce(Stop) -> T,
-) -> Result<(T, Heard)> {
-    block_on(async {
-        let (stop, heard) = listen(program, deadline)?;
-        let outcome = run(stop).await;
-        Ok((outcome, heard))
-    })
+    run: impl AsyncFnOnce(Stop) -> Result<T>,
+) -> (Result<T>, Heard) {
+    let heard = Heard::default();
+    let result = block_on(async {
+        let stop = listen(program, deadline, heard.clone())?;
+        run(stop).await
+    });
+    (result, heard)
 }
 
 /// The line that announces a stop.
@@ -79,14 +80,12 @@ fn announcement(program: &str, is_deadline: bool) -> String {
     )
 }
 
-/// Listens from now on, and starts the time until the deadline. Needs a runtime. A clean stop is
-/// announced in the name of `program`, or not at all.
-fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(Stop, Heard)> {
+/// Listens from now on, records in `heard` what it hears, and starts the time until the deadline.
+/// Needs a runtime. A clean stop is announced in the name of `program`, or not at all.
+fn listen(program: Option<&'static str>, deadline: Option<Duration>, heard: Heard) -> Result<Stop> {
     let mut signals = Signals::listen()
         .map_err(|cause| Error::new(ErrorKind::Local, "Cannot hear signals").because(cause))?;
     let (handle, stop) = stop_channel();
-    let heard = Heard::default();
-    let recorded = heard.clone();
     tokio::spawn(async move {
         let mut is_over = Box::pin(async move {
             match deadline {
@@ -101,8 +100,8 @@ fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(
                 () = &mut is_over, if is_awaited => exit::DEADLINE,
             };
             is_awaited &= code != exit::DEADLINE;
-            if recorded.code() == 0 {
-                recorded.0.store(code, Ordering::Relaxed);
+            if heard.code() == 0 {
+                heard.0.store(code, Ordering::Relaxed);
                 // The work may end as soon as it is asked to, so what concerns it comes before.
                 let ends_at_once = handle.ends_at_once();
                 if ends_at_once && program.is_some() && std::io::stderr().is_terminal() {
@@ -118,5 +117,5 @@ fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(
             }
         }
     });
-    Ok((stop, heard))
+    Ok(stop)
 }
