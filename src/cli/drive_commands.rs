@@ -18,7 +18,7 @@ use super::drive_table::{self, Row, time};
 use super::drives::{drives_that, each_drive, look_at_drive, remove_drive};
 use super::json_list::JsonList;
 use super::output::{CommandOutput, OutputForm, error_object};
-use super::signals;
+use super::signals::{self, Heard};
 use super::wait_lines::{self, WaitLines};
 use super::{complete, exit, help, printable, screen};
 use crate::amounts::{exact_size, size};
@@ -115,7 +115,17 @@ fn main(
     access: &Access,
     run: impl AsyncFnOnce(&Client, &Patience, Stop) -> Result<CommandOutput>,
 ) -> ExitCode {
-    form.run(is_json, async |mut stop| {
+    let (result, heard) = hearing(form, access, run);
+    form.finish(is_json, &heard, result)
+}
+
+/// Makes the calls of one of these commands; returns the result, and what stopped it.
+fn hearing<T>(
+    form: OutputForm,
+    access: &Access,
+    run: impl AsyncFnOnce(&Client, &Patience, Stop) -> Result<T>,
+) -> (Result<T>, Heard) {
+    signals::hearing(Some(form.program), None, async |mut stop| {
         let client = access.client(client_config(), &mut stop).await?;
         let patience = wait_lines::patience();
         let work = run(&client, &patience, stop);
@@ -143,17 +153,14 @@ pub(super) fn ls(arguments: &LsArguments) -> ExitCode {
 fn ls_json(access: &Access) -> ExitCode {
     let list = JsonList::start(LS, "drives");
     let items = list.items();
-    let (result, heard) = signals::hearing(Some(LS.program), None, async |mut stop| {
-        let client = access.client(client_config(), &mut stop).await?;
-        let patience = wait_lines::patience();
+    let (result, heard) = hearing(LS, access, async |client, patience, mut stop| {
         let uploads = drive_state::look().await?;
-        let drives = each_drive(&client, &patience, async |drive| {
+        let drives = each_drive(client, patience, async |drive| {
             // It fails if nothing reads stdout any more, which the end of the list reports.
             let object = object(&drive, &uploads);
             let _ = items.send((drive.id.to_bytes(), object)).await;
         });
-        let drives = stop.unless_asked(drives);
-        patience.watching(&mut WaitLines(LS.program), drives).await
+        stop.unless_asked(drives).await
     });
     list.finish(result, &heard)
 }
@@ -218,12 +225,11 @@ pub(super) fn show(arguments: &ShowArguments) -> ExitCode {
 
 /// `openhosting rm`.
 pub(super) fn rm(arguments: &RmArguments) -> ExitCode {
-    main(
-        RM,
-        arguments.json,
-        &arguments.access,
-        async |client, patience, stop| remove(client, arguments, patience, stop).await,
-    )
+    let (removed, heard) = hearing(RM, &arguments.access, async |client, patience, stop| {
+        remove(client, arguments, patience, stop).await
+    });
+    let output = removed.map(|removed| removal(removed, &heard));
+    RM.finish(arguments.json, &heard, output)
 }
 
 fn name(drive: &DriveInfo) -> &str {
@@ -309,12 +315,13 @@ fn object(drive: &DriveInfo, uploads: &LocalUploads) -> Value {
     })
 }
 
+/// Removes the drives. Returns each of them with whether it was removed.
 async fn remove(
     client: &Client,
     arguments: &RmArguments,
     patience: &Patience,
     mut stop: Stop,
-) -> Result<CommandOutput> {
+) -> Result<Vec<(DriveInfo, Result<()>)>> {
     let drives = stop.unless_asked(async {
         let uploads = drive_state::look().await?;
         let drives = found(client, &arguments.drives, patience, &uploads).await?;
@@ -340,9 +347,8 @@ async fn remove(
         ErrorKind::Cancelled => Error::new(ErrorKind::Cancelled, "Nothing was removed"),
         _ => error,
     })?;
-    let mut answer = CommandOutput::new(String::new(), Value::Null);
-    let mut objects = Vec::new();
-    for drive in &drives {
+    let mut all = Vec::new();
+    for drive in drives {
         // If its destruction was requested, the command waits for it as usual.
         let removed = if stop.is_asked() {
             Err(stopped())
@@ -352,6 +358,20 @@ async fn remove(
                 () = stop.asked_at_once() => Err(stopped()),
             }
         };
+        if removed.is_ok() {
+            // Otherwise the next upload of that image would look for this drive.
+            drive_state::forget_uploads(drive.id, None).await;
+        }
+        all.push((drive, removed));
+    }
+    Ok(all)
+}
+
+/// The output about these drives, each with whether it was removed.
+fn removal(drives: Vec<(DriveInfo, Result<()>)>, heard: &Heard) -> CommandOutput {
+    let mut answer = CommandOutput::new(String::new(), Value::Null);
+    let mut objects = Vec::new();
+    for (drive, removed) in drives {
         let mut object = json!({
             "drive": drive.id.to_string(),
             "name": drive.properties.get("name"),
@@ -359,17 +379,15 @@ async fn remove(
         });
         match removed {
             Ok(()) => {
-                // Otherwise the next upload of that image would look for this drive.
-                drive_state::forget_uploads(drive.id, None).await;
                 let _ = writeln!(
                     answer.text,
                     "Removed {} {}",
                     drive.id,
-                    printable::line(name(drive))
+                    printable::line(name(&drive))
                 );
             }
             Err(error) => {
-                object["error"] = error_object(&error, exit::code_of(error.kind()));
+                object["error"] = error_object(&error, heard.exit_code(error.kind()));
                 // The last error is reported as that of the command.
                 if let Some(before) = answer.error.replace(error) {
                     exit::print_error(RM.program, &before);
@@ -379,7 +397,7 @@ async fn remove(
         objects.push(object);
     }
     answer.object = json!({ "drives": objects });
-    Ok(answer)
+    answer
 }
 
 /// The drives that the words refer to, each once.

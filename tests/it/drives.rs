@@ -328,6 +328,33 @@ fn rm_destroys_all_but_drives_in_use() {
 }
 
 #[test]
+fn a_stopped_rm_reports_the_signal_for_each_drive_that_is_left() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let a = make(&server, "name a\nsize 1000\n");
+    let b = make(&server, "name b\nsize 1000\n");
+    let gate = Gate::default();
+    let destroy = format!("/drives/{a}/destroy");
+    let path = destroy.clone();
+    proxy.fault(move |r| r.path == path, 1, Fault::Hold(gate.clone()));
+    let remove = own(&desk, &proxy.uri(), "rm --yes --json a b").spawn();
+    proxy.wait_for("the first removal", |requests| {
+        requests.iter().any(|r| r.path == destroy)
+    });
+    remove.signal("TERM");
+    remove.wait_stderr("finishing the requests in flight");
+    gate.open();
+    let done = remove.wait().code(143);
+    let report = object("rm/1", &done.stdout);
+    assert_eq!(report["drives"][0]["removed"], true);
+    for error in [&report["drives"][1]["error"], &report["error"]] {
+        assert_eq!(error["kind"], "cancelled");
+        assert_eq!(error["exit_code"], 143);
+    }
+    assert_eq!(drives(&server), [&*b]);
+}
+
+#[test]
 fn a_removal_whose_answer_is_lost_succeeds() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
