@@ -300,7 +300,9 @@ fn resolve(
             "The credentials of the profile {name:?} are for {own}, and are not sent to {endpoint}"
         );
         return Err(Error::new(ErrorKind::Usage, what).hint_to(format!(
-            "Name another profile with --profile, or set OHAUTH; --profile {name} --endpoint {endpoint} sends them there"
+            "Name another profile with --profile, or set OHAUTH; --profile {} --endpoint {} sends them there",
+            quote(name),
+            quote(&endpoint.to_string())
         )));
     }
     let files = match named {

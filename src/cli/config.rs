@@ -12,7 +12,7 @@ use tokio::process::Command;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
-use super::{environment, secret_files};
+use super::{environment, quote, secret_files};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The keys of a profile.
@@ -276,9 +276,10 @@ impl Reference {
                 let read = secret_files::read_secret("credentials", path);
                 read.map_err(|error| match path.exists() {
                     true => error,
-                    false => {
-                        error.hint_to(format!("Store them again: openhosting login {profile}"))
-                    }
+                    false => error.hint_to(format!(
+                        "Store them again: openhosting login {}",
+                        quote(profile)
+                    )),
                 })?
             }
             Self::Variable(name) => return environment::variable(&[name])?
@@ -442,6 +443,16 @@ mod tests {
             let begin = format!("Line {line} of the config /etc/oh/config.toml is wrong: {what}");
             assert!(error.starts_with(&begin), "{text}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_command_that_stores_credentials_again_can_be_pasted() {
+        let file = Reference::File("/nosuch/a b.key".into());
+        let error = file.fetch("a b").await.unwrap_err();
+        assert_eq!(
+            error.hint().unwrap().to_string(),
+            "Store them again: openhosting login 'a b'"
+        );
     }
 
     #[tokio::test]

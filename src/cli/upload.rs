@@ -598,9 +598,10 @@ fn check_new_drive(arguments: &UploadArguments, target: &Target) -> Result<()> {
         let (name, size) = (quote(&spec.name), spec.size);
         let hint = match &arguments.local {
             Some(_) => "Leave out --shard, or upload the image without it first".to_owned(),
-            None => format!(
-                r"Create the drive: printf 'name %s\nsize %s\n' {name} {size} | openhosting -c drives create"
-            ),
+            None => {
+                let create = arguments.commands().call("-c drives create");
+                format!(r"Create the drive: printf 'name %s\nsize %s\n' {name} {size} | {create}")
+            }
         };
         return Err(Error::new(ErrorKind::Usage, what).hint_to(hint));
     }

@@ -701,6 +701,16 @@ const ENDPOINTS: &[(&[(&str, &str)], Mistake)] = &[
         ),
     ),
     (&[], ("ls --endpoint nosuch", 2, "\"nosuch\"", "https://")),
+    // What was created elsewhere would not be found.
+    (
+        &[],
+        (
+            "upload --endpoint http://127.0.0.1:1/ --shard 1/2 -n web a.img",
+            2,
+            "-d instead of -n",
+            "| openhosting --endpoint http://127.0.0.1:1/ -c drives create",
+        ),
+    ),
     (
         &[],
         ("ls --key a.img", 2, "--cert", "Usage: openhosting ls"),
