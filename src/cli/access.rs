@@ -11,11 +11,11 @@ use zeroize::Zeroizing;
 use super::config::{ConfigFile, Profile, Reference};
 use super::proxies::{self, FromEnvironment};
 use super::{candidates, environment, help, quote, remedies, secret_files};
-use crate::api::{Certificates, Client, ClientConfig, Endpoint, Identity, Route};
+use crate::api::{Certificates, Client, ClientConfig, Endpoint, Identity, Route, Web};
 use crate::commands::Commands;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
-use crate::transfer::Stop;
+use crate::transfer::{Patience, Stop, WebConfig};
 
 /// The variable that selects a profile if no flag does.
 const PROFILE_VARIABLE: &str = "OPENHOSTING_PROFILE";
@@ -375,6 +375,28 @@ pub(super) fn route() -> Result<Route> {
     Ok(Route {
         proxies: Some(Arc::new(FromEnvironment::read()?)),
         ..Route::default()
+    })
+}
+
+/// How to fetch images and digests from web servers. These `certificates` are trusted in addition
+/// to the usual ones.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if a variable does not name a proxy; those of [`Web::new`].
+pub(super) fn web(
+    certificates: Option<Certificates>,
+    config: ClientConfig,
+    patience: &Patience,
+) -> Result<WebConfig> {
+    proxies::check_proxies()?;
+    let config = ClientConfig {
+        certificates,
+        route: route()?,
+        ..config
+    };
+    Ok(WebConfig {
+        web: Web::new(&config)?,
+        patience: patience.clone(),
     })
 }
 

@@ -15,7 +15,8 @@ use crate::api::WebUrl;
 use crate::codec::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Format, Holes, ImageOptions, StreamOptions};
+use crate::image::{Format, Holes, Image, ImageOptions, StreamOptions};
+use crate::transfer::{WebConfig, blocking, open_web};
 
 /// Largest chunk: a chunk is held in memory, several times.
 const CHUNK_BYTES_MAX: u64 = 1 << 30;
@@ -288,6 +289,37 @@ pub(super) fn web_url(path: &Path) -> Result<Option<WebUrl>> {
     }
 }
 
+/// Opens an image: a file, stdin, or a URL that is fetched as `web` says.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if it would be read from the keyboard; those of [`Image::open`],
+/// [`Image::open_stdin`] and [`open_web`].
+pub(super) async fn open_image(
+    path: &Path,
+    options: ImageOptions,
+    web: impl FnOnce() -> Result<WebConfig>,
+) -> Result<Image> {
+    if let Some(url) = web_url(path)? {
+        return open_web(&url, &options, &web()?).await;
+    }
+    let (path, is_stdin) = (path.to_owned(), is_stdin(path));
+    if is_stdin && std::io::stdin().is_terminal() {
+        let what = "Standard input is a terminal, and not an image";
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("Name a file instead of -, or pipe an image into the command"));
+    }
+    // Determining the size of gzip data, or reading the map of a large image, takes a while.
+    let opened = move || match is_stdin {
+        true => Image::open_stdin(&options),
+        false => Image::open(&path, &options),
+    };
+    blocking(opened).await
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 impl ImageArguments {
     /// The URL that it is, if it is one.
     pub(super) fn url(&self) -> Result<Option<WebUrl>> {
@@ -296,17 +328,7 @@ impl ImageArguments {
 
     /// Whether it is stdin.
     pub(super) fn is_stdin(&self) -> bool {
-        self.path.as_os_str() == "-"
-    }
-
-    /// Fails if the image would be read from the keyboard.
-    pub(super) fn refuse_terminal(&self) -> Result<()> {
-        if !self.is_stdin() || !std::io::stdin().is_terminal() {
-            return Ok(());
-        }
-        let what = "Standard input is a terminal, and not an image";
-        Err(Error::new(ErrorKind::Usage, what)
-            .hint_to("Name a file instead of -, or pipe an image into the command"))
+        is_stdin(&self.path)
     }
 
     /// Its base name.

@@ -12,22 +12,21 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::access::certificates;
-use super::arguments::{self, ImageArguments};
+use super::arguments::{self, ImageArguments, open_image};
 use super::bar::Bar;
 use super::output::{CommandOutput, OutputForm};
 use super::screen::{stdout_columns, stdout_lines};
 use super::wait_lines::{self, WaitLines};
-use super::{candidates, help, proxies, screen};
+use super::{access, candidates, help, screen};
 use crate::advice::Remedy;
-use crate::api::{ClientConfig, Web};
+use crate::api::ClientConfig;
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, check_replace, create_new};
 use crate::image::{Census, Disk, FalseHole, Format, Gpt, Holes, Image, StreamFormat, StreamImage};
 use crate::locks::lock;
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
-use crate::transfer::{WebConfig, blocking, open_web};
+use crate::transfer::blocking;
 
 const PROGRAM: &str = "openhosting image";
 pub(super) const FORM: OutputForm = OutputForm::new(PROGRAM, "image-info/1").with_j();
@@ -95,26 +94,16 @@ pub(super) fn main(arguments: &ImageCommand) -> ExitCode {
 
 /// Opens the image. If it is on a web server, only headers and tables are fetched.
 async fn open(info: &InfoArguments) -> Result<Image> {
-    info.image.refuse_terminal()?;
-    let (image, options) = (info.image.clone(), info.image.options());
-    let Some(url) = image.url()? else {
-        return blocking(move || match image.is_stdin() {
-            true => Image::open_stdin(&options),
-            false => Image::open(&image.path, &options),
-        })
-        .await;
-    };
-    proxies::check_proxies()?;
-    let config = ClientConfig {
-        certificates: info.cacert.as_deref().map(certificates).transpose()?,
-        ..ClientConfig::default()
-    };
     let patience = wait_lines::patience();
-    let config = WebConfig {
-        web: Web::new(&config)?,
-        patience: patience.clone(),
+    let web = || {
+        let certificates = info.cacert.as_deref().map(access::certificates);
+        access::web(
+            certificates.transpose()?,
+            ClientConfig::default(),
+            &patience,
+        )
     };
-    let opened = open_web(&url, &options, &config);
+    let opened = open_image(&info.image.path, info.image.options(), web);
     patience
         .watching(&mut WaitLines(FORM.program), opened)
         .await

@@ -12,7 +12,7 @@ use clap::Parser;
 use serde_json::json;
 
 use super::again::Changes;
-use super::arguments::web_url;
+use super::arguments::{open_image, web_url};
 use super::candidates::{self, TIERS};
 use super::display::{Display, Way, part_of_many, short, to_be_joined};
 use super::github::Report;
@@ -32,7 +32,7 @@ use crate::codec::Compression;
 use crate::content::BLOCK_BYTES;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Format, Holes, Image, ImageOptions};
+use crate::image::{Format, Holes, ImageOptions};
 use crate::monitor::{Event, Monitor};
 use crate::publish::receipts::read_receipt;
 use crate::publish::{
@@ -41,7 +41,7 @@ use crate::publish::{
 };
 use crate::receipt::How;
 use crate::shard::Shard;
-use crate::transfer::{Patience, Stop, blocking, open_web};
+use crate::transfer::Stop;
 
 const PROGRAM: &str = "openhosting publish";
 pub(super) const FORM: OutputForm = OutputForm::new(PROGRAM, "publish/1");
@@ -531,7 +531,11 @@ async fn work(
         ..ImageOptions::default()
     };
     let path = image;
-    let image = stop.unless_asked(open(arguments, path, how, &options.patience));
+    let web = || {
+        let is_local = arguments.local.is_some();
+        arguments.common.web(is_local, &options.patience)
+    };
+    let image = stop.unless_asked(open_image(path, how, web));
     let image = options.patience.watching(display, image).await?;
     let given = arguments.format;
     let lines = image_notices::by_content(&image, given, "takes");
@@ -562,21 +566,6 @@ fn read_once(path: &Path) -> Error {
     };
     let what = "An image that can only be read once cannot be published";
     Error::new(ErrorKind::Usage, what).hint_to(hint)
-}
-
-/// Opens the image on a thread on which it may block.
-async fn open(
-    arguments: &PublishArguments,
-    image: &Path,
-    how: ImageOptions,
-    patience: &Patience,
-) -> Result<Image> {
-    if let Some(url) = web_url(image)? {
-        let web = arguments.common.web(arguments.local.is_some(), patience)?;
-        return open_web(&url, &how, &web).await;
-    }
-    let path = image.to_owned();
-    blocking(move || Image::open(&path, &how)).await
 }
 
 fn options(arguments: &PublishArguments) -> Result<PublishOptions> {

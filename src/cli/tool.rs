@@ -18,7 +18,7 @@ use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
 use super::signals::Heard;
 use super::{access, again, arguments, checksum_line, exit, findings_file, help};
-use crate::api::{Client, ClientConfig, Web};
+use crate::api::{Client, ClientConfig};
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
@@ -122,15 +122,7 @@ impl CommonArguments {
             true => self.access.certificates()?,
             false => self.access.resolve()?.certificates(),
         };
-        let config = ClientConfig {
-            certificates,
-            route: access::route()?,
-            ..self.config()
-        };
-        Ok(WebConfig {
-            web: Web::new(&config)?,
-            patience: patience.clone(),
-        })
+        access::web(certificates, self.config(), patience)
     }
 
     /// Creates a client of the configured endpoint. `stop` ends the wait for a key.

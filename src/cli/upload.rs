@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use super::again::Changes;
-use super::arguments::ImageArguments;
+use super::arguments::{ImageArguments, open_image};
 use super::candidates::{self, TIERS};
 use super::display::{Display, Way, other_parts, short};
 use super::drive_reference::DriveReference;
@@ -41,7 +41,7 @@ use crate::publish::selection::Several;
 use crate::shard::Shard;
 use crate::transfer::{
     Interrupted, JournalOptions, Patience, Stop, Target, UploadOptions, Uploaded, WebConfig,
-    blocking, fetch_text, open_web, upload,
+    blocking, fetch_text, upload,
 };
 use uuid::Uuid;
 
@@ -472,17 +472,9 @@ fn packed(arguments: &UploadArguments, image: &Image) -> Option<String> {
     })
 }
 
-/// Opens the image on a separate thread, because determining the size of gzip data, or reading the
-/// map of a large image, takes a while.
+/// Opens the image.
 async fn open(arguments: &UploadArguments, patience: &Patience) -> Result<Image> {
-    let declared = arguments.size;
-    let image = open_any(arguments, patience).await?;
-    check_size(&image, declared)?;
-    Ok(image)
-}
-
-async fn open_any(arguments: &UploadArguments, patience: &Patience) -> Result<Image> {
-    let (image, gunzip) = (arguments.image.clone(), arguments.gunzip);
+    let image = &arguments.image;
     let options = ImageOptions {
         stream: StreamOptions {
             size: arguments.size,
@@ -490,20 +482,20 @@ async fn open_any(arguments: &UploadArguments, patience: &Patience) -> Result<Im
         },
         ..image.options()
     };
-    if gunzip && (image.url()?.is_some() || image.is_stdin()) {
+    if arguments.gunzip && (image.url()?.is_some() || image.is_stdin()) {
         let what = "-z is for files: what is fetched or piped is known by its content";
         return Err(Error::new(ErrorKind::Usage, what).hint_to("Leave -z out"));
     }
-    image.refuse_terminal()?;
-    if let Some(url) = image.url()? {
-        return open_web(&url, &options, &arguments.web(patience)?).await;
-    }
-    let opened = move || match (image.is_stdin(), gunzip) {
-        (false, true) => Image::open_gzip(&image.path, options.stream).map_err(without_z),
-        (true, _) => Image::open_stdin(&options),
-        (false, false) => Image::open(&image.path, &options),
+    let opened = match arguments.gunzip {
+        true => {
+            let path = image.path.clone();
+            let opened = move || Image::open_gzip(&path, options.stream).map_err(without_z);
+            blocking(opened).await?
+        }
+        false => open_image(&image.path, options, || arguments.web(patience)).await?,
     };
-    blocking(opened).await
+    check_size(&opened, arguments.size)?;
+    Ok(opened)
 }
 
 /// The error of an image that -z calls gzip. Its advice is for an image whose format was found by

@@ -503,4 +503,10 @@ fn images_of_other_machines_are_fetched_through_the_proxy() {
     let drive = upload(&format!("{}a.img", web.uri()));
     assert_drive(&server, &drive, b"\0f this machine");
     assert!(proxy.asked().is_empty());
+    // A proxy that cannot be used is an error, and not ignored, also without a cloud.
+    let local = desk
+        .simple("")
+        .args("upload --local d http://images.test/a.img");
+    let refused = local.env("http_proxy", "ftp://h").run().code(2);
+    let _ = refused.says("The variable http_proxy does not name a proxy");
 }

@@ -314,6 +314,18 @@ fn no_proxy_may_name_a_port() {
     assert_eq!(proxy.requests().len(), 0);
     let _ = list("cloud.test:443").code(1);
     assert_eq!(proxy.requests().len(), 1);
+    // The same holds for images on web servers.
+    let info = |excluded: &str| {
+        let tool = desk
+            .simple("")
+            .args("image info https://cloud.test:7443/a.img");
+        let tool = tool.env("https_proxy", proxy.uri());
+        tool.env("no_proxy", excluded).run().code(1)
+    };
+    let _ = info("cloud.test:7443");
+    assert_eq!(proxy.requests().len(), 1);
+    let _ = info("cloud.test:443").says("through the proxy");
+    assert_eq!(proxy.requests().len(), 2);
 }
 
 #[test]
