@@ -170,10 +170,9 @@ impl Tool for DownloadArguments {
     }
 
     fn way(&self) -> Way {
-        if self.file.as_os_str() == "-" {
-            Way::DownToStdout
-        } else {
-            Way::Down
+        match self.is_stdout() {
+            true => Way::DownToStdout,
+            false => Way::Down,
         }
     }
 
@@ -211,6 +210,11 @@ impl Tool for DownloadArguments {
 }
 
 impl DownloadArguments {
+    /// Whether the disk goes to stdout.
+    fn is_stdout(&self) -> bool {
+        self.file.as_os_str() == "-"
+    }
+
     /// The format of the file, and its compression as a whole.
     ///
     /// # Errors
@@ -273,30 +277,22 @@ async fn run(
     check_files(arguments)?;
     check_parts(arguments)?;
     check_offset(arguments)?;
-    if arguments.checksum && arguments.way() == Way::Down {
+    if arguments.checksum && !arguments.is_stdout() {
         checksum_line::check(&arguments.file)?;
     }
     let client = arguments.common.client(&mut stop).await?;
     display.begin(arguments.common.limit_rate);
-    if arguments.way() == Way::DownToStdout
-        && (arguments.shard.is_some() || arguments.join.is_some())
-    {
-        let what = "Shards share a file: stdout is none";
-        return Err(Error::new(ErrorKind::Usage, what)
-            .hint_to("Name a file")
-            .into());
-    }
     let patience = arguments.common.patience();
     let found = stop.unless_asked(arguments.drive.find(&client, &patience, Several::Newest));
     let drive = patience.watching(display, found).await?;
     *known = Some(drive);
     display.drive = Some(drive);
-    let destination = match arguments.way() {
-        Way::DownToStdout => {
+    let destination = match arguments.is_stdout() {
+        true => {
             let stdout = nonblocking::stdout().map_err(exit::cannot_print)?;
             Destination::Stream(Box::new(stdout))
         }
-        Way::Up | Way::Down | Way::Publish | Way::Verify => Destination::File {
+        false => Destination::File {
             path: arguments.file.clone(),
             force: arguments.force,
         },
@@ -323,7 +319,7 @@ async fn run(
         None => download(&client, destination, &options, display, stop).await?,
     };
     if let Some(digest) = done.checksum
-        && arguments.way() == Way::Down
+        && !arguments.is_stdout()
     {
         checksum_line::keep(digest, &arguments.file)?;
     }
@@ -335,7 +331,7 @@ fn check_files(arguments: &DownloadArguments) -> Result<()> {
     let mut others = arguments.common.access.files();
     let file = arguments.file.as_path();
     for (what, path) in &others {
-        if arguments.way() == Way::Down && is_same(file, path) {
+        if !arguments.is_stdout() && is_same(file, path) {
             let what = format!("Cannot write {}: it is the {what}", file.display());
             return Err(Error::new(ErrorKind::Usage, what).hint_to("Choose another name"));
         }
@@ -363,7 +359,7 @@ fn next_step(arguments: &DownloadArguments, shard: Shard) -> String {
 /// Refuses a directory, and the path of one, before any question is asked.
 fn check_target(arguments: &DownloadArguments) -> Result<()> {
     let file = &arguments.file;
-    if arguments.way() == Way::DownToStdout {
+    if arguments.is_stdout() {
         return Ok(());
     }
     if !file.is_dir() {
@@ -383,7 +379,7 @@ fn check_parts(arguments: &DownloadArguments) -> Result<()> {
     let is_whole = arguments.shard.is_none() && arguments.join.is_none();
     let part = part_of(&arguments.file);
     let is_new = !part.exists() || journal_of(arguments).exists();
-    if arguments.way() != Way::Down || !is_whole || is_new || arguments.common.restart {
+    if arguments.is_stdout() || !is_whole || is_new || arguments.common.restart {
         return Ok(());
     }
     let start = with_suffix(&arguments.file, ".");
@@ -410,8 +406,12 @@ fn check_parts(arguments: &DownloadArguments) -> Result<()> {
 
 /// Refuses a stdout that cannot receive the disk, before anything is fetched.
 fn check_stdout(arguments: &DownloadArguments) -> Result<()> {
-    if arguments.way() != Way::DownToStdout {
+    if !arguments.is_stdout() {
         return Ok(());
+    }
+    if arguments.shard.is_some() || arguments.join.is_some() {
+        let what = "--shard and --join need a file, not stdout";
+        return Err(Error::new(ErrorKind::Usage, what).hint_to("Name a file instead of -"));
     }
     if std::io::stdout().is_terminal() {
         let what = "The bytes of a disk would garble the terminal";
@@ -431,7 +431,7 @@ fn check_stdout(arguments: &DownloadArguments) -> Result<()> {
 /// between. `openhosting-download` accepts it with a warning, because the original script accepts it.
 fn check_offset(arguments: &DownloadArguments) -> Result<()> {
     let offset = arguments.offset.unwrap_or_default();
-    if offset == 0 || arguments.way() == Way::DownToStdout || !again::is_one_program() {
+    if offset == 0 || arguments.is_stdout() || !again::is_one_program() {
         return Ok(());
     }
     let file = arguments.file.display();
@@ -475,7 +475,7 @@ async fn unfinished(
     options: &DownloadOptions,
     client: &Client,
 ) -> Result<Option<String>> {
-    let is_resumable = arguments.way() == Way::Down
+    let is_resumable = !arguments.is_stdout()
         && options.packing.is_none()
         && arguments.offset.is_none()
         && arguments.shard.is_none()
@@ -533,7 +533,7 @@ fn journal_of(arguments: &DownloadArguments) -> PathBuf {
 /// Whether the same command continues with what earlier runs, or the shards, stored.
 fn is_kept(arguments: &DownloadArguments) -> bool {
     let is_packed = matches!(arguments.output(), Ok((_, Some(_))));
-    let is_staged = arguments.way() == Way::Down && arguments.offset.is_none() && !is_packed;
+    let is_staged = !arguments.is_stdout() && arguments.offset.is_none() && !is_packed;
     // A join has no journal of its own: it reads those of the shards.
     let has_journal = || arguments.join.is_some() || journal_of(arguments).exists();
     is_staged && !arguments.common.restart && part_of(&arguments.file).exists() && has_journal()
@@ -657,7 +657,6 @@ fn continuation(
     };
     let is_kept = interrupted.is_journaled || is_in_place;
     let place = format!("in {}", file.to_string_lossy());
-    let is_stdout = arguments.way() == Way::DownToStdout;
     let command = match drive {
         Some(id) if is_kept && arguments.drive.id().is_none() => {
             command_for_drive(arguments, id, changes)
@@ -668,7 +667,7 @@ fn continuation(
         command,
         is_kept,
         place: is_kept.then_some(place),
-        needs: is_stdout.then_some("with stdout as before"),
+        needs: arguments.is_stdout().then_some("with stdout as before"),
     })
 }
 

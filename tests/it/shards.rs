@@ -319,9 +319,15 @@ fn impossible_shards_are_refused() {
         .arg(&scene.drive)
         .arg("out");
     small.run().code(2).says("a multiple of 65536");
-    let tool = scene.desk.download(&scene.server.uri);
-    let stdout = tool.args("--shard 1/2").arg(&scene.drive).arg("-");
-    stdout.run().code(2).says("stdout is none");
+    // Also before the key would be asked for.
+    for (flags, auth) in [
+        ("--shard 1/2", scene.desk.auth()),
+        ("--join 2", scene.desk.user.clone()),
+    ] {
+        let tool = scene.desk.download(&scene.server.uri).env("OHAUTH", auth);
+        let stdout = tool.args(flags).arg(&scene.drive).arg("-");
+        stdout.run().code(2).says("need a file, not stdout");
+    }
     let upload = |flags: &str| scene.desk.upload(&scene.server.uri).args(flags).run();
     upload("--shard 1/5 in").code(2).says("-d instead of -n");
     let piped = format!("-d {} --shard 1/5 -", scene.drive);
