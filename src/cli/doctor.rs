@@ -21,7 +21,6 @@ use crate::amounts::{duration, size};
 use crate::api::{Client, ClientConfig, Endpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Failure, Transient};
-use crate::filesystem::private_directory;
 use crate::journal::Journal;
 use crate::system::{allocated_bytes, free_bytes};
 use crate::transfer::{Stop, blocking};
@@ -260,20 +259,13 @@ fn clock(theirs: SystemTime, ours: SystemTime) -> Found {
 fn places() -> Vec<Check> {
     let state = match environment::state_of("journals") {
         None => Found::Broken(environment::no_state_directory("journals")),
-        Some(directory) => match private_directory(&directory) {
-            Err(cause) => {
-                let what = format!("Cannot use {}", directory.display());
-                Found::Broken(
-                    Error::new(ErrorKind::Local, what)
-                        .because(cause)
-                        .hint_to(environment::SET_STATE),
-                )
-            }
-            Ok(()) => match Journal::check_place(&directory) {
+        Some(directory) => {
+            let usable = environment::usable_state(&directory);
+            match usable.and_then(|()| Journal::check_place(&directory)) {
                 Err(error) => Found::Broken(error),
                 Ok(()) => Found::Fine(directory.display().to_string()),
-            },
-        },
+            }
+        }
     };
     let here = Path::new(".");
     let mut checks = vec![Check("state", state)];

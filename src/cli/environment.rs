@@ -17,7 +17,7 @@ use crate::system::{BASE_OF_CONFIG, BASE_OF_STATE, Base};
 pub(super) const STATE_HOME: &str = "XDG_STATE_HOME";
 
 /// The hint if the directory for state cannot be used.
-pub(super) const SET_STATE: &str = "Set XDG_STATE_HOME to a directory that you can write to";
+const SET_STATE: &str = "Set XDG_STATE_HOME to a directory that you can write to";
 
 /// Asks for the key of the user without echo, as the original scripts do.
 pub(super) async fn ask_for_key() -> Result<Zeroizing<String>> {
@@ -129,23 +129,27 @@ pub(super) fn variable_named(names: &[&str]) -> Result<Option<(String, String)>>
     Ok(None)
 }
 
-/// The path of the journal for a transfer that is identified by `what`. Its directory is created,
-/// for this user only.
+/// The name of the file of the journal for a transfer that is identified by `what`.
+pub(super) fn journal_name(what: &[&str]) -> String {
+    let digest = Digest::of(what.join("\n").as_bytes()).to_string();
+    format!("{}.ohj", &digest[..16])
+}
+
+/// The path of the journal with this [`journal_name`]. Its directory is created, for this user only.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] if there is no suitable place or it cannot be created. The user has to
 /// request a transfer without a journal explicitly.
-pub(super) fn journal_path(what: &[&str]) -> Result<PathBuf> {
+pub(super) fn journal_path(name: &str) -> Result<PathBuf> {
     const HINT: &str = "Choose a file with --journal PATH, or pass --no-journal: then an upload that is killed cannot resume";
     let directory = state_of("journals");
     let directory = directory.ok_or_else(|| no_state_directory("the journal").hint_to(HINT))?;
     usable_state(&directory).map_err(|error| error.hint_to(HINT))?;
-    let digest = Digest::of(what.join("\n").as_bytes()).to_string();
-    Ok(directory.join(format!("{}.ohj", &digest[..16])))
+    Ok(directory.join(name))
 }
 
-/// Makes a directory of journals, if it is missing. Its error names the way out that every command
-/// has.
+/// Makes a directory of journals, if it is missing. The error advises to set XDG_STATE_HOME, which
+/// every command reads.
 pub(super) fn usable_state(directory: &Path) -> Result<()> {
     private_directory(directory).map_err(|cause| {
         use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
@@ -161,7 +165,7 @@ pub(super) fn usable_state(directory: &Path) -> Result<()> {
     })
 }
 
-/// Whether a name, without its extension, has the form of [`journal_path`].
+/// Whether a name, without its extension, has the form of [`journal_name`].
 pub(super) fn is_journal_name(stem: &OsStr) -> bool {
     stem.len() == 16 && stem.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit)
 }

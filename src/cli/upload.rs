@@ -655,7 +655,10 @@ fn journal(
         path: match (&arguments.journal, arguments.no_journal) {
             (Some(path), _) => Some(path.clone()),
             (None, true) => None,
-            (None, false) => Some(usual_journal(arguments, drive, &endpoint, client.user())?),
+            (None, false) => {
+                let name = journal_name(arguments, drive, &endpoint, client.user());
+                Some(environment::journal_path(&name)?)
+            }
         },
         endpoint,
         restart: arguments.common.restart,
@@ -663,13 +666,13 @@ fn journal(
     })
 }
 
-/// Where the journal of this upload is, if no flag says where, for this endpoint and user.
-fn usual_journal(
+/// The name of the journal of this upload for this endpoint and user, unless a flag names another.
+fn journal_name(
     arguments: &UploadArguments,
     drive: Option<DriveId>,
     endpoint: &str,
     user: &str,
-) -> Result<PathBuf> {
+) -> String {
     let canonical = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
     let target = match drive {
         Some(id) => id.to_string(),
@@ -685,7 +688,7 @@ fn usual_journal(
     what.extend(arguments.image.disk.as_deref());
     let shard = arguments.shard.map(|shard| format!("shard {shard}"));
     what.extend(shard.as_deref());
-    environment::journal_path(&what)
+    environment::journal_name(&what)
 }
 
 /// The flags for a new drive that were given although the drive exists.
@@ -832,8 +835,9 @@ async fn unfinished(
     let endpoint = &options.journal.endpoint;
     let is_meant = |other: &Other| {
         let there = &other.header.endpoint;
-        let then = || usual_journal(arguments, None, there, &other.header.user);
-        there == endpoint || then().is_ok_and(|then| then.file_name() == other.path.file_name())
+        let is_name =
+            |name: &OsStr| *name == *journal_name(arguments, None, there, &other.header.user);
+        there == endpoint || other.path.file_name().is_some_and(is_name)
     };
     let Some(other) = all.await?.into_iter().find(is_meant) else {
         return Ok(None);

@@ -225,6 +225,15 @@ fn doctor_reports_each_problem() {
     );
     let outcome = doctor("http://example.com/").run().code(2);
     assert!(outcome.text().contains("failed   endpoint"), "{outcome:?}");
+    // The same exit code as that of an upload.
+    let stateless = doctor(&server.uri).env("XDG_STATE_HOME", "/dev/null/state");
+    let outcome = stateless.run().code(2);
+    let state = outcome
+        .text()
+        .lines()
+        .find(|line| line.contains("  state  "));
+    let what = "failed   state        Cannot use the directory of the journal /dev/null/state";
+    assert!(state.unwrap().starts_with(what), "{outcome:?}");
     let late = FaultProxy::stub(|_| {
         let date = ["Date: Sun, 06 Nov 1994 08:49:37 GMT"];
         answer(200, &date, b"")
