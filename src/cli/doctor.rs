@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::access::{self, Access};
 use super::config::ConfigFile;
 use super::output::{CommandOutput, OutputForm};
-use super::{environment, help, remedies, screen, wait_lines};
+use super::{environment, exit, help, screen, wait_lines};
 use crate::amounts::{duration, size};
 use crate::api::{Client, ClientConfig, Endpoint};
 use crate::error::{Error, ErrorKind, Result};
@@ -310,11 +310,7 @@ fn report(checks: &[Check]) -> CommandOutput {
         let (word, what, hint) = match found {
             Found::Fine(what) => ("ok", what.clone(), None),
             Found::Weak(what, hint) => ("warning", what.clone(), Some((*hint).to_owned())),
-            Found::Broken(error) => (
-                "failed",
-                error.chain().to_string(),
-                error.hint().map(remedies::worded),
-            ),
+            Found::Broken(error) => ("failed", error.chain().to_string(), exit::hint_of(error)),
         };
         let lines = std::iter::once(&*what).chain(hint.iter().flat_map(|hint| hint.lines()));
         let mut start = format!("{word:<8} {name:<12} ");

@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{exit, printable, remedies, screen};
+use super::{exit, printable, screen};
 use crate::amounts::duration;
 use crate::digest::Digest;
 use crate::drive::DriveId;
@@ -124,11 +124,12 @@ impl Github {
         true
     }
 
-    /// Reports an error with its hint, unless the advice includes it, and further advice.
-    pub(super) fn report_error(&self, error: &Error, is_hint_known: bool, advice: &[String]) {
-        let hint = error.hint().map(remedies::worded);
+    /// Prints the error, its hint and `advice`. If `is_message_known`, earlier lines already say what
+    /// happened, and only the hint and `advice` follow.
+    pub(super) fn report_error(&self, error: &Error, is_message_known: bool, advice: &[String]) {
+        let hint = exit::hint_of(error);
         if !self.is_on {
-            match (is_hint_known, hint) {
+            match (is_message_known, hint) {
                 (false, _) => exit::print_error(self.program, error),
                 (true, Some(hint)) => exit::say_wrapped(&hint),
                 (true, None) => {}
@@ -206,8 +207,8 @@ impl Report {
         row("Time", &duration(self.took));
         if let Some(error) = error {
             row("Error", &error.chain());
-            if let Some(hint) = error.hint() {
-                row("What to do", &remedies::worded(hint));
+            if let Some(hint) = exit::hint_of(error) {
+                row("What to do", &hint);
             }
         }
         text.push('\n');
@@ -336,6 +337,11 @@ mod tests {
             assert_eq!(row.matches('|').count(), 3, "{row}");
         }
         assert_eq!(lines.len(), 12);
+        // An error of the operating system has no hint of its own.
+        let cause = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = Error::new(ErrorKind::Local, "Cannot write").because(cause);
+        let summary = report().summary("openhosting-upload", Some(&error));
+        assert!(summary.contains("| What to do | Check the owner and"));
     }
 
     #[test]

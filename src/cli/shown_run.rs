@@ -148,9 +148,9 @@ impl ShownRun<'_> {
         };
         form.finish_printing(is_json, &heard, Ok(answer), |error| {
             // The line about the progress already says that it stopped.
-            let is_hint_known =
+            let is_message_known =
                 !exit::is_old_script(form.program) && error.kind() == ErrorKind::Cancelled;
-            shown.github.report_error(error, is_hint_known, &lines);
+            shown.github.report_error(error, is_message_known, &lines);
         })
     }
 }
