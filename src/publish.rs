@@ -284,17 +284,15 @@ pub async fn publish(
     publisher.began = clock;
     match publisher.run(image).await {
         Ok(published) => Ok(published),
-        Err(error) => Err(Unpublished {
+        Err(error) => {
             // What an upload can send later, a publication has to read again.
-            error: match error.advises(&Remedy::ChangedOk) {
-                true => error.hint_to(advice![
-                    "Stop what writes to the image, or take a snapshot. Then start over with ",
-                    Remedy::Restart,
-                ]),
-                false => error,
-            },
-            unfinished: publisher.unfinished,
-        }),
+            let lacks = |remedy: &Remedy| *remedy == Remedy::ChangedOk;
+            let hint = error.hint().map(|hint| hint.without(lacks));
+            Err(Unpublished {
+                error: error.hint_if(hint),
+                unfinished: publisher.unfinished,
+            })
+        }
     }
 }
 

@@ -575,12 +575,7 @@ fn with_command(arguments: &DownloadArguments, error: Error) -> Error {
         .hint()
         .and_then(|hint| hint.remedies().find_map(earlier));
     let Some(id) = earlier else {
-        let is_for_uploads = |remedy: &Remedy| matches!(remedy, Remedy::CompareWithDrive(_));
-        let hint = error.hint();
-        return match hint.is_some_and(|hint| hint.remedies().any(is_for_uploads)) {
-            true => error.hint_to(advice!["Start over with ", Remedy::Restart]),
-            false => error,
-        };
+        return error;
     };
     let again = command_for_drive(arguments, id, Changes::default());
     error.hint_to(advice![

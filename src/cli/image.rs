@@ -18,7 +18,6 @@ use super::output::{CommandOutput, OutputForm};
 use super::screen::{stdout_columns, stdout_lines};
 use super::wait_lines::{self, WaitLines};
 use super::{access, candidates, help, screen};
-use crate::advice::Remedy;
 use crate::api::ClientConfig;
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
@@ -119,14 +118,7 @@ async fn run(info: &InfoArguments) -> Result<CommandOutput> {
     let progress = ProgressLine::show(info.image.shown());
     let mut report = progress.reporter();
     blocking(move || {
-        let survey = ImageSurvey::of(image, chunk, is_format_given, holes, &mut report);
-        let survey = survey.map_err(|error| match error.advises(&Remedy::ChangedOk) {
-            // Nothing is sent here.
-            true => error.hint_to(
-                "Stop what writes to the image, or take a snapshot, and run the same command again",
-            ),
-            false => error,
-        })?;
+        let survey = ImageSurvey::of(image, chunk, is_format_given, holes, &mut report)?;
         if let Some(path) = &map {
             write_new(path, &svg(survey.census()?, survey.image.format()))?;
         }

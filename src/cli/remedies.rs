@@ -52,6 +52,8 @@ pub(super) fn worded(advice: &Advice) -> String {
         Remedy::CompareWithDrive(_) => !has("resume-from-drive"),
         Remedy::JournalElsewhere => !has("journal"),
         Remedy::LongerOutage(_) => !has("max-outage"),
+        Remedy::ChangedOk => !has("changed-ok"),
+        Remedy::Restart => !has("restart"),
         _ => false,
     };
     advice.without(lacks).worded(flag)

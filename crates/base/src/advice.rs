@@ -176,8 +176,8 @@ impl Advice {
     }
 
     /// This advice without the remedies that `lacks` names. Such a remedy has to be the last of
-    /// several: it goes together with the words before it, from the last ", or " on. One that is
-    /// the only advice stays.
+    /// several: it goes together with the words before it, from the last ", or " or the last full
+    /// stop on. One that is the only advice stays.
     #[must_use]
     pub fn without(&self, lacks: impl Fn(&Remedy) -> bool) -> Self {
         let mut kept: Vec<Part> = Vec::new();
@@ -189,7 +189,7 @@ impl Advice {
                     continue;
                 }
             };
-            match before.rfind(", or ") {
+            match before.rfind(", or ").max(before.rfind(". ")) {
                 Some(at) => before.truncate(at),
                 None => kept.push(part.clone()),
             }
@@ -304,6 +304,11 @@ mod tests {
         assert_eq!(advice.without(lacks).to_string(), "Use `restart`");
         let only = crate::advice!["Set ", Remedy::GiveSize];
         assert_eq!(only.without(lacks), only);
+        let first = "Stop it, or wait. Then use ";
+        let advice = crate::advice![first, Remedy::Restart, ", or set ", Remedy::GiveSize];
+        let rest = advice.without(lacks).to_string();
+        assert_eq!(rest, "Stop it, or wait. Then use `restart`");
+        assert_eq!(advice.without(|_| true).to_string(), "Stop it, or wait");
     }
 
     #[test]

@@ -119,10 +119,11 @@ impl Fingerprint {
         } else {
             return Ok(());
         };
-        Err(Error::new(ErrorKind::Integrity, what)
-            .hint_to(advice![
-                "The drive holds a mixture now. Stop what writes to the image, or take a snapshot. Then send what changed with ",
-                Remedy::ChangedOk,
-            ]))
+        Err(Error::new(ErrorKind::Integrity, what).hint_to(advice![
+            "Stop what writes to the image, or take a snapshot. Then start over with ",
+            Remedy::Restart,
+            ", or send what changed, because the drive holds a mixture now, with ",
+            Remedy::ChangedOk,
+        ]))
     }
 }
