@@ -42,7 +42,7 @@ const PROGRAM: &str = "openhosting-download";
 ///
 /// FILE appears when the image is complete and on the disk; until then it is FILE.oh-part.
 /// Run the same command again to continue a download that stopped.
-#[derive(Clone, Debug, Parser, PartialEq, Eq)]
+#[derive(Debug, Parser, PartialEq, Eq)]
 #[command(name = PROGRAM, version, after_long_help = help::after("download"), args_override_self = true)]
 pub(super) struct DownloadArguments {
     /// Set the size of a chunk, the part that one request fetches
@@ -202,7 +202,7 @@ impl Tool for DownloadArguments {
                 continuation: continuation(self, &interrupted, drive),
                 is_kept: is_kept(self),
                 resume: drive.zip(interrupted.resume_at),
-                error: Some(with_command(self, interrupted.error)),
+                error: Some(with_command(interrupted.error)),
                 ..RunOutcome::default()
             }),
         }
@@ -508,7 +508,7 @@ async fn unfinished(
         }))
     });
     Ok(other.await?.map(|file| {
-        let again = match words_with_file(arguments, &file) {
+        let again = match words_with(file.as_os_str(), |it| it.file == file) {
             Some(words) => again::changed_words(&words, PROGRAM, |_| None, Changes::default()),
             None => again::command(PROGRAM, |_| None, ""),
         };
@@ -566,7 +566,7 @@ fn options(
 }
 
 /// The error, with the complete command where it advises to download the drive of the earlier run.
-fn with_command(arguments: &DownloadArguments, error: Error) -> Error {
+fn with_command(error: Error) -> Error {
     let earlier = |remedy: &Remedy| match remedy {
         Remedy::EarlierDrive(id) => Some(DriveId::from_bytes(id.into_bytes())),
         _ => None,
@@ -577,7 +577,7 @@ fn with_command(arguments: &DownloadArguments, error: Error) -> Error {
     let Some(id) = earlier else {
         return error;
     };
-    let again = command_for_drive(arguments, id, Changes::default());
+    let again = command_for_drive(id, Changes::default());
     error.hint_to(advice![
         "Start over with ",
         Remedy::Restart,
@@ -586,42 +586,25 @@ fn with_command(arguments: &DownloadArguments, error: Error) -> Error {
 }
 
 /// The command of this run with these changes, and with this drive in place of the given one.
-fn command_for_drive(arguments: &DownloadArguments, id: DriveId, changes: Changes<'_>) -> String {
-    match words_with_drive(arguments, id) {
+fn command_for_drive(id: DriveId, changes: Changes<'_>) -> String {
+    let is_drive = |it: &DownloadArguments| it.drive == DriveReference::Id(id);
+    match words_with(OsStr::new(&id.to_string()), is_drive) {
         Some(words) => again::changed_words(&words, PROGRAM, |_| None, changes),
         None => again::changed(PROGRAM, |_| None, changes),
     }
 }
 
-/// The words of the command line with another drive.
-fn words_with_drive(arguments: &DownloadArguments, id: DriveId) -> Option<Vec<OsString>> {
-    let wanted = DownloadArguments {
-        drive: DriveReference::Id(id),
-        ..arguments.clone()
-    };
-    words_of(&wanted, OsStr::new(&id.to_string()))
-}
-
-/// The words of the command line with another file.
-fn words_with_file(arguments: &DownloadArguments, file: &Path) -> Option<Vec<OsString>> {
-    let wanted = DownloadArguments {
-        file: file.to_owned(),
-        ..arguments.clone()
-    };
-    words_of(&wanted, file.as_os_str())
-}
-
-/// The words of the command line in which one was replaced, so that they mean `wanted`. The same
-/// word may stand for the drive, the file and the value of a flag, so each one is replaced in turn:
-/// the right one changes no other argument.
-fn words_of(wanted: &DownloadArguments, word: &OsStr) -> Option<Vec<OsString>> {
+/// The words of the command line in which the drive or the file was replaced by `word`. The same
+/// word may stand for the drive, the file and the value of a flag, so each one is replaced in turn,
+/// until the arguments `have` what is wanted.
+fn words_with(word: &OsStr, have: impl Fn(&DownloadArguments) -> bool) -> Option<Vec<OsString>> {
     let all: Vec<_> = std::env::args_os().collect();
     let program = usize::from(again::is_one_program());
     (program + 1..all.len()).find_map(|place| {
         let mut words = all.clone();
         words[place] = word.to_owned();
         let parsed = DownloadArguments::try_parse_from(&words[program..]).ok()?;
-        (parsed == *wanted).then_some(words)
+        have(&parsed).then_some(words)
     })
 }
 
@@ -653,9 +636,7 @@ fn continuation(
     let is_kept = interrupted.is_journaled || is_in_place;
     let place = format!("in {}", file.to_string_lossy());
     let command = match drive {
-        Some(id) if is_kept && arguments.drive.id().is_none() => {
-            command_for_drive(arguments, id, changes)
-        }
+        Some(id) if is_kept && arguments.drive.id().is_none() => command_for_drive(id, changes),
         _ => again::changed(PROGRAM, |_| None, changes),
     };
     Some(Continuation {

@@ -27,7 +27,7 @@ use crate::monitor::Progress;
 use crate::transfer::{Ended, JOBS_DEFAULT, Patience, RateLimit, Stop, Verify, WebConfig};
 
 /// The flags that mean the same to both, whichever way the bytes go.
-#[derive(Clone, Debug, clap::Args, PartialEq, Eq)]
+#[derive(Debug, clap::Args, PartialEq, Eq)]
 pub(super) struct CommonArguments {
     /// Use at most N concurrent requests [default: 64]
     ///
