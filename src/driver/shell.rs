@@ -258,7 +258,7 @@ impl<J: Job> Shell<J> {
             }
             let now = self.began.elapsed();
             self.engine.moved(self.client.moved_bytes(), now);
-            self.engine.spare_taken(self.spare.taken_or_allowed());
+            self.engine.spare_taken(self.spare.taken());
             if let Some(bytes) = self.delivery.bytes() {
                 let spare = self.spare.taken_for();
                 self.engine.arrived(Moved { bytes, spare }, now);

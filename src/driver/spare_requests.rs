@@ -54,10 +54,9 @@ impl Default for Spare {
 }
 
 impl Spare {
-    /// How many are taken or may be taken at any time.
-    pub(crate) fn taken_or_allowed(&self) -> u32 {
-        let counts = self.0.borrow();
-        counts.taken.max(counts.allowed)
+    /// How many are taken now.
+    pub(crate) fn taken(&self) -> u32 {
+        self.0.borrow().taken
     }
 
     /// How long requests were taken until now: the sum over all of them.

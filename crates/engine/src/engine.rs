@@ -178,8 +178,10 @@ pub struct Engine<P> {
     breaker: Breaker,
     pieces: Pieces,
     tail: Tail,
-    /// Spare requests in flight or allowed.
+    /// Spare requests in flight.
     spare_taken: u32,
+    /// Spare requests that were allowed last.
+    spare_allowed: u32,
     /// No chunk is sent before this time.
     gate: Duration,
     /// The endpoint asked for no request of any kind before this time.
@@ -225,6 +227,7 @@ impl<P> Engine<P> {
             pieces: Pieces::new(config.pieces),
             tail: Tail::new(config.pieces.rate),
             spare_taken: 0,
+            spare_allowed: 0,
             gate: Duration::ZERO,
             asked: Duration::ZERO,
             probe_at: Duration::ZERO,
@@ -318,8 +321,8 @@ impl<P> Engine<P> {
         self.tail.begins(body_bytes);
     }
 
-    /// Reports how many spare requests are in flight or may be sent at any time. Call it before
-    /// each [`next`](Self::next).
+    /// Reports how many [spare](Self::spare) requests are in flight. Call it before each
+    /// [`next`](Self::next).
     pub fn spare_taken(&mut self, requests: u32) {
         self.spare_taken = requests;
     }
@@ -591,22 +594,26 @@ impl<P> Engine<P> {
     /// one is always allowed, because the shell does not report when a spare request ends.
     fn may_begin_chunk(&self) -> bool {
         let in_flight = u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX);
-        let requests = in_flight.saturating_add(self.spare_taken);
+        // Those that are allowed may be sent at any time.
+        let spare = self.spare_taken.max(self.spare_allowed);
+        let requests = in_flight.saturating_add(spare);
         in_flight == 0 || in_flight < self.chunks() && requests < self.concurrency.limit()
     }
 
     /// How many additional requests may be sent for pieces of chunks in flight, after one for each
     /// chunk that may be in flight.
-    pub fn spare(&self, now: Duration) -> u32 {
+    pub fn spare(&mut self, now: Duration) -> u32 {
         let is_held_back = now < self.gate.max(self.asked) || self.breaker.is_open();
-        if self.ending.is_some() || is_held_back || self.pieces.limits().is_alone {
-            return 0;
-        }
+        let is_none = self.ending.is_some() || is_held_back || self.pieces.limits().is_alone;
         let chunks = self.ledger.open().min(u64::from(self.chunks()));
         let chunks = chunks.max(self.in_flight.len() as u64);
         let needed = chunks.saturating_add(u64::from(self.asking));
         let needed = u32::try_from(needed).unwrap_or(u32::MAX);
-        self.concurrency.limit().saturating_sub(needed)
+        self.spare_allowed = match is_none {
+            true => 0,
+            false => self.concurrency.limit().saturating_sub(needed),
+        };
+        self.spare_allowed
     }
 
     /// What was learned about the size of requests.
@@ -1640,7 +1647,7 @@ mod tests {
         // request at a time.
         assert_eq!(piece_of(&near_the_end(100, 8, 2 * slow, 40).0), u64::MAX);
         assert_eq!(piece_of(&near_the_end(100, 8, slow / 4, 40).0), 832 << 10);
-        let (engine, now) = near_the_end(100, 8, slow, 12);
+        let (mut engine, now) = near_the_end(100, 8, slow, 12);
         let piece = piece_of(&engine);
         assert!((600_000..900_000).contains(&piece), "{piece}");
         assert_eq!(engine.spare(now), 0);
@@ -1656,7 +1663,7 @@ mod tests {
         assert!(later.abs_diff(piece) <= 64 << 10, "{piece}, {later}");
         let (engine, _) = near_the_end(100, 8, 20 << 20, 12);
         assert_eq!(piece_of(&engine), u64::MAX);
-        let (engine, now) = near_the_end(20, 1, slow, 1);
+        let (mut engine, now) = near_the_end(20, 1, slow, 1);
         assert!(!engine.limits().is_shared());
         assert_eq!(engine.spare(now), 0);
     }

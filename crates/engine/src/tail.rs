@@ -229,7 +229,7 @@ mod tests {
         let mut network = Network::new(link, seed);
         let mut attempts = BTreeMap::<u64, Attempt>::new();
         let mut given = 0;
-        let (mut before, mut spare_s, mut allowed) = (Duration::ZERO, 0.0, 0);
+        let (mut before, mut spare_s) = (Duration::ZERO, 0.0);
         let (mut settled, mut at_risk_s) = (0, 0.0_f64);
         loop {
             let now = network.now();
@@ -240,7 +240,7 @@ mod tests {
                 spare: Duration::from_secs_f64(spare_s),
             };
             engine.arrived(moved, now);
-            engine.spare_taken(helping(&attempts).max(allowed));
+            engine.spare_taken(helping(&attempts));
             let at_risk = network.moved().saturating_sub(settled * chunk.get());
             let goodput = network.moved().max(1) as f64 / now.as_secs_f64();
             at_risk_s = at_risk_s.max(at_risk as f64 / goodput);
@@ -282,7 +282,7 @@ mod tests {
                     }
                 }
             }
-            allowed = engine.spare(network.now());
+            let allowed = engine.spare(network.now());
             let mut spare = allowed.saturating_sub(helping(&attempts));
             for (index, attempt) in &mut attempts {
                 while attempt.under_way == 0 || spare > 0 {
