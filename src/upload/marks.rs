@@ -14,7 +14,8 @@ use uuid::Uuid;
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::drive::{
-    CHECK_FAILED, CHECK_KEY, DriveInfo, PUBLISHED, READY, STATE_KEY, UPLOADING, state_of,
+    CHECK_FAILED, CHECK_KEY, CHECK_PASSED, DriveInfo, PUBLISHED, READY, STATE_KEY, UPLOADING,
+    state_of,
 };
 use crate::driver::patience::Unanswered;
 use crate::error::{Error, ErrorKind, Result};
@@ -157,6 +158,11 @@ pub(super) fn check_resumed(drive: &DriveInfo, token: &str) -> Result<()> {
 pub(super) fn keys_of_failed() -> Result<Properties> {
     let token = Uuid::new_v4().as_simple().to_string();
     properties([(CHECK_KEY, CHECK_FAILED), (TOKEN_KEY, &token)])
+}
+
+/// The keys of a drive that held wrong bytes, and holds the image now.
+pub(super) fn keys_of_passed() -> Result<Properties> {
+    properties([(CHECK_KEY, CHECK_PASSED)])
 }
 
 fn token_of(drive: &DriveInfo) -> Option<&str> {

@@ -209,13 +209,13 @@ impl<'a> Run<'a> {
         let is_whole = self.options.shard.is_none()
             && (self.options.offset == 0 || self.options.verify == Verify::Full);
         let has_failed = is_whole && self.drive.properties.get(CHECK_KEY) == Some(CHECK_FAILED);
-        let more = has_failed.then_some((CHECK_KEY, CHECK_PASSED));
         if self.mark == Mark::None {
             if has_failed {
-                self.set(Properties::of(more)).await;
+                self.mark_check(marks::keys_of_passed()).await;
             }
             return Ok(());
         }
+        let more = has_failed.then_some((CHECK_KEY, CHECK_PASSED));
         let (client, drive, token) = (self.client, &self.drive, &*self.token);
         let end = marks::end(client, drive, token, more, self.options);
         let end = self.stop.unless_asked(end);
@@ -225,7 +225,7 @@ impl<'a> Run<'a> {
     /// Marks the drive with the result of its check, for `openhosting ls` on any machine. The error
     /// says the same, so a mark that cannot be made changes nothing else. A publication has marks of
     /// its own.
-    async fn set<E>(&self, keys: Result<Properties, E>) {
+    async fn mark_check(&self, keys: Result<Properties>) {
         if let (Ok(keys), false) = (keys, matches!(self.options.target, Target::Made(_))) {
             let _ = self.client.set(self.drive.id, &keys).await;
         }
@@ -585,7 +585,7 @@ impl<'a> Run<'a> {
         }
         self.resume.chunk = self.first;
         self.resume.is_journaled = false;
-        self.set(marks::keys_of_failed()).await;
+        self.mark_check(marks::keys_of_failed()).await;
         refuted(error, journal).await
     }
 
@@ -636,7 +636,7 @@ impl<'a> Run<'a> {
             .permanent()
             .hint_to(fetch);
         self.resume.is_journaled = false;
-        self.set(marks::keys_of_failed()).await;
+        self.mark_check(marks::keys_of_failed()).await;
         refuted(error, journal).await
     }
 }
