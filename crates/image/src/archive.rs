@@ -111,6 +111,15 @@ pub(super) fn packed_member(file: &RawImage, format: StreamFormat) -> Error {
     ])
 }
 
+/// How to upload a disk that consists of several files of an archive, one of which is `file`.
+pub(super) fn unpack_all(archive: &str, file: &str) -> Advice {
+    let archive = quote(archive);
+    advice![
+        format!("Unpack all of them, and upload that one: tar -xf {archive} && "),
+        Remedy::Upload(file.to_owned()),
+    ]
+}
+
 /// A command that writes a member, as the archive stores it, to standard output.
 fn unpack_to_stdout(file: &RawImage, archive: &str) -> String {
     let stored = file.stored_names().iter().map(|name| quote(name));
@@ -520,7 +529,6 @@ impl<'a> Archive<'a> {
         for disk in disks {
             self.find(&disk.name)?;
         }
-        let archive = quote(&self.shown());
         let description = disks.iter().find(|disk| {
             let file = self.member(disk, &[], Manifest::Absent);
             is_vmdk_description(&file).unwrap_or(false)
@@ -531,10 +539,8 @@ impl<'a> Archive<'a> {
                 self.shown(),
                 disk.name
             );
-            return Err(Error::new(ErrorKind::Image, what).hint_to(advice![
-                format!("Unpack all of them, and upload that one: tar -xf {archive} && "),
-                Remedy::Upload(disk.stored[0].0.clone()),
-            ]));
+            let hint = unpack_all(&self.shown(), &disk.stored[0].0);
+            return Err(Error::new(ErrorKind::Image, what).hint_to(hint));
         }
         let what = format!(
             "{} holds {} disks, and nothing in it says which one boots",

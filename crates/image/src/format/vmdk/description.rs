@@ -13,6 +13,7 @@ use super::super::{Container, Format, HEAD_BYTES, SECTOR_BYTES};
 use crate::RawImage;
 use crate::advice;
 use crate::advice::Remedy;
+use crate::archive::unpack_all;
 use crate::error::{Error, ErrorKind, Result};
 use crate::head_of;
 use crate::quoting::quote;
@@ -115,13 +116,9 @@ pub(crate) fn extents(container: &Container) -> Result<Vec<Extent>> {
     }
     if let Some(archive) = file.archive() {
         let name = file.stored_names().first().map_or("", String::as_str);
-        let archive = quote(&archive.to_string_lossy());
         return Err(container
             .unsupported("its data is in other files of the archive")
-            .hint_to(advice![
-                format!("Unpack all of them, and upload that one: tar -xf {archive} && "),
-                Remedy::Upload(name.to_owned()),
-            ]));
+            .hint_to(unpack_all(&archive.to_string_lossy(), name)));
     }
     let mut extents: Vec<Extent> = Vec::new();
     for line in &description.extents {
