@@ -23,64 +23,27 @@ pub(super) struct Changes<'a> {
     pub(super) flags: &'a str,
 }
 
-/// The command line of this run, quoted for a shell. `other` returns what to print instead of a
-/// word, and `flags`, which are already quoted, follow the given flags.
-pub(super) fn command(
-    program: &str,
-    other: impl Fn(&OsStr) -> Option<String>,
-    flags: &str,
-) -> String {
-    let changes = Changes {
-        flags,
-        ..Changes::default()
-    };
-    changed(program, other, changes)
-}
-
-/// The command line of this run without these flags.
-pub(super) fn command_without(program: &str, without: &[&str]) -> String {
-    let changes = Changes {
-        without,
-        ..Changes::default()
-    };
-    changed(program, |_| None, changes)
-}
-
-/// The command line of this run with these changes.
-pub(super) fn changed(
-    program: &str,
-    other: impl Fn(&OsStr) -> Option<String>,
-    changes: Changes<'_>,
-) -> String {
+/// The command line of this run with these changes, quoted for a shell. URLs that may contain
+/// credentials are replaced.
+pub(super) fn changed(program: &str, changes: Changes<'_>) -> String {
     let all: Vec<OsString> = std::env::args_os().collect();
-    changed_words(&all, program, other, changes)
+    changed_words(&all, program, changes)
 }
 
 /// As [`changed`], for these words in place of the command line.
-pub(super) fn changed_words(
-    words: &[OsString],
-    program: &str,
-    other: impl Fn(&OsStr) -> Option<String>,
-    changes: Changes<'_>,
-) -> String {
-    of_words(words, is_one_program(), program, other, changes)
+pub(super) fn changed_words(words: &[OsString], program: &str, changes: Changes<'_>) -> String {
+    of_words(words, is_one_program(), program, changes)
 }
 
 /// As [`changed_words`], for a process of `openhosting` or of another program.
-fn of_words(
-    all: &[OsString],
-    is_one_program: bool,
-    program: &str,
-    other: impl Fn(&OsStr) -> Option<String>,
-    changes: Changes<'_>,
-) -> String {
+fn of_words(all: &[OsString], is_one_program: bool, program: &str, changes: Changes<'_>) -> String {
     let (program, given) = split(all, program, is_one_program);
     let mut words = Vec::new();
     let mut given = given.iter();
     while let Some(word) = given.next() {
         if word == "--" {
             words.push((true, "--".to_owned()));
-            words.extend(given.map(|word| (false, shown(word, &other))));
+            words.extend(given.map(|word| (false, shown(word))));
             break;
         }
         let word_text = word.to_str().unwrap_or_default();
@@ -100,7 +63,7 @@ fn of_words(
         if changes.without_values.iter().any(is_short) {
             continue;
         }
-        words.push((false, shown(word, &other)));
+        words.push((false, shown(word)));
     }
     if !changes.flags.is_empty() {
         // Words after -- are no flags.
@@ -147,10 +110,7 @@ fn split<'a>(all: &'a [OsString], program: &str, is_one_program: bool) -> (Strin
     }
 }
 
-fn shown(word: &OsStr, other: impl Fn(&OsStr) -> Option<String>) -> String {
-    if let Some(other) = other(word) {
-        return other;
-    }
+fn shown(word: &OsStr) -> String {
     let text = word.to_string_lossy();
     match text.split_once("://") {
         Some((before, after)) if is_secret(after) => match before.split_once('=') {
@@ -197,7 +157,7 @@ mod tests {
 
     fn of(line: &str, program: &str, changes: Changes<'_>) -> String {
         let is_one_program = line.contains("openhosting ");
-        of_words(&words(line), is_one_program, program, |_| None, changes)
+        of_words(&words(line), is_one_program, program, changes)
     }
 
     #[test]
@@ -253,7 +213,7 @@ mod tests {
             ("--sha256-file=https://h/a?x", "--sha256-file=URL"),
             ("https://h/a@b.img", "https://h/a@b.img"),
         ] {
-            assert_eq!(shown(OsStr::new(word), |_| None), expected);
+            assert_eq!(shown(OsStr::new(word)), expected);
         }
     }
 

@@ -929,7 +929,7 @@ pub(super) fn other_parts(part: Shard) -> Option<String> {
 
 /// The line after a part: what else is needed, and the command that then makes it whole.
 pub(super) fn to_be_joined(what: &str, part: Shard, program: &str, join: Changes<'_>) -> String {
-    let join = again::changed(program, |_| None, join);
+    let join = again::changed(program, join);
     match other_parts(part) {
         Some(others) => format!("{what} also needs {others}. Then finish it with: {join}"),
         None => format!("Finish {what} with: {join}"),

@@ -509,8 +509,8 @@ async fn unfinished(
     });
     Ok(other.await?.map(|file| {
         let again = match words_with(file.as_os_str(), |it| it.file == file) {
-            Some(words) => again::changed_words(&words, PROGRAM, |_| None, Changes::default()),
-            None => again::command(PROGRAM, |_| None, ""),
+            Some(words) => again::changed_words(&words, PROGRAM, Changes::default()),
+            None => again::changed(PROGRAM, Changes::default()),
         };
         format!(
             "An earlier download of this drive did not end: part of it is in {}. To continue that one instead: {again}",
@@ -589,8 +589,8 @@ fn with_command(error: Error) -> Error {
 fn command_for_drive(id: DriveId, changes: Changes<'_>) -> String {
     let is_drive = |it: &DownloadArguments| it.drive == DriveReference::Id(id);
     match words_with(OsStr::new(&id.to_string()), is_drive) {
-        Some(words) => again::changed_words(&words, PROGRAM, |_| None, changes),
-        None => again::changed(PROGRAM, |_| None, changes),
+        Some(words) => again::changed_words(&words, PROGRAM, changes),
+        None => again::changed(PROGRAM, changes),
     }
 }
 
@@ -637,7 +637,7 @@ fn continuation(
     let place = format!("in {}", file.to_string_lossy());
     let command = match drive {
         Some(id) if is_kept && arguments.drive.id().is_none() => command_for_drive(id, changes),
-        _ => again::changed(PROGRAM, |_| None, changes),
+        _ => again::changed(PROGRAM, changes),
     };
     Some(Continuation {
         command,

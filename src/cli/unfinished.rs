@@ -1,8 +1,9 @@
 //! The last lines of a command that did not finish: how far it got, and, always last, the command
 //! that continues.
 
+use super::again::{self, Changes};
 use super::bar::percent;
-use super::{again, exit};
+use super::exit;
 use crate::amounts::size;
 use crate::error::ErrorKind;
 
@@ -22,9 +23,12 @@ pub(super) struct Continuation {
 impl Continuation {
     /// The same command, which starts over.
     pub(super) fn again(program: &str) -> Self {
-        let without = &["--restart", "--cleanup"];
+        let changes = Changes {
+            without: &["--restart", "--cleanup"],
+            ..Changes::default()
+        };
         Self {
-            command: again::command_without(program, without),
+            command: again::changed(program, changes),
             is_kept: false,
             place: None,
             needs: None,

@@ -880,10 +880,6 @@ fn unfinished_line(
             format!(", which was at {there}"),
         ),
     };
-    // A URL may contain credentials.
-    let is_url = matches!(arguments.image.url(), Ok(Some(_)));
-    let image = arguments.image.path.as_os_str();
-    let hidden = |word: &OsStr| (is_url && word == image).then(|| "URL".to_owned());
     let (without, without_values) = match by_drive {
         true => (&["-s", "--shared"][..], NEW_DRIVE_VALUES),
         false => (&[][..], &[][..]),
@@ -893,7 +889,7 @@ fn unfinished_line(
         without_values,
         flags: &flags,
     };
-    let again = again::changed(PROGRAM, hidden, changes);
+    let again = again::changed(PROGRAM, changes);
     format!(
         "An earlier upload of this image did not end; its drive is {drive}{place}. This one creates another drive. To continue that one instead: {again}"
     )
@@ -960,7 +956,7 @@ fn continuation(arguments: &UploadArguments, interrupted: &Interrupted) -> Optio
         flags: &flags,
     };
     Some(Continuation {
-        command: again::changed(PROGRAM, |_| None, changes),
+        command: again::changed(PROGRAM, changes),
         is_kept: true,
         place: Some(format!("on drive {}", short(resume.drive))),
         needs,
