@@ -39,6 +39,7 @@ mod probe;
 mod prompt;
 mod proxies;
 mod publish;
+mod reached;
 mod remedies;
 mod screen;
 mod secret_files;

@@ -13,6 +13,7 @@ use super::display::{Display, Way, to_be_joined};
 use super::drive_reference::DriveReference;
 use super::drive_state;
 use super::other_journals::others;
+use super::reached::findings_of;
 use super::shown_run::RunOutcome;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool};
 use super::unfinished::Continuation;
@@ -297,7 +298,7 @@ async fn run(
             force: arguments.force,
         },
     };
-    let findings = arguments.findings(&client);
+    let findings = findings_of(&client, display);
     let options = DownloadOptions {
         format,
         packing,

@@ -16,16 +16,16 @@ use super::arguments::{open_image, web_url};
 use super::candidates::{self, TIERS};
 use super::display::{Display, Way, part_of_many, short, to_be_joined};
 use super::github::Report;
-use super::local::{Local, endpoint_name};
+use super::local::endpoint_name;
 use super::output::OutputForm;
+use super::reached::{how_to_serve, jobs_for};
 use super::shown_run::{RunOutcome, ShownRun};
 use super::signals::Heard;
 use super::signing::{Signer, is_signature, signature_of};
 use super::tool::CommonArguments;
 use super::unfinished::{Continuation, LeftBehind};
-use super::upload::{check_gzip, how_to_serve, jobs_for};
 use super::written_files::{WrittenFile, check_written};
-use super::{arguments, complete, environment, findings_file, help, image_notices, quote};
+use super::{arguments, complete, environment, help, image_notices, quote};
 use crate::amounts::{duration, size};
 use crate::api::Client;
 use crate::codec::Compression;
@@ -491,25 +491,16 @@ async fn go(
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<PublishOutcome, Unpublished> {
-    options.jobs_min = arguments.common.min_jobs;
-    let Some(directory) = &arguments.local else {
-        let client = arguments.common.client(&mut stop).await?;
-        display.begin(arguments.common.limit_rate);
+    let local = arguments.local.as_deref();
+    let reached = arguments.common.reach(local, display, &mut stop).await?;
+    let (client, findings) = (&reached.client, &reached.findings);
+    if local.is_none() {
         options.endpoint = client.endpoint().to_string();
-        let findings = findings_file::load(&options.endpoint);
-        let findings = findings.ok().flatten().unwrap_or_default();
-        check_gzip(&findings)?;
-        options.jobs = jobs_for(arguments.common.jobs, &findings);
-        options.body_bytes_max = findings.body_bytes_max().and_then(NonZeroU64::new);
-        let result = work(arguments, &client, options, display, stop).await;
-        display.remember(&client);
-        return result;
-    };
-    options.jobs = arguments.common.jobs;
-    display.begin(arguments.common.limit_rate);
-    let (local, client) = Local::start(directory, &arguments.common.config()).await?;
-    let result = work(arguments, &client, options, display, stop).await;
-    local.stop().await;
+    }
+    options.jobs = jobs_for(options.jobs, findings);
+    options.body_bytes_max = findings.body_bytes_max().and_then(NonZeroU64::new);
+    let result = work(arguments, client, options, display, stop).await;
+    reached.leave(display).await;
     result
 }
 
@@ -599,7 +590,8 @@ fn options(arguments: &PublishArguments) -> Result<PublishOptions> {
         },
         tier: arguments.tier.clone(),
         compression: arguments.level,
-        body_bytes_max: None,
+        jobs: arguments.common.jobs,
+        jobs_min: arguments.common.min_jobs,
         patience: arguments.common.patience(),
         verify: arguments.common.verify,
         holes: arguments.holes,

@@ -17,12 +17,11 @@ use super::github::Report;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
 use super::signals::Heard;
-use super::{access, again, arguments, checksum_line, exit, findings_file, help};
+use super::{access, again, arguments, checksum_line, exit, help};
 use crate::api::{Client, ClientConfig};
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::findings::Findings;
 use crate::monitor::Progress;
 use crate::transfer::{Ended, JOBS_DEFAULT, Patience, RateLimit, Stop, Verify, WebConfig};
 
@@ -177,17 +176,6 @@ pub(super) trait Tool: Parser {
             true => Self::COMMAND,
             false => Self::PROGRAM,
         }
-    }
-
-    /// The findings about the endpoint. Everything also works without them, so findings that cannot
-    /// be read are no reason to fail.
-    fn findings(&self, client: &Client) -> Findings {
-        findings_file::load(&client.endpoint().to_string())
-            .unwrap_or_else(|error| {
-                self.notice(&format!("{}; left out", error.chain()));
-                None
-            })
-            .unwrap_or_default()
     }
 }
 

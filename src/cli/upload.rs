@@ -1,7 +1,7 @@
 //! `openhosting-upload`.
 
 use std::ffi::{OsStr, OsString};
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,8 +13,9 @@ use super::candidates::{self, TIERS};
 use super::display::{Display, Way, other_parts, short};
 use super::drive_reference::DriveReference;
 use super::drive_state::{Written, forget_uploads};
-use super::local::{LOCAL, Local, endpoint_name};
+use super::local::{LOCAL, endpoint_name};
 use super::other_journals::{Other, others};
+use super::reached::{Reached, how_to_serve, jobs_for};
 use super::shown_run::RunOutcome;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool};
 use super::trace::{TraceMonitor, is_trace};
@@ -30,7 +31,7 @@ use crate::digest::{Digest, digest_for};
 use crate::drive::{DriveId, DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{directory_of, read_named};
-use crate::findings::{Findings, GzipWrites};
+use crate::findings::Findings;
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
 use crate::journal::Direction;
 use crate::plan::CHUNK_BYTES_DEFAULT;
@@ -277,20 +278,10 @@ async fn run(
     check_files(arguments)?;
     display.part = arguments.shard;
     display.offset = arguments.offset;
-    let rate_max = arguments.common.limit_rate;
-    let Some(directory) = &arguments.local else {
-        let client = arguments.common.client(&mut stop).await?;
-        display.begin(rate_max);
-        let findings = arguments.findings(&client);
-        check_gzip(&findings)?;
-        let result = send(arguments, client.clone(), &findings, display, stop).await;
-        display.remember(&client);
-        return result;
-    };
-    display.begin(rate_max);
-    let (local, client) = Local::start(directory, &arguments.common.config()).await?;
-    let result = send(arguments, client, &Findings::default(), display, stop).await;
-    local.stop().await;
+    let local = arguments.local.as_deref();
+    let reached = arguments.common.reach(local, display, &mut stop).await?;
+    let result = send(arguments, &reached, display, stop).await;
+    reached.leave(display).await;
     result
 }
 
@@ -314,31 +305,6 @@ fn check_files(arguments: &UploadArguments) -> Result<()> {
     check_written(&written, &others)
 }
 
-/// How to use a drive in a directory.
-pub(super) fn how_to_serve(directory: &Path) -> String {
-    let directory = quote(&directory.to_string_lossy());
-    format!("To list or download the drive, start: openhosting server --data {directory}")
-}
-
-/// Fails if the endpoint does not unpack gzip, because chunks of zeros are sent compressed at any
-/// level.
-pub(super) fn check_gzip(findings: &Findings) -> Result<()> {
-    match findings.gzip_writes.known() {
-        Some(GzipWrites::Stored | GzipWrites::Refused(_)) => Err(Error::new(
-            ErrorKind::Rejected,
-            "The endpoint does not decompress gzip, as a probe found",
-        )
-        .hint_to("If that has changed, probe again with: openhosting probe")),
-        Some(GzipWrites::Decoded) | None => Ok(()),
-    }
-}
-
-/// The number of concurrent requests, at most as many as the endpoint is known to accept.
-pub(super) fn jobs_for(jobs: NonZeroU32, findings: &Findings) -> NonZeroU32 {
-    let most = findings.max_parallel_writes().and_then(NonZeroU32::new);
-    most.map_or(jobs, |most| jobs.min(most))
-}
-
 /// Begins with bodies that the endpoint is known to accept. Chunks are made small enough for one
 /// request each, unless there are shards, which must all use the same size of chunks.
 fn limit_bodies(options: &mut UploadOptions, findings: &Findings) {
@@ -352,8 +318,9 @@ fn limit_bodies(options: &mut UploadOptions, findings: &Findings) {
 
 async fn send(
     arguments: &UploadArguments,
-    client: Client,
-    findings: &Findings,
+    Reached {
+        client, findings, ..
+    }: &Reached,
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
@@ -361,7 +328,7 @@ async fn send(
     let opened = async {
         // Looked up before the image is opened, which may take a while.
         let drive = match arguments.existing() {
-            Some(named) => Some(named.find(&client, &patience, Several::Refuse).await?),
+            Some(named) => Some(named.find(client, &patience, Several::Refuse).await?),
             None => None,
         };
         let sha256 = sha256(arguments, &patience).await?;
@@ -392,13 +359,13 @@ async fn send(
         arguments.notice(&line);
     }
     options.sha256 = sha256;
-    options.journal = journal(arguments, drive, &client)?;
+    options.journal = journal(arguments, drive, client)?;
     display.notices(without_effect(arguments));
-    let earlier = unfinished(arguments, &options, &image, &client);
+    let earlier = unfinished(arguments, &options, &image, client);
     let earlier = stop.unless_asked(earlier).await?;
     if !exit::is_old_script(<UploadArguments as Tool>::name()) && !arguments.common.showing.quiet {
         let known = earlier.as_ref().map(|(drive, _)| *drive);
-        let same = same_name(&client, &options, known);
+        let same = same_name(client, &options, known);
         display.notices(stop.unless_asked(same).await?);
     }
     display.notices(earlier.map(|(_, line)| line));
@@ -410,10 +377,10 @@ async fn send(
         offset: arguments.offset,
     };
     let uploaded = match &arguments.trace {
-        None => upload(&client, image, &options, display, stop).await?,
+        None => upload(client, image, &options, display, stop).await?,
         Some(file) => {
             let mut trace = TraceMonitor::create(file, display)?;
-            let uploaded = upload(&client, image, &options, &mut trace, stop).await;
+            let uploaded = upload(client, image, &options, &mut trace, stop).await;
             if let Err(error) = trace.finish() {
                 // The trace failed, which does not affect the transfer.
                 arguments.notice(&error.chain());
@@ -1043,27 +1010,6 @@ mod tests {
     }
 
     #[test]
-    fn findings_lower_jobs_and_never_raise_them() {
-        use crate::findings::{Finding, ParallelWrites};
-        let jobs = |jobs, accepted, busy_from| {
-            let findings = Findings {
-                parallel_writes: Finding::Known(ParallelWrites {
-                    accepted,
-                    busy_from,
-                    loses_bytes: false,
-                }),
-                ..Findings::default()
-            };
-            jobs_for(NonZeroU32::new(jobs).unwrap(), &findings).get()
-        };
-        assert_eq!(jobs(4, 1, Some(2)), 1);
-        assert_eq!(jobs(2, 3, Some(4)), 2);
-        assert_eq!(jobs(16, 8, None), 16);
-        let four = NonZeroU32::new(4).unwrap();
-        assert_eq!(jobs_for(four, &Findings::default()), four);
-    }
-
-    #[test]
     fn chunks_are_no_larger_than_the_endpoint_takes_but_those_of_shards_stay() {
         let mut findings = Findings::default();
         findings.body_was_refused(2 << 20, 1 << 20);
@@ -1074,18 +1020,6 @@ mod tests {
             assert_eq!(options.chunk.get(), chunk);
             assert_eq!(options.body_bytes_max, NonZeroU64::new(1 << 20));
         }
-    }
-
-    #[test]
-    fn an_endpoint_that_does_not_decompress_gzip_is_refused() {
-        use crate::findings::Finding;
-        let mut findings = Findings::default();
-        check_gzip(&findings).unwrap();
-        findings.gzip_writes = Finding::Known(GzipWrites::Stored);
-        assert_eq!(
-            check_gzip(&findings).unwrap_err().kind(),
-            ErrorKind::Rejected
-        );
     }
 
     #[test]
