@@ -11,6 +11,7 @@ use super::again::Changes;
 use super::bar::{Bar, percent};
 use super::exit::Notice;
 use super::github::{Github, Moved, Report, When};
+use super::shown_run::ShownRun;
 use super::{again, arguments, exit, findings_file, help, remedies, screen, wait_lines};
 use crate::advice::Advice;
 use crate::amounts::{counted, duration, size};
@@ -218,7 +219,8 @@ pub(super) struct Display {
     /// Notices to print with the next plain line, and how many more there are.
     waiting: Vec<String>,
     waiting_more: usize,
-    /// Whether a plain line of progress was printed.
+    /// Whether to print a summary beside plain lines: one of progress was printed, or the run has
+    /// one however short it is.
     is_long: bool,
     github: Github,
     /// An event reports it, unless the command knows it before.
@@ -261,47 +263,50 @@ pub(super) struct Display {
 }
 
 impl Display {
-    pub(super) fn new(
-        program: &'static str,
-        way: Way,
-        drive: Option<DriveId>,
-        showing: &DisplayArguments,
-        about: &str,
-    ) -> Self {
+    pub(super) fn new(run: &ShownRun<'_>) -> Self {
         use arguments::ProgressMode as How;
-        let (progress, quiet) = (showing.progress, showing.quiet);
-        let mut github = Github::new(program, showing.github);
-        github.group(about);
-        let (has_bar, lines) = match progress {
+        let (program, way) = (run.form.program, run.way);
+        let quiet = run.showing.quiet;
+        let mut github = Github::new(program, run.showing.github);
+        github.group(run.about);
+        let (has_bar, lines) = match run.showing.progress {
             _ if quiet => (false, None),
             How::Auto | How::Bar if screen::can_draw() => (true, None),
             How::Auto | How::Plain => (false, Some(Lines::Plain)),
             How::Json => (false, Some(Lines::Json)),
             How::Bar | How::None => (false, None),
         };
-        let name = name_of(way, about);
+        let name = name_of(way, run.about);
         let bar = has_bar.then(|| Bar::new(way.verb(), &name, Instant::now()));
         let dots = match quiet {
             true => Dots::Off,
             false => dots(way, lines, has_bar || lines.is_some()),
         };
+        // Only the programs that replace a provider's script print dots. The commands print plain
+        // lines, and a summary however short the run was.
+        let is_script = matches!(way, Way::Up | Way::Down | Way::DownToStdout);
+        let is_plain = is_script && again::is_one_program();
         Self {
             way,
             program,
             name,
             quiet,
-            is_stdout_left: false,
+            // An object goes there when all is over.
+            is_stdout_left: run.is_json,
             unwritten: None,
             lines,
             last_line_at: Duration::ZERO,
             waiting: Vec::new(),
             waiting_more: 0,
-            is_long: false,
+            is_long: is_plain,
             github,
-            drive,
+            drive: None,
             part: None,
             chunks: None,
-            dots,
+            dots: match is_plain || run.is_json {
+                true => Dots::Off,
+                false => dots,
+            },
             dots_printed: 0,
             held: String::new(),
             is_held: dots == Dots::AtTheEnd,
@@ -332,16 +337,8 @@ impl Display {
         }
     }
 
-    /// Prints nothing on stdout: an object goes there when all is over.
-    pub(super) fn leave_stdout(&mut self) {
-        self.is_stdout_left = true;
-        self.dots = Dots::Off;
-    }
-
-    /// Prints no dots: a command that is none of the providers' scripts has plain lines only, and
-    /// a summary however short it took.
-    pub(super) fn without_dots(&mut self) {
-        self.dots = Dots::Off;
+    /// Prints the summary also if the run was too short for progress.
+    pub(super) fn always_sum_up(&mut self) {
         self.is_long = true;
     }
 
@@ -1075,13 +1072,21 @@ impl Monitor for Display {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output::OutputForm;
 
     fn display(progress: arguments::ProgressMode) -> Display {
         let showing = DisplayArguments {
             progress,
             ..DisplayArguments::default()
         };
-        let mut display = Display::new("tool", Way::Up, None, &showing, "");
+        let mut display = Display::new(&ShownRun {
+            form: OutputForm::new("tool", "tool/1"),
+            is_json: false,
+            way: Way::Up,
+            showing: &showing,
+            about: "",
+            deadline: None,
+        });
         display.started = true;
         display.bytes = Some(4 << 30);
         display.disk_bytes = Some(4 << 30);

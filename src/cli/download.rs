@@ -181,10 +181,6 @@ impl Tool for DownloadArguments {
         &self.file
     }
 
-    fn drive(&self) -> Option<DriveId> {
-        self.drive.id()
-    }
-
     async fn transfer(
         &self,
         display: &mut Display,
@@ -270,6 +266,7 @@ async fn run(
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
+    display.drive = arguments.drive.id();
     let (format, packing) = arguments.output()?;
     display.part = arguments.shard;
     display.offset = arguments.offset.unwrap_or_default();

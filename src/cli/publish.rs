@@ -219,9 +219,7 @@ pub(super) fn main(arguments: &PublishArguments) -> ExitCode {
         way: Way::Publish,
         showing: &common.showing,
         about: &arguments.name,
-        drive: None,
         deadline: common.deadline,
-        is_plain: false,
     };
     run.run(async |display, stop| {
         let done = publish_or_clean_up(arguments, display, stop).await;
@@ -230,9 +228,8 @@ pub(super) fn main(arguments: &PublishArguments) -> ExitCode {
             ..
         })) = &done
         {
-            // Other readers of the name get another drive than before this run, so the summary is
-            // printed even if the run was too short for progress.
-            display.without_dots();
+            // Other readers of the name get another drive than before this run.
+            display.always_sum_up();
         }
         let report = Report {
             drive: None,

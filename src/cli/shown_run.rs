@@ -25,11 +25,7 @@ pub(super) struct ShownRun<'a> {
     pub(super) showing: &'a DisplayArguments,
     /// The image, receipt or name in the title of the display.
     pub(super) about: &'a str,
-    /// The drive, if it is known before an event reports it.
-    pub(super) drive: Option<DriveId>,
     pub(super) deadline: Option<Duration>,
-    /// Whether to print plain lines and a summary instead of the dots of the providers' scripts.
-    pub(super) is_plain: bool,
 }
 
 /// The outcome of a command.
@@ -83,14 +79,7 @@ impl ShownRun<'_> {
         if let Some(error) = self.showing.contradiction() {
             return form.finish(is_json, &Heard::default(), Err(error));
         }
-        let mut display =
-            Display::new(form.program, self.way, self.drive, self.showing, self.about);
-        if self.is_plain {
-            display.without_dots();
-        }
-        if is_json {
-            display.leave_stdout();
-        }
+        let mut display = Display::new(&self);
         let announced = (!self.showing.quiet).then_some(form.program);
         let (outcome, heard) = signals::hearing(announced, self.deadline, async |stop| {
             Ok(work(&mut display, stop).await)

@@ -20,7 +20,6 @@ use super::signals::Heard;
 use super::{access, again, arguments, checksum_line, exit, help};
 use crate::api::{Client, ClientConfig};
 use crate::digest::Digest;
-use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Progress;
 use crate::transfer::{Ended, JOBS_DEFAULT, Patience, RateLimit, Stop, Verify, WebConfig};
@@ -150,9 +149,6 @@ pub(super) trait Tool: Parser {
     /// The image, as the user named it.
     fn image(&self) -> &Path;
 
-    /// The drive, if it is known before the transfer reports it.
-    fn drive(&self) -> Option<DriveId>;
-
     /// Makes the transfer.
     ///
     /// # Errors
@@ -228,9 +224,7 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
         way,
         showing: &common.showing,
         about: &image,
-        drive: tool.drive(),
         deadline: common.deadline,
-        is_plain: form.program == T::COMMAND,
     };
     run.run(async |display, stop| {
         let transferred = tool.transfer(display, stop).await;

@@ -232,11 +232,6 @@ impl Tool for UploadArguments {
         self.image.shown()
     }
 
-    /// A drive given by its name is reported by the transfer, once it was looked up.
-    fn drive(&self) -> Option<DriveId> {
-        None
-    }
-
     async fn transfer(
         &self,
         display: &mut Display,

@@ -110,9 +110,7 @@ pub(super) fn main(arguments: &VerifyArguments) -> ExitCode {
         way: Way::Verify,
         showing: &arguments.showing,
         about: &receipt,
-        drive: arguments.drive.as_ref().and_then(DriveReference::id),
         deadline: None,
-        is_plain: false,
     };
     run.run(async |display, stop| {
         let compared = compare(arguments, display, stop).await;
@@ -145,6 +143,7 @@ async fn compare(
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Compared> {
+    display.drive = arguments.drive.as_ref().and_then(DriveReference::id);
     let path = &arguments.receipt;
     let receipt = read_receipt_if(path, |bytes| match &arguments.pubkey {
         Some(public) => signing::check(path, bytes, public),
