@@ -9,13 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{CommandFactory, Parser};
 use rustix::fs::Mode;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tracing::Level;
 use tracing_subscriber::fmt::format::Writer;
@@ -346,7 +346,7 @@ fn run(program: &'static str, words: &[OsString]) -> ExitCode {
         .with_writer(log_writer(args.log_format))
         .with_max_level(level)
         .with_ansi(false);
-    // Fails only if somebody else set one, which then does.
+    // Fails only if a subscriber is installed already; that one is used.
     let _ = match args.log_format {
         // A person who watches it needs neither the date nor the modules of this program.
         LogFormat::Text if io::stderr().is_terminal() => {
@@ -359,17 +359,26 @@ fn run(program: &'static str, words: &[OsString]) -> ExitCode {
             .with_span_list(false)
             .try_init(),
     };
-    let is_announced = AtomicBool::new(false);
-    let stopped_by = AtomicU8::new(exit::SIGINT);
-    match start(args, &is_announced, &stopped_by) {
-        // Only one object is printed: an error after that is reported on stderr.
-        Err(error) if is_json && !is_announced.into_inner() => {
-            form.finish(true, &Heard::default(), Err(error))
+    let (runtime, listening) = match start(args) {
+        Ok(started) => started,
+        Err(error) => return form.finish(is_json, &Heard::default(), Err(error)),
+    };
+    // Only one object is printed, so an error from now on is reported on stderr only.
+    let ended = runtime.block_on(serve(listening));
+    // Do not wait for blocked threads for more than a second.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match ended {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(signal)) => {
+            let name = match signal {
+                Signal::Interrupt => "SIGINT",
+                Signal::Terminate => "SIGTERM",
+            };
+            let what = format!("Stopped by {name} before requests in flight had finished");
+            let error = Error::new(ErrorKind::Cancelled, what);
+            exit::failed(program, &error, exit_code_of(signal))
         }
-        Err(error) if error.kind() == ErrorKind::Cancelled => {
-            exit::failed(program, &error, stopped_by.into_inner())
-        }
-        ended => exit::finish(program, ended),
+        Err(error) => exit::finish(program, Err(error)),
     }
 }
 
@@ -422,7 +431,8 @@ impl<W: io::Write> io::Write for Printable<W> {
     }
 }
 
-fn start(args: ServerArguments, is_announced: &AtomicBool, stopped_by: &AtomicU8) -> Result<()> {
+/// Opens the server, listens, and prints the address.
+fn start(args: ServerArguments) -> Result<(Runtime, ListeningServer)> {
     let addresses = Addresses {
         listen: args.listen,
         metrics: args.metrics,
@@ -461,14 +471,8 @@ fn start(args: ServerArguments, is_announced: &AtomicBool, stopped_by: &AtomicU8
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(|error| Error::new(ErrorKind::Local, "Cannot start the runtime").because(error))?;
-    let result = runtime.block_on(async {
-        let listening = listen_on(server, addresses, &greeting).await?;
-        is_announced.store(true, Ordering::Relaxed);
-        serve(listening, stopped_by).await
-    });
-    // What does not end by itself must not keep the process.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    result
+    let listening = runtime.block_on(listen_on(server, addresses, &greeting))?;
+    Ok((runtime, listening))
 }
 
 /// Where a user's programs keep their data.
@@ -670,9 +674,9 @@ async fn listen_on(
 /// How long a server without requests in flight may take to end.
 const END_OF_IDLE: Duration = Duration::from_millis(300);
 
-/// Serves until a signal stops it. If that did not wait for requests in flight, `stopped_by` is the
-/// exit code for the signal.
-async fn serve(listening: ListeningServer, stopped_by: &AtomicU8) -> Result<()> {
+/// Serves until a signal stops it. Returns a second signal that ended it before requests in flight
+/// had finished.
+async fn serve(listening: ListeningServer) -> Result<Option<Signal>> {
     let ListeningServer {
         server,
         listener,
@@ -684,25 +688,19 @@ async fn serve(listening: ListeningServer, stopped_by: &AtomicU8) -> Result<()> 
     });
     tokio::pin!(running);
     tokio::select! {
-        result = &mut running => return result,
+        result = &mut running => return result.map(|()| None),
         _ = signals.next() => drop(stop),
     }
     // The second signal is from somebody who does not want to wait, unless the first one was sent
     // twice: without requests in flight, the server ends within this time.
     let signal = tokio::select! {
-        result = &mut running => return result,
+        result = &mut running => return result.map(|()| None),
         signal = signals.next() => signal,
     };
-    if let Ok(result) = tokio::time::timeout(END_OF_IDLE, running).await {
-        return result;
+    match tokio::time::timeout(END_OF_IDLE, running).await {
+        Ok(result) => result.map(|()| None),
+        Err(_) => Ok(Some(signal)),
     }
-    let name = match signal {
-        Signal::Interrupt => "SIGINT",
-        Signal::Terminate => "SIGTERM",
-    };
-    let what = format!("Stopped by {name} before requests in flight had finished");
-    stopped_by.store(exit_code_of(signal), Ordering::Relaxed);
-    Err(Error::new(ErrorKind::Cancelled, what))
 }
 
 /// Prints the two lines, or the object; on a terminal with a banner around the lines, on stderr.
