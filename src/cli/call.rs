@@ -81,15 +81,7 @@ pub(super) struct CallArguments {
 
 /// `openhosting api`.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    call(&exit::parse(as_program(words)))
-}
-
-/// Parses the words as the providers' script does. Also returns the first word of the path.
-pub(super) fn of_the_script(words: &[OsString]) -> (CallArguments, String) {
-    let name = [OsString::from(PROGRAM)];
-    let arguments: CallArguments = exit::parse(name.iter().chain(words).cloned());
-    let command = arguments.command.first().cloned().unwrap_or_default();
-    (arguments, command)
+    exit::main(PROGRAM, &as_program(words), call)
 }
 
 /// Makes the call.
@@ -207,6 +199,11 @@ async fn with_notice<T>(answer: impl Future<Output = T>) -> T {
 }
 
 impl CallArguments {
+    /// The first word of the path.
+    pub(super) fn first_word(&self) -> &str {
+        self.command.first().map_or("", String::as_str)
+    }
+
     /// The segments of the path. As in the original script, a space within an argument separates
     /// segments too.
     fn segments(&self) -> impl Iterator<Item = &str> {

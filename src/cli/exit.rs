@@ -169,31 +169,42 @@ pub(super) fn say_object(object: &serde_json::Value) {
     });
 }
 
-/// Parses the command line. Ends the program if it is invalid or asks for help.
-pub(super) fn parse<T: clap::Parser>(words: impl IntoIterator<Item = OsString>) -> T {
-    let words: Vec<_> = words.into_iter().collect();
-    try_parse(&words).unwrap_or_else(|error| {
-        if !error.use_stderr() {
-            error.exit();
-        }
-        let program = program_of::<T>();
-        print_error(&program, &usage::error_of(&error, &program));
-        std::process::exit(i32::from(code_of(ErrorKind::Usage)))
-    })
+/// Parses the command line of `program`, and runs it.
+pub(super) fn main<T: clap::Parser>(
+    program: &str,
+    words: &[OsString],
+    run: impl FnOnce(&T) -> ExitCode,
+) -> ExitCode {
+    parse(program, words, |_| ()).map_or_else(|code| code, |arguments| run(&arguments))
 }
 
-/// The name of a program or command, as the user types it.
-fn program_of<T: clap::Parser>() -> String {
-    let command = T::command();
-    let name = command.get_bin_name().unwrap_or(command.get_name());
-    name.to_owned()
+/// Parses the command line of `program`. If it is invalid, or asks for help, the program has to
+/// end. `before` gets an error before it is printed.
+///
+/// # Errors
+/// The exit code, after the message was printed.
+pub(super) fn parse<T: clap::Parser>(
+    program: &str,
+    words: &[OsString],
+    before: impl FnOnce(&Error),
+) -> Result<T, ExitCode> {
+    try_parse(words).map_err(|error: clap::Error| {
+        if !error.use_stderr() {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        let error = usage::error_of(&error, program);
+        before(&error);
+        print_error(program, &error);
+        ExitCode::from(code_of(ErrorKind::Usage))
+    })
 }
 
 /// Parses the command line.
 ///
 /// # Errors
 /// The error, or the help, without control characters even if the words contain some.
-pub(super) fn try_parse<T: clap::Parser>(words: &[OsString]) -> Result<T, clap::Error> {
+fn try_parse<T: clap::Parser>(words: &[OsString]) -> Result<T, clap::Error> {
     remedies::command_is(T::command);
     T::try_parse_from(words).map_err(|error| {
         // Messages quote the words in several ways, so they are made from words whose control

@@ -67,8 +67,10 @@ fn programs(root: Command) -> [Command; 4] {
 
 /// `openhosting completions`.
 pub(super) fn completions(words: &[OsString], root: Command) -> ExitCode {
-    let arguments: Completions = exit::parse(words.to_vec());
-    exit::finish("openhosting completions", complete(&arguments, root))
+    const PROGRAM: &str = "openhosting completions";
+    exit::main(PROGRAM, words, |arguments: &Completions| {
+        exit::finish(PROGRAM, complete(arguments, root))
+    })
 }
 
 fn complete(arguments: &Completions, root: Command) -> Result<()> {
@@ -112,8 +114,10 @@ fn is_ours(path: &Path) -> bool {
 
 /// `openhosting man`.
 pub(super) fn man(words: &[OsString], root: Command) -> ExitCode {
-    let arguments: Manual = exit::parse(words.to_vec());
-    exit::finish("openhosting man", write(&arguments, root))
+    const PROGRAM: &str = "openhosting man";
+    exit::main(PROGRAM, words, |arguments: &Manual| {
+        exit::finish(PROGRAM, write(arguments, root))
+    })
 }
 
 fn write(arguments: &Manual, root: Command) -> Result<()> {

@@ -8,7 +8,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use super::signals::{self, Heard};
-use super::{exit, printable, usage};
+use super::{exit, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::Stop;
 
@@ -68,18 +68,11 @@ impl OutputForm {
     /// # Errors
     /// The exit code, after the message was printed.
     pub(super) fn parse<T: Parser>(self, words: &[OsString]) -> Result<T, ExitCode> {
-        exit::try_parse(words).map_err(|error: clap::Error| {
-            if !error.use_stderr() {
-                let _ = error.print();
-                return ExitCode::SUCCESS;
-            }
-            let error = usage::error_of(&error, self.program);
-            let code = exit::code_of(ErrorKind::Usage);
+        exit::parse(self.program, words, |error| {
             if self.is_json(words) {
-                let _ = exit::print(&self.print(Value::Null, Some((&error, code))));
+                let failure = (error, exit::code_of(error.kind()));
+                let _ = exit::print(&self.print(Value::Null, Some(failure)));
             }
-            exit::print_error(self.program, &error);
-            ExitCode::from(code)
         })
     }
 

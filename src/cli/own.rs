@@ -281,20 +281,25 @@ fn of_the_script(words: &[OsString]) -> ExitCode {
     if !first.starts_with('-') && !begins_call(&first) {
         return exit::finish(PROGRAM, Err(unknown(&first)));
     }
-    let (arguments, command) = call::of_the_script(words);
-    if begins_call(&command) {
-        return call::call(&arguments);
-    }
-    let error = if own(&command).is_some() {
-        Error::new(
-            ErrorKind::Usage,
-            format!("The flags of \"{command}\" follow it"),
-        )
-        .hint_to(format!("Run: {PROGRAM} {command} --help"))
-    } else {
-        unknown(&command)
-    };
-    exit::finish(PROGRAM, Err(error))
+    let words: Vec<_> = [OsString::from(PROGRAM)]
+        .into_iter()
+        .chain(words.iter().cloned())
+        .collect();
+    exit::main(PROGRAM, &words, |arguments: &call::CallArguments| {
+        let command = arguments.first_word();
+        if begins_call(command) {
+            return call::call(arguments);
+        }
+        let error = match own(command) {
+            Some(_) => {
+                let what = format!("The flags of \"{command}\" follow it");
+                Error::new(ErrorKind::Usage, what)
+                    .hint_to(format!("Run: {PROGRAM} {command} --help"))
+            }
+            None => unknown(command),
+        };
+        exit::finish(PROGRAM, Err(error))
+    })
 }
 
 /// Whether a call of the API begins with this word.

@@ -7,9 +7,11 @@ use clap::Parser;
 
 use super::{environment, exit, help, server};
 
+const PROGRAM: &str = "openhosting version";
+
 /// Prints the version
 #[derive(Debug, Parser)]
-#[command(name = "openhosting-version", bin_name = "openhosting version", after_long_help = help::after("version"))]
+#[command(name = "openhosting-version", bin_name = PROGRAM, after_long_help = help::after("version"))]
 pub(super) struct Version {
     /// Also print commit, target, features and paths
     #[arg(short, long)]
@@ -35,9 +37,14 @@ fn features() -> Vec<&'static str> {
     built.map(|(name, _)| *name).collect()
 }
 
-/// Prints the version.
+/// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments: Version = exit::parse(words.to_vec());
+    exit::main(PROGRAM, words, |arguments: &Version| {
+        exit::finish(PROGRAM, exit::print(&text(arguments)))
+    })
+}
+
+fn text(arguments: &Version) -> String {
     let mut text = format!("openhosting {}\n", env!("CARGO_PKG_VERSION"));
     if arguments.verbose {
         let path = |path: Option<std::path::PathBuf>| {
@@ -68,7 +75,7 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
             text += &format!("{name:<8} {value}\n");
         }
     }
-    exit::finish("openhosting version", exit::print(&text))
+    text
 }
 
 #[cfg(test)]

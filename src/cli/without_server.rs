@@ -34,14 +34,14 @@ pub(super) mod server {
 
     /// Says that there is no server.
     pub fn main() -> ExitCode {
-        let _: ServerArguments = exit::parse(std::env::args_os());
-        exit::finish(PROGRAM, Err(needs_linux("The server")))
+        main_of(&std::env::args_os().collect::<Vec<_>>())
     }
 
     /// `openhosting server`.
     pub(in crate::cli) fn main_of(words: &[OsString]) -> ExitCode {
-        let _: ServerArguments = exit::parse(words.to_vec());
-        exit::finish(PROGRAM, Err(needs_linux("The server")))
+        exit::main(PROGRAM, words, |_: &ServerArguments| {
+            exit::finish(PROGRAM, Err(needs_linux("The server")))
+        })
     }
 }
 
