@@ -73,6 +73,8 @@ pub(super) struct ResolvedAccess {
     endpoint_from: String,
     certificates: Option<Certificates>,
     identity: Option<Identity>,
+    /// Commands for messages.
+    commands: Commands,
 }
 
 /// Where the credentials are.
@@ -103,24 +105,7 @@ impl Access {
     /// # Errors
     /// [`ErrorKind::Usage`] if endpoint or credentials are not defined anywhere, or are invalid.
     pub(super) async fn client(&self, config: ClientConfig, stop: &mut Stop) -> Result<Client> {
-        self.connect(self.resolve()?, config, stop).await
-    }
-
-    /// As [`client`](Self::client), with what these flags were resolved to.
-    pub(super) async fn connect(
-        &self,
-        resolved: ResolvedAccess,
-        config: ClientConfig,
-        stop: &mut Stop,
-    ) -> Result<Client> {
-        let config = ClientConfig {
-            route: Route {
-                commands: Commands::with_flags(self.given()),
-                ..route()?
-            },
-            ..config
-        };
-        stop.unless_asked(resolved.client(config)).await
+        self.resolve()?.client(config, stop).await
     }
 
     /// Parses these flags among the words of a command, which may be incomplete.
@@ -158,8 +143,7 @@ impl Access {
         if !is_quiet {
             return None;
         }
-        let route = route().ok()?;
-        resolved.client(ClientConfig { route, ..config }).await.ok()
+        resolved.client(config, &mut Stop::never()).await.ok()
     }
 
     /// Combines flags, environment and profile. Credentials that are stored elsewhere are not read.
@@ -271,7 +255,7 @@ fn resolve(
         .clone()
         .map(|uri| (uri, "--endpoint".to_owned()));
     let chosen_uri = flag.or_else(|| endpoint_of(&named)).or(uri);
-    let is_theirs = chosen_uri.is_none();
+    let uses_profile_endpoint = chosen_uri.is_none();
     let (endpoint, endpoint_from) = chosen_uri
         .or_else(|| endpoint_of(&other))
         .ok_or_else(|| missing("Please set OHURI=<API endpoint URI>"))?;
@@ -308,7 +292,7 @@ fn resolve(
     let files = match named {
         Some(profile) => profile.files,
         None => other
-            .filter(|_| is_theirs)
+            .filter(|_| uses_profile_endpoint)
             .map(|other| other.files)
             .unwrap_or_default(),
     };
@@ -326,6 +310,7 @@ fn resolve(
         identity: cert
             .map(|cert| identity(&cert, key.as_deref()))
             .transpose()?,
+        commands: Commands::with_flags(flags.given()),
     })
 }
 
@@ -451,12 +436,37 @@ impl CredentialSource {
             }
         }
     }
+
+    /// The credentials. If the key must be asked for, or a command prints them, this may wait for a
+    /// person.
+    async fn fetch(self) -> Result<Credentials> {
+        let (text, place) = match self {
+            Self::Environment(text, _) => (text, None),
+            Self::Profile(name, reference) => {
+                let text = reference.fetch(&name).await?;
+                (
+                    text,
+                    Some(format!("The credentials of the profile {name:?}")),
+                )
+            }
+        };
+        match Credentials::split(&text) {
+            (user, Some(key)) => Credentials::new(user, key),
+            (user, None) if user.parse::<Uuid>().is_err() => Err(no_credentials(place)?),
+            (user, None) => Credentials::new(user, &**environment::ask_for_key().await?),
+        }
+    }
 }
 
 impl ResolvedAccess {
-    /// Where the credentials are defined, and what to do if the endpoint refuses them.
-    pub(super) fn credentials(&self) -> (String, String) {
-        (self.credentials.place(), self.credentials.if_refused())
+    /// Where the credentials are defined.
+    pub(super) fn credentials_from(&self) -> String {
+        self.credentials.place()
+    }
+
+    /// What to do if the endpoint refuses the credentials.
+    pub(super) fn if_refused(&self) -> String {
+        self.credentials.if_refused()
     }
 
     /// The endpoint, and where it is defined.
@@ -475,31 +485,19 @@ impl ResolvedAccess {
         self.certificates
     }
 
-    async fn client(self, config: ClientConfig) -> Result<Client> {
-        let (text, place) = match self.credentials {
-            CredentialSource::Environment(text, _) => (text, None),
-            CredentialSource::Profile(name, reference) => {
-                let text = reference.fetch(&name).await?;
-                (
-                    text,
-                    Some(format!("The credentials of the profile {name:?}")),
-                )
-            }
-        };
-        let credentials = match Credentials::split(&text) {
-            (user, Some(key)) => Credentials::new(user, key)?,
-            (user, None) if user.parse::<Uuid>().is_err() => return Err(no_credentials(place)?),
-            (user, None) => Credentials::new(user, &**environment::ask_for_key().await?)?,
-        };
+    /// As [`Access::client`].
+    pub(super) async fn client(self, config: ClientConfig, stop: &mut Stop) -> Result<Client> {
         let config = ClientConfig {
             certificates: self.certificates,
             identity: self.identity,
             route: Route {
                 endpoint_from: Some(self.endpoint_from),
-                ..config.route
+                commands: self.commands,
+                ..route()?
             },
             ..config
         };
+        let credentials = stop.unless_asked(self.credentials.fetch()).await?;
         Client::new(self.endpoint, &credentials, &config)
     }
 }

@@ -83,15 +83,15 @@ async fn checks(arguments: &DoctorArguments, mut stop: Stop) -> Result<Vec<Check
             let address = Address {
                 endpoint: endpoint.clone(),
                 from: from.to_owned(),
-                credentials: resolved.credentials(),
+                credentials_from: resolved.credentials_from(),
+                if_refused: resolved.if_refused(),
             };
             let proxy = proxy(&resolved)?;
             let config = ClientConfig {
                 outage: wait_lines::MAX_OUTAGE,
                 ..ClientConfig::default()
             };
-            let client = arguments.access.connect(resolved, config, &mut stop).await;
-            let (wrong_endpoint, called) = match client {
+            let (wrong_endpoint, called) = match resolved.client(config, &mut stop).await {
                 Err(error) => (None, vec![Check("credentials", Found::Broken(error))]),
                 Ok(client) => {
                     let called = async { Ok(call(&client, &address).await) };
@@ -129,8 +129,10 @@ fn proxy(resolved: &access::ResolvedAccess) -> Result<Option<Check>> {
 struct Address {
     endpoint: Endpoint,
     from: String,
-    /// Where the credentials are defined, and what to do if the endpoint refuses them.
-    credentials: (String, String),
+    /// Where the credentials are defined.
+    credentials_from: String,
+    /// What to do if the endpoint refuses the credentials.
+    if_refused: String,
 }
 
 /// Makes a call, which shows whether endpoint, connection, credentials and clock are correct.
@@ -149,7 +151,7 @@ async fn call(client: &Client, address: &Address) -> (Option<Found>, Vec<Check>)
     let mut wrong_endpoint = None;
     match answer.map_err(|failure| Answer::of(failure, address)) {
         Ok(()) => {
-            let from = &address.credentials.0;
+            let from = &address.credentials_from;
             let accepted = format!("accepted, of the user {} (from {from})", client.user());
             checks.push(Check("credentials", Found::Fine(accepted)));
         }
@@ -186,10 +188,10 @@ impl Answer {
                     ErrorKind::Unauthenticated,
                     format!(
                         "The endpoint refuses them (from {}): {failure}",
-                        address.credentials.0
+                        address.credentials_from
                     ),
                 )
-                .hint_to(address.credentials.1.clone()),
+                .hint_to(address.if_refused.clone()),
             ),
             Some(402) => Self::Credentials(failure.into_error("The endpoint refuses the account")),
             // Any 5xx, not only one that may pass: the advice to ask who runs the endpoint is right
