@@ -8,7 +8,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use serde_json::{Value, json};
-use unicode_width::UnicodeWidthStr;
 use uuid::Uuid;
 
 use super::access::Access;
@@ -19,6 +18,7 @@ use super::drives::{drives_that, each_drive, look_at_drive, remove_drive};
 use super::json_list::JsonList;
 use super::output::{CommandOutput, OutputForm, error_object};
 use super::signals::{self, Heard};
+use super::text_table::table;
 use super::wait_lines::{self, WaitLines};
 use super::{complete, exit, help, printable, screen};
 use crate::amounts::{exact_size, size};
@@ -238,7 +238,7 @@ fn name(drive: &DriveInfo) -> &str {
 
 /// The lines of `show`. `state` are those about the state of the drive.
 fn described(drive: &DriveInfo, state: &[(&str, String)], is_long: bool) -> String {
-    let pair = |key: &str, value: &str| (printable::line(key), printable::line(value));
+    let pair = |key: &str, value: &str| [key, value].map(str::to_owned);
     let bytes = exact_size(drive.size);
     let mut lines = vec![
         pair("Name", name(drive)),
@@ -270,22 +270,11 @@ fn described(drive: &DriveInfo, state: &[(&str, String)], is_long: bool) -> Stri
     lines.extend(others.map(|(key, value)| pair(key, value)));
     // Two tables with an empty line between: a digest would not fit beside the long keys of the API.
     let (ours, theirs) = lines.split_at(own_lines);
-    let tables = [ours, theirs].map(aligned);
-    match theirs.is_empty() {
-        true => tables.concat(),
-        false => tables.join("\n"),
-    }
-}
-
-/// Keys and values in two columns.
-fn aligned(lines: &[(String, String)]) -> String {
-    let width = lines.iter().map(|(key, _)| key.width()).max().unwrap_or(0);
-    let mut text = String::new();
-    for (key, value) in lines {
-        let spaces = width.saturating_sub(key.width());
-        let _ = writeln!(text, "{key}{:spaces$}  {value}", "");
-    }
-    text
+    let tables = [ours, theirs].into_iter().filter(|lines| !lines.is_empty());
+    let tables: Vec<_> = tables
+        .map(|lines| table(lines.iter().cloned(), &[]))
+        .collect();
+    tables.join("\n")
 }
 
 /// A drive for programs. Its keys are a promise: docs/user/json.md.
