@@ -23,7 +23,7 @@ use super::shown_run::{RunOutcome, ShownRun};
 use super::signals::Heard;
 use super::signing::{Signer, is_signature, signature_of};
 use super::tool::CommonArguments;
-use super::unfinished::{Continuation, LeftBehind};
+use super::unfinished::{Continuation, with_removal};
 use super::written_files::{WrittenFile, check_written};
 use super::{arguments, complete, environment, help, image_notices, quote};
 use crate::amounts::{duration, size};
@@ -397,8 +397,8 @@ fn texts(drives: &[DriveId]) -> Vec<String> {
     drives.iter().map(ToString::to_string).collect()
 }
 
-/// The unfinished drive, and how to remove it.
-fn left_behind(arguments: &PublishArguments, drive: DriveId) -> LeftBehind {
+/// The line about the unfinished drive, and how to remove it.
+fn left_behind(arguments: &PublishArguments, drive: DriveId) -> String {
     let mut cleanup = format!(
         "openhosting publish --name {}{}",
         quote(&arguments.name),
@@ -415,10 +415,8 @@ fn left_behind(arguments: &PublishArguments, drive: DriveId) -> LeftBehind {
             cleanup.push_str(&format!(" {flag} {}", quote(&value)));
         }
     }
-    LeftBehind {
-        what: format!("Drive {drive} is unfinished"),
-        removal: Some(format!("{cleanup} --cleanup")),
-    }
+    let what = format!("Drive {drive} is unfinished");
+    with_removal(&what, &format!("{cleanup} --cleanup"))
 }
 
 async fn publish_or_clean_up(

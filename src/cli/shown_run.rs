@@ -11,7 +11,7 @@ use super::display::{Display, DisplayArguments, RunEnd, Way};
 use super::github::Report;
 use super::output::{CommandOutput, OutputForm};
 use super::signals::{self, Heard};
-use super::unfinished::{Continuation, LeftBehind, Unfinished};
+use super::unfinished::{Continuation, Unfinished};
 use super::{exit, screen};
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
@@ -38,8 +38,8 @@ pub(super) struct RunOutcome<'a> {
     pub(super) resume: Option<(DriveId, u64)>,
     /// The lines of the original scripts about how to continue, which logs still contain.
     pub(super) original: Vec<String>,
-    /// What the run leaves on the endpoint.
-    pub(super) left_behind: Option<LeftBehind>,
+    /// A line about what the run leaves on the endpoint.
+    pub(super) left_behind: Option<String>,
     /// How another run continues this one, if it can.
     pub(super) continuation: Option<Continuation>,
     /// Whether the same command continues with what earlier runs stored, if `continuation` is
@@ -118,7 +118,6 @@ impl ShownRun<'_> {
             exit_code: end.exit_code,
             position: shown.position,
         });
-        let said = (outcome.original, outcome.left_behind);
         let continuation = outcome.continuation.or_else(|| {
             let command = || Continuation {
                 is_kept: outcome.is_kept,
@@ -126,7 +125,13 @@ impl ShownRun<'_> {
             };
             unfinished?.is_resumable().then(command)
         });
-        let lines = last_lines(form.program, said, continuation, unfinished);
+        let lines = last_lines(
+            form.program,
+            outcome.original,
+            outcome.left_behind,
+            continuation,
+            unfinished,
+        );
         let go_on = lines.iter().map(|line| ("To go on", line.clone()));
         report.rows.extend(go_on);
         shown.github.leave(&report, error.as_ref());
@@ -149,7 +154,8 @@ impl ShownRun<'_> {
 /// the run: users and their programs run it without reading it.
 fn last_lines(
     program: &str,
-    (original, left_behind): (Vec<String>, Option<LeftBehind>),
+    original: Vec<String>,
+    left_behind: Option<String>,
     continuation: Option<Continuation>,
     unfinished: Option<Unfinished>,
 ) -> Vec<String> {
@@ -159,7 +165,7 @@ fn last_lines(
         true => original,
         false => Vec::new(),
     };
-    lines.extend(left_behind.map(LeftBehind::line));
+    lines.extend(left_behind);
     let Some(unfinished) = unfinished else {
         return lines;
     };

@@ -36,24 +36,11 @@ impl Continuation {
     }
 }
 
-/// What a run that did not finish leaves on the endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LeftBehind {
-    /// A sentence about it, such as `Drive 31a9bd80 is unfinished`.
-    pub(super) what: String,
-    /// The command that removes it, if it may be removed.
-    pub(super) removal: Option<String>,
-}
-
-impl LeftBehind {
-    /// One line. It never ends with the command, so that nobody takes the removal for the command
-    /// that continues.
-    pub(super) fn line(self) -> String {
-        match self.removal {
-            Some(removal) => format!("{} (to remove it: {removal})", self.what),
-            None => self.what,
-        }
-    }
+/// The line about what a run leaves on the endpoint, such as `Drive 31a9bd80 is unfinished`, with
+/// the command that removes it. The line never ends with the command, so that nobody takes the
+/// removal for the command that continues.
+pub(super) fn with_removal(what: &str, removal: &str) -> String {
+    format!("{what} (to remove it: {removal})")
 }
 
 /// The end of a run that did not finish.

@@ -19,7 +19,7 @@ use super::reached::{Reached, how_to_serve, jobs_for};
 use super::shown_run::RunOutcome;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool};
 use super::trace::{TraceMonitor, is_trace};
-use super::unfinished::{Continuation, LeftBehind};
+use super::unfinished::{Continuation, with_removal};
 use super::written_files::{WrittenFile, check_written};
 use super::{again, arguments, complete, environment, exit, help, image_notices, quote};
 use crate::advice::Remedy;
@@ -875,19 +875,16 @@ fn can_continue(error: &Error) -> bool {
 }
 
 /// What the upload leaves behind, if the same command would fail again with the same image.
-fn left_behind(arguments: &UploadArguments, interrupted: &Interrupted) -> Option<LeftBehind> {
+fn left_behind(arguments: &UploadArguments, interrupted: &Interrupted) -> Option<String> {
     let resume = interrupted.resume;
     let resume = resume.filter(|_| interrupted.error.is_permanent())?;
     let drive = resume.drive;
     Some(match resume.is_ours {
-        true => LeftBehind {
-            what: format!("Drive {drive}, created for this upload, does not hold the image"),
-            removal: Some(arguments.commands().removal(drive)),
-        },
-        false => LeftBehind {
-            what: format!("Drive {drive} holds part of this upload, and not the image"),
-            removal: None,
-        },
+        true => {
+            let what = format!("Drive {drive}, created for this upload, does not hold the image");
+            with_removal(&what, &arguments.commands().removal(drive))
+        }
+        false => format!("Drive {drive} holds part of this upload, and not the image"),
     })
 }
 
