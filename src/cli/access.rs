@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::config::{ConfigFile, Profile, Reference};
 use super::proxies::{self, FromEnvironment};
-use super::{candidates, environment, help, quote, remedies, secret_files};
+use super::{candidates, environment, help, prompt, quote, remedies, secret_files};
 use crate::api::{Certificates, Client, ClientConfig, Endpoint, Identity, Route, Web};
 use crate::commands::Commands;
 use crate::credentials::Credentials;
@@ -453,7 +453,7 @@ impl CredentialSource {
         match Credentials::split(&text) {
             (user, Some(key)) => Credentials::new(user, key),
             (user, None) if user.parse::<Uuid>().is_err() => Err(no_credentials(place)?),
-            (user, None) => Credentials::new(user, &**environment::ask_for_key().await?),
+            (user, None) => Credentials::new(user, &**prompt::ask_for_key().await?),
         }
     }
 }

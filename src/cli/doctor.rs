@@ -18,7 +18,7 @@ use super::config::ConfigFile;
 use super::output::{CommandOutput, OutputForm};
 use super::{environment, exit, help, screen, wait_lines};
 use crate::amounts::{duration, size};
-use crate::api::{Client, ClientConfig, Endpoint};
+use crate::api::{Client, Endpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Failure, Transient};
 use crate::journal::Journal;
@@ -87,11 +87,8 @@ async fn checks(arguments: &DoctorArguments, mut stop: Stop) -> Result<Vec<Check
                 if_refused: resolved.if_refused(),
             };
             let proxy = proxy(&resolved)?;
-            let config = ClientConfig {
-                outage: wait_lines::MAX_OUTAGE,
-                ..ClientConfig::default()
-            };
-            let (wrong_endpoint, called) = match resolved.client(config, &mut stop).await {
+            let client = resolved.client(wait_lines::config(), &mut stop).await;
+            let (wrong_endpoint, called) = match client {
                 Err(error) => (None, vec![Check("credentials", Found::Broken(error))]),
                 Ok(client) => {
                     let called = async { Ok(call(&client, &address).await) };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, IsTerminal};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -20,9 +20,9 @@ use super::output::{CommandOutput, OutputForm, error_object};
 use super::signals::{self, Heard};
 use super::text_table::table;
 use super::wait_lines::{self, WaitLines};
-use super::{complete, exit, help, printable, screen};
+use super::{complete, exit, help, printable, prompt, screen};
 use crate::amounts::{exact_size, size};
-use crate::api::{Client, ClientConfig};
+use crate::api::Client;
 use crate::drive::{Condition, DriveInfo, LocalUploads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::keys::{newest_first, publication};
@@ -101,13 +101,6 @@ pub(super) struct RmArguments {
     drives: Vec<DriveReference>,
 }
 
-fn client_config() -> ClientConfig {
-    ClientConfig {
-        outage: wait_lines::MAX_OUTAGE,
-        ..ClientConfig::default()
-    }
-}
-
 /// Runs one of these commands.
 fn main(
     form: OutputForm,
@@ -126,7 +119,7 @@ fn hearing<T>(
     run: impl AsyncFnOnce(&Client, &Patience, Stop) -> Result<T>,
 ) -> (Result<T>, Heard) {
     signals::hearing(Some(form.program), None, async |mut stop| {
-        let client = access.client(client_config(), &mut stop).await?;
+        let client = access.client(wait_lines::config(), &mut stop).await?;
         let patience = wait_lines::patience();
         let work = run(&client, &patience, stop);
         patience.watching(&mut WaitLines(form.program), work).await
@@ -449,12 +442,7 @@ async fn ask(drives: &[DriveInfo], servers: &BTreeMap<Uuid, String>) -> Result<(
         many => (format!("these {many} drives"), "them"),
     };
     exit::ask(&format!("Destroy {what} and all that is on {them}? [y/N] "));
-    let answer = tokio::task::spawn_blocking(|| {
-        let mut line = String::new();
-        std::io::stdin().lock().read_line(&mut line).map(|_| line)
-    });
-    let answer = answer.await.ok().and_then(std::io::Result::ok);
-    let is_meant = is_yes(&answer.unwrap_or_default());
+    let is_meant = is_yes(&prompt::line().await.unwrap_or_default());
     is_meant
         .then_some(())
         .ok_or_else(|| refuse(ErrorKind::Local, "the answer was not yes"))

@@ -2,12 +2,8 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use zeroize::Zeroizing;
-
-use super::prompt;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::private_directory;
@@ -18,23 +14,6 @@ pub(super) const STATE_HOME: &str = "XDG_STATE_HOME";
 
 /// The hint if the directory for state cannot be used.
 const SET_STATE: &str = "Set XDG_STATE_HOME to a directory that you can write to";
-
-/// Asks for the key of the user without echo, as the original scripts do.
-pub(super) async fn ask_for_key() -> Result<Zeroizing<String>> {
-    let cannot = |why: &str| {
-        let what = format!("The credentials hold no secret API key, and {why}");
-        Error::new(ErrorKind::Usage, what).hint_to("Set OHAUTH=<user uuid>:<secret API key>")
-    };
-    if !std::io::stdin().is_terminal() && !std::io::stderr().is_terminal() {
-        return Err(cannot("there is no terminal to ask on"));
-    }
-    match prompt::secret(prompt::SECRET_KEY.to_owned()).await {
-        Err(error) if error.kind() == ErrorKind::Usage => {
-            Err(cannot("it cannot be asked for").because(error))
-        }
-        answer => answer,
-    }
-}
 
 /// The home directory of the user: `HOME`, or that of the passwd entry if it exists.
 pub(super) fn home() -> Option<PathBuf> {
@@ -69,16 +48,18 @@ pub(super) fn base_of_system((variable, below): Base) -> Option<PathBuf> {
     })
 }
 
-/// Where a user's programs store their state: `XDG_STATE_HOME`, the first `StateDirectory=` of a
-/// systemd service, or that of the system (below the home directory, or `LOCALAPPDATA`).
+/// Where this program stores its state: `openhosting` in `XDG_STATE_HOME`, in the first
+/// `StateDirectory=` of a systemd service, or in that of the system (below the home directory, or
+/// `LOCALAPPDATA`).
 pub(super) fn state_directory() -> Option<PathBuf> {
     let of_service = || {
         let all = env::var_os("STATE_DIRECTORY")?;
         env::split_paths(&all).find(|path| path.is_absolute())
     };
-    base_directory("XDG_STATE_HOME")
+    let base = base_directory("XDG_STATE_HOME")
         .or_else(of_service)
-        .or_else(|| base_of_system(BASE_OF_STATE))
+        .or_else(|| base_of_system(BASE_OF_STATE))?;
+    Some(base.join("openhosting"))
 }
 
 /// The error if there is no [`state_directory`].
@@ -96,9 +77,9 @@ pub(super) fn config_file() -> Option<PathBuf> {
     Some(directory.join("openhosting").join("config.toml"))
 }
 
-/// A directory of this program below the state directory.
+/// A directory below the [`state_directory`].
 pub(super) fn state_of(name: &str) -> Option<PathBuf> {
-    Some(state_directory()?.join("openhosting").join(name))
+    Some(state_directory()?.join(name))
 }
 
 /// The first of these variables that is set and not empty.

@@ -15,16 +15,16 @@ use crate::findings::Findings;
 /// Maximum bytes of such a file.
 const BYTES_MAX: u64 = 1 << 20;
 
-/// The file for `endpoint`: `openhosting/findings/HASH.json` below the
+/// The file for `endpoint`: `findings/HASH.json` below the
 /// [state directory](environment::state_directory), where HASH is the first 16 hexadecimal
 /// digits of the SHA-256 of the endpoint, without a slash at its end.
 pub(super) fn path(endpoint: &str) -> Result<PathBuf> {
-    let state = environment::state_directory().ok_or_else(|| {
+    let directory = environment::state_of("findings").ok_or_else(|| {
         environment::no_state_directory("the findings")
             .hint_to("Probe with --no-save to keep no findings")
     })?;
     let hash = Digest::of(endpoint.trim_end_matches('/').as_bytes()).to_string();
-    Ok(state.join(format!("openhosting/findings/{}.json", &hash[..16])))
+    Ok(directory.join(format!("{}.json", &hash[..16])))
 }
 
 /// The findings of `endpoint`; `None` if it was never probed.

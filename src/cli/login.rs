@@ -3,7 +3,7 @@
 //! credentials.
 
 use std::ffi::OsString;
-use std::io::{BufRead, IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -25,12 +25,9 @@ use crate::api::{Client, ClientConfig, Endpoint};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, private_directory, replace};
-use crate::transfer::{Stop, blocking};
+use crate::transfer::Stop;
 
 const FORM: OutputForm = OutputForm::new("openhosting login", "login/1");
-
-/// Maximum bytes of an answer that the user types. A key has a few dozen.
-const ANSWER_BYTES_MAX: u64 = 4096;
 
 /// Stores the endpoint and credentials of a user as a profile
 ///
@@ -271,7 +268,7 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
     let (user, key) = match is_asking {
         true => ask_user_and_key(user, &plan, &mut stop).await?,
         false => {
-            let line = stop.unless_asked(blocking(read_line)).await?;
+            let line = stop.unless_asked(prompt::line()).await?;
             read_user_and_key(user, &plan, &line)?
         }
     };
@@ -424,9 +421,8 @@ async fn check(
             .as_deref()
             .map(access::certificates)
             .transpose()?,
-        outage: wait_lines::MAX_OUTAGE,
         route,
-        ..ClientConfig::default()
+        ..wait_lines::config()
     };
     let client = Client::new(endpoint.clone(), credentials, &config)?;
     let patience = wait_lines::patience();
@@ -477,7 +473,7 @@ impl Question {
         let shown = present.map_or(String::new(), |present| format!(" [{present}]"));
         loop {
             exit::ask(&format!("{}{shown}: ", self.what));
-            let line = stop.unless_asked(blocking(read_line)).await?;
+            let line = stop.unless_asked(prompt::line()).await?;
             let answer = match (line.trim(), present) {
                 ("", Some(present)) if !line.is_empty() => present,
                 ("", _) => {
@@ -498,16 +494,6 @@ impl Question {
         let what = format!("{} is missing, and stdin is not a terminal", self.what);
         Error::new(ErrorKind::Usage, what).hint_to(self.instead)
     }
-}
-
-/// One line of stdin.
-fn read_line() -> Result<Zeroizing<String>> {
-    let mut line = Zeroizing::new(String::new());
-    let mut stdin = std::io::stdin().lock().take(ANSWER_BYTES_MAX);
-    stdin
-        .read_line(&mut line)
-        .map_err(|cause| Error::new(ErrorKind::Usage, "Cannot read stdin").because(cause))?;
-    Ok(line)
 }
 
 #[cfg(test)]

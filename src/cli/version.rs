@@ -67,10 +67,7 @@ fn text(arguments: &Version) -> String {
             ),
             ("features", features().join(", ")),
             ("config", path(environment::config_file())),
-            (
-                "state",
-                path(environment::state_directory().map(|state| state.join("openhosting"))),
-            ),
+            ("state", path(environment::state_directory())),
         ] {
             text += &format!("{name:<8} {value}\n");
         }

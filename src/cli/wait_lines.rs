@@ -4,12 +4,21 @@ use std::time::Duration;
 
 use super::exit::Notice;
 use crate::amounts::duration;
+use crate::api::ClientConfig;
 use crate::monitor::{Event, Monitor, capital};
 use crate::transfer::Patience;
 
 /// Such a command gives up after this long: a restart of the endpoint takes less, and a user is
 /// waiting for the answer.
-pub(super) const MAX_OUTAGE: Duration = Duration::from_secs(60);
+const MAX_OUTAGE: Duration = Duration::from_secs(60);
+
+/// The settings of the client of such a command.
+pub(super) fn config() -> ClientConfig {
+    ClientConfig {
+        outage: MAX_OUTAGE,
+        ..ClientConfig::default()
+    }
+}
 
 /// The patience of such a command.
 pub(super) fn patience() -> Patience {
