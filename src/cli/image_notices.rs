@@ -5,24 +5,23 @@ use crate::error::Result;
 use crate::image::{Format, Image};
 use crate::transfer::{Stop, blocking};
 
-/// Prints these lines, and the image's own notices. `is_told` says whether its format was given.
+/// Prints notices about an archive, or about a format that was detected because none was `given`,
+/// and the image's own. `does` says what the command would do with a raw image, as in "sends".
 pub(super) async fn show(
     image: Image,
-    lines: Vec<String>,
-    is_told: bool,
+    given: Option<Format>,
+    does: &str,
     display: &mut Display,
     stop: &mut Stop,
 ) -> Result<Image> {
-    display.notices(lines);
-    let looked_at = blocking(move || Ok((image.notices(is_told), image)));
+    display.notices(by_content(&image, given, does));
+    let looked_at = blocking(move || Ok((image.notices(given.is_some()), image)));
     let (notices, image) = stop.unless_asked(looked_at).await?;
     display.notices(notices);
     Ok(image)
 }
 
-/// Notices about an archive, or about a format that was detected because none was `given`. `does`
-/// says what the command would do with a raw image, as in "sends".
-pub(super) fn by_content(image: &Image, given: Option<Format>, does: &str) -> Vec<String> {
+fn by_content(image: &Image, given: Option<Format>, does: &str) -> Vec<String> {
     let Some(member) = image.member() else {
         let format = image.format();
         let is_found = given.is_none() && format != Format::Raw;

@@ -524,8 +524,7 @@ async fn work(
     let image = stop.unless_asked(open_image(path, how, web));
     let image = options.patience.watching(display, image).await?;
     let given = arguments.format;
-    let lines = image_notices::by_content(&image, given, "takes");
-    let image = image_notices::show(image, lines, given.is_some(), display, &mut stop).await?;
+    let image = image_notices::show(image, given, "takes", display, &mut stop).await?;
     if image.disk().is_none() {
         return Err(read_once(path).into());
     }

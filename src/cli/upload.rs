@@ -332,11 +332,10 @@ async fn send(
     let opened = stop.unless_asked(opened);
     let (drive, sha256, image) = patience.watching(display, opened).await?;
     check_sha256(arguments, &image)?;
-    let given = arguments.image.format;
-    let mut lines = image_notices::by_content(&image, given, "sends");
-    lines.extend(packed(arguments, &image));
     check_offset(arguments, image.length())?;
-    let image = image_notices::show(image, lines, given.is_some(), display, &mut stop).await?;
+    display.notices(packed(arguments, &image));
+    let given = arguments.image.format;
+    let image = image_notices::show(image, given, "sends", display, &mut stop).await?;
     let size = drive_size(arguments, image.length())?;
     let mut options = options(arguments, drive, size, patience);
     check_new_drive(arguments, &options.target)?;
@@ -584,22 +583,18 @@ fn options(
         }),
     };
     UploadOptions {
-        target,
         offset: arguments.offset,
         chunk: arguments.chunk,
-        body_bytes_max: None,
         jobs: arguments.common.jobs,
         jobs_min: arguments.common.min_jobs,
         compression: arguments.level,
         patience,
-        journal: JournalOptions::default(),
         compare: arguments.resume_from_drive.is_some(),
         verify: arguments.common.verify,
         checksum: arguments.checksum,
-        selection: None,
         shard: arguments.shard,
-        sha256: None,
         holes: arguments.image.holes,
+        ..UploadOptions::to(target)
     }
 }
 
