@@ -1113,7 +1113,7 @@ impl<'a> Publisher<'a> {
         }
         self.set(drive, properties(keys)?).await?;
         let named = self.info(drive).await?;
-        let is_named = named.properties.get("name") == Some(&self.options.name)
+        let is_named = named.name() == Some(&self.options.name)
             && Mark::of(&named).is_some_and(|mark| mark.digest == Some(self.root));
         if !is_named {
             let what = format!("Drive {drive} did not take its name and its keys");

@@ -134,7 +134,7 @@ fn list(access: &Access) -> Option<Vec<DriveInfo>> {
 /// The words that complete a drive: its name, unless a shell would have to quote it or it does not
 /// mean one drive, and its UUID if the user began to type that or the name cannot be used.
 fn words(drive: &DriveInfo, all: &[DriveInfo], current: &OsStr) -> Vec<(String, Option<String>)> {
-    let name = drive.properties.get("name").unwrap_or_default();
+    let name = drive.name().unwrap_or_default();
     let is_meant = || select(all, name, Several::Newest).is_ok_and(|meant| meant.id == drive.id);
     let is_usable = is_plain(name) && is_meant();
     let what = |word: &str| Some(format!("{word}, {}", size(drive.size)));

@@ -583,7 +583,7 @@ impl Display {
         let (done, _) = self.position();
         let (name, disk) = (&self.name, size(done));
         let took = duration(self.since.elapsed());
-        let drive = self.drive.map_or("?".to_owned(), short);
+        let drive = self.drive.map_or("?".to_owned(), short_id);
         let did = match (self.way, self.part.map(part_of_many)) {
             (Way::Up | Way::Publish, None) => {
                 format!("Uploaded {name} ({disk}) to drive {drive}")
@@ -934,7 +934,7 @@ pub(super) fn to_be_joined(what: &str, part: Shard, program: &str, join: Changes
 }
 
 /// The start of a UUID, which is enough to distinguish a user's drives.
-pub(super) fn short(drive: DriveId) -> String {
+pub(super) fn short_id(drive: DriveId) -> String {
     drive.to_string().chars().take(8).collect()
 }
 

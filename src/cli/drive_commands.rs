@@ -165,7 +165,7 @@ async fn listed(client: &Client, patience: &Patience, is_long: bool) -> Result<S
     let list = each_drive(client, patience, async |drive| {
         let row = Row {
             id: drive.id,
-            name: name(&drive).to_owned(),
+            name: drive.name().unwrap_or_default().to_owned(),
             size: drive.size,
             state: Condition::of(&drive, &uploads),
             published_ms: publication(&drive).and_then(|publication| publication.published_ms),
@@ -225,16 +225,12 @@ pub(super) fn rm(arguments: &RmArguments) -> ExitCode {
     RM.finish(arguments.json, &heard, output)
 }
 
-fn name(drive: &DriveInfo) -> &str {
-    drive.properties.get("name").unwrap_or_default()
-}
-
 /// The lines of `show`. `state` are those about the state of the drive.
 fn described(drive: &DriveInfo, state: &[(&str, String)], is_long: bool) -> String {
     let pair = |key: &str, value: &str| [key, value].map(str::to_owned);
     let bytes = exact_size(drive.size);
     let mut lines = vec![
-        pair("Name", name(drive)),
+        pair("Name", drive.name().unwrap_or_default()),
         pair("UUID", &drive.id.to_string()),
         pair("Size", &bytes),
     ];
@@ -356,7 +352,7 @@ fn removal(drives: Vec<(DriveInfo, Result<()>)>, heard: &Heard) -> CommandOutput
     for (drive, removed) in drives {
         let mut object = json!({
             "drive": drive.id.to_string(),
-            "name": drive.properties.get("name"),
+            "name": drive.name(),
             "removed": removed.is_ok(),
         });
         match removed {
@@ -365,7 +361,7 @@ fn removal(drives: Vec<(DriveInfo, Result<()>)>, heard: &Heard) -> CommandOutput
                     answer.text,
                     "Removed {} {}",
                     drive.id,
-                    printable::line(name(&drive))
+                    printable::line(drive.name().unwrap_or_default())
                 );
             }
             Err(error) => {
@@ -434,7 +430,7 @@ async fn ask(drives: &[DriveInfo], servers: &BTreeMap<Uuid, String>) -> Result<(
         exit::say(&format!(
             "{}  {}, {size}{used}",
             drive.id,
-            printable::line(name(drive))
+            printable::line(drive.name().unwrap_or_default())
         ));
     }
     let (what, them) = match drives.len() {

@@ -117,18 +117,14 @@ impl DriveReference {
     }
 }
 
-fn name(drive: &DriveInfo) -> Option<&str> {
-    drive.properties.get("name")
-}
-
 /// Whether the word may be the drive's name, mistyped.
 fn is_similar(drive: &DriveInfo, word: &str) -> bool {
-    usage::nearest(word, name(drive)).is_some()
+    usage::nearest(word, drive.name()).is_some()
 }
 
 /// Adds the name of the drive that was probably meant.
 fn with_nearest(error: Error, similar: &[DriveInfo], word: &str) -> Error {
-    match usage::nearest(word, similar.iter().filter_map(name)) {
+    match usage::nearest(word, similar.iter().filter_map(DriveInfo::name)) {
         Some(name) => error.hint_to(format!(
             "Did you mean {name:?}? List your drives with: openhosting ls"
         )),

@@ -1,6 +1,5 @@
-//! Requests about drives that several commands make: list them, look at one, look up the name of the
-//! server that uses one, and remove one. A request that fails is repeated, except where a function
-//! says otherwise.
+//! Requests about drives that several commands make: list them, look at one, and remove one. A
+//! request that fails is repeated, except where a function says otherwise.
 
 use crate::advice::Advice;
 use crate::api::Client;

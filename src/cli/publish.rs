@@ -14,7 +14,7 @@ use serde_json::json;
 use super::again::Changes;
 use super::arguments::{open_image, web_url};
 use super::candidates::{self, TIERS};
-use super::display::{Display, Way, part_of_many, short, to_be_joined};
+use super::display::{Display, Way, part_of_many, short_id, to_be_joined};
 use super::github::Report;
 use super::local::endpoint_name;
 use super::output::OutputForm;
@@ -263,8 +263,8 @@ fn rows(arguments: &PublishArguments) -> Vec<(&'static str, String)> {
 
 /// The lines that say what was done.
 fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Vec<String> {
-    let (name, drive) = (&arguments.name, short(done.drive));
-    let removed = done.destroyed.iter().map(|drive| short(*drive));
+    let (name, drive) = (&arguments.name, short_id(done.drive));
+    let removed = done.destroyed.iter().map(|drive| short_id(*drive));
     let removed: Vec<_> = removed.collect();
     let removed = (!removed.is_empty())
         .then(|| format!("Removed older drives of {name}: {}", removed.join(" ")));
@@ -290,7 +290,7 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
     };
     let base = done.how.base();
     let on_top = base.map_or(String::new(), |base| {
-        format!(" on top of drive {}", short(base))
+        format!(" on top of drive {}", short_id(base))
     });
     let verified = match (done.verified.checked, done.verified.of) {
         (0, _) => "not verified",
@@ -382,7 +382,7 @@ fn unfinished(
         .filter(|_| !is_permanent)
         .map(|drive| Continuation {
             is_kept: true,
-            place: Some(format!("on drive {}", short(drive))),
+            place: Some(format!("on drive {}", short_id(drive))),
             ..Continuation::again(PROGRAM)
         });
     let drive = unfinished.map(|drive| drive.to_string());

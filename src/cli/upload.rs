@@ -10,7 +10,7 @@ use clap::{CommandFactory, Parser};
 use super::again::Changes;
 use super::arguments::{ImageArguments, open_image};
 use super::candidates::{self, TIERS};
-use super::display::{Display, Way, other_parts, short};
+use super::display::{Display, Way, other_parts, short_id};
 use super::drive_reference::DriveReference;
 use super::drive_state::{Written, forget_uploads};
 use super::local::{LOCAL, endpoint_name};
@@ -725,9 +725,7 @@ async fn same_name(
     if path.is_some_and(|path| path.symlink_metadata().is_ok()) {
         return Ok(None);
     }
-    let has_name = |drive: &DriveInfo| {
-        drive.properties.get("name") == Some(&*spec.name) && Some(drive.id) != known
-    };
+    let has_name = |drive: &DriveInfo| drive.name() == Some(&*spec.name) && Some(drive.id) != known;
     let Ok(drives) = client.drives_that(has_name).await else {
         return Ok(None);
     };
@@ -912,7 +910,7 @@ fn continuation(arguments: &UploadArguments, interrupted: &Interrupted) -> Optio
     Some(Continuation {
         command: again::changed(PROGRAM, changes),
         is_kept: true,
-        place: Some(format!("on drive {}", short(resume.drive))),
+        place: Some(format!("on drive {}", short_id(resume.drive))),
         needs,
     })
 }

@@ -245,8 +245,7 @@ fn candidates(drives: Vec<DriveInfo>, spec: &DriveSpec, token: &str) -> Found {
             Some(theirs) if theirs.trim() == token => found.push(drive),
             Some(_) => {}
             None => {
-                let is_alike = drive.size >= spec.size
-                    && drive.properties.get("name") == Some(spec.name.as_str());
+                let is_alike = drive.size >= spec.size && drive.name() == Some(spec.name.as_str());
                 if is_alike {
                     alike.push(drive.id);
                 }

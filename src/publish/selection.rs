@@ -153,7 +153,7 @@ fn counted(word: &str) -> Option<(&str, usize)> {
 }
 
 fn has_name(drive: &DriveInfo, name: &str) -> bool {
-    drive.properties.get("name") == Some(name)
+    drive.name() == Some(name)
 }
 
 fn is_prefix(word: &str) -> bool {
@@ -193,7 +193,7 @@ fn sorted<'d>(drives: &[&'d DriveInfo]) -> Vec<&'d DriveInfo> {
 fn ambiguous(uploads: &LocalUploads, what: String, hint: &str, drives: &[&DriveInfo]) -> Error {
     let mut lines = vec![format!("{hint}:")];
     let all = sorted(drives);
-    let name = |drive: &DriveInfo| drive.properties.get("name").unwrap_or_default().to_owned();
+    let name = |drive: &DriveInfo| drive.name().unwrap_or_default().to_owned();
     let is_one_name = all.windows(2).all(|pair| name(pair[0]) == name(pair[1]));
     for drive in all.iter().take(CANDIDATES_MAX) {
         let mut line = format!("  {}  {}", drive.id, size(drive.size));

@@ -501,7 +501,7 @@ fn overwritten(drive: &DriveInfo, target: &Target, size: u64) -> Option<String> 
     }
     let id = drive.id;
     if is_published(drive) {
-        let name = drive.properties.get("name").unwrap_or_default();
+        let name = drive.name().unwrap_or_default();
         return Some(format!(
             "Drive {id} was published as {name:?}. This upload overwrites it, so it does not count as published any more"
         ));

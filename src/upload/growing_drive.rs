@@ -67,7 +67,7 @@ impl Room {
             drive: Drive {
                 client: client.clone(),
                 id: drive.id,
-                name: drive.properties.get("name").map(str::to_owned),
+                name: drive.name().map(str::to_owned),
                 writes: Arc::default(),
                 patience: patience.clone(),
             },

@@ -138,6 +138,11 @@ impl DriveInfo {
         })
     }
 
+    /// Its name. Drives may have the same one.
+    pub fn name(&self) -> Option<&str> {
+        self.properties.get("name")
+    }
+
     /// The claim on the drive: the running server that uses it, if any.
     pub fn claimed(&self) -> Option<&str> {
         claimed(&self.properties)
@@ -192,7 +197,7 @@ pub fn state_of(keys: &Properties) -> Option<&str> {
 pub fn named<'d>(drives: &'d [DriveInfo], name: &str) -> impl Iterator<Item = &'d DriveInfo> {
     drives
         .iter()
-        .filter(move |drive| drive.properties.get("name") == Some(name))
+        .filter(move |drive| drive.name() == Some(name))
 }
 
 /// The parameters of a new drive: the body of `drives/create` (docs/dev/reference.md, 1.4).
