@@ -13,15 +13,6 @@ use crate::commands::Commands;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{Config, Server};
 
-/// The prefix of the name of such an endpoint.
-pub(super) const LOCAL: &str = "local ";
-
-/// Identifies the endpoint that serves `directory`, because its port is different each time.
-pub(super) fn endpoint_name(directory: &Path) -> String {
-    let path = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
-    format!("{LOCAL}{}", path.display())
-}
-
 /// A server inside this process.
 #[derive(Debug)]
 pub(super) struct Local {

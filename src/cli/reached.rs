@@ -12,6 +12,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::findings::{Findings, GzipWrites};
 use crate::transfer::Stop;
 
+/// The prefix of the name of an endpoint that is a server for a directory.
+pub(super) const LOCAL: &str = "local ";
+
+/// Identifies the endpoint that serves `directory`, because its port is different each time.
+pub(super) fn endpoint_name(directory: &Path) -> String {
+    let path = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    format!("{LOCAL}{}", path.display())
+}
+
 /// An endpoint, and what earlier runs found out about it.
 pub(super) struct Reached {
     pub(super) client: Client,

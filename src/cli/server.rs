@@ -22,7 +22,6 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
 use self::banner::Banner;
-use self::self_signed::SelfSigned;
 use super::arguments;
 use super::output::OutputForm;
 use super::signals::{Heard, exit_code_of};
@@ -456,9 +455,11 @@ fn start(args: ServerArguments) -> Result<(Runtime, ListeningServer)> {
     let greeting = Greeting {
         is_json,
         shows_key,
-        data: config.directory.clone(),
-        has_page: config.has_page,
-        self_signed,
+        banner: Banner {
+            data: config.directory.clone(),
+            has_page: config.has_page,
+            self_signed,
+        },
     };
     let server = Server::open(config)?;
     server.check_address(addresses.listen.unwrap_or(LISTEN))?;
@@ -590,14 +591,11 @@ struct Addresses {
 struct Greeting {
     is_json: bool,
     shows_key: bool,
-    data: PathBuf,
-    has_page: bool,
-    /// The certificate that it made for itself.
-    self_signed: Option<SelfSigned>,
+    banner: Banner,
 }
 
 impl Greeting {
-    /// Whether a person gets the lines of [`Banner`], which include the address.
+    /// Whether a person gets the lines of the [`Banner`], which include the address.
     fn has_banner(&self) -> bool {
         !self.is_json && io::stdout().is_terminal() && io::stderr().is_terminal()
     }
@@ -649,7 +647,7 @@ async fn listen_on(
             "Did not print the key of the first user, which is in a file"
         );
     }
-    if let Some(files) = &greeting.self_signed {
+    if let Some(files) = &greeting.banner.self_signed {
         let certificate = files.certificate.display();
         tracing::info!(%certificate, "Clients need this certificate: --cacert FILE");
         let missing = files.missing.join(" ");
@@ -716,15 +714,9 @@ fn announce(
     if !greeting.has_banner() {
         return exit::print(&lines);
     }
-    let banner = Banner {
-        data: &greeting.data,
-        uri: &uri,
-        has_page: greeting.has_page,
-        self_signed: greeting.self_signed.as_ref(),
-        address,
-        is_any_port,
-    };
-    banner.above().lines().for_each(exit::say);
+    let banner = &greeting.banner;
+    let above = banner.above(&uri, address, is_any_port);
+    above.lines().for_each(exit::say);
     exit::print(&lines)?;
     banner.below().lines().for_each(exit::say);
     Ok(())

@@ -54,14 +54,6 @@ pub(super) mod local {
     use crate::cli::without_server::needs_linux;
     use crate::error::Result;
 
-    /// What the name of such an endpoint begins with.
-    pub(in crate::cli) const LOCAL: &str = "local ";
-
-    /// Identifies the endpoint that would serve `directory`.
-    pub(in crate::cli) fn endpoint_name(directory: &Path) -> String {
-        format!("{LOCAL}{}", directory.display())
-    }
-
     /// There is none.
     #[derive(Debug)]
     pub(in crate::cli) struct Local(Infallible);
