@@ -135,7 +135,7 @@ pub(super) fn long(
     let rows: Vec<[String; 7]> = rows.collect();
     let head = std::iter::once(HEAD.map(str::to_owned));
     let text = table(head.chain(rows.iter().cloned()), &[1]);
-    if columns.is_none_or(|columns| text.lines().all(|line| line.width() <= columns)) {
+    if columns.is_none_or(|columns| fits(&text, columns)) {
         return text;
     }
     let paragraph = |row: &[String; 7]| {

@@ -163,7 +163,7 @@ pub(super) fn ask(question: &str) {
 
 /// Prints an object on stderr, on one line.
 pub(super) fn say_object(object: &serde_json::Value) {
-    let object = printable::object(object);
+    let object = printable::safe_json(&object.to_string());
     screen::write(|| {
         let _ = writeln!(Waiting(std::io::stderr()), "{object}");
     });

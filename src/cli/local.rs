@@ -12,6 +12,7 @@ use crate::api::{Client, ClientConfig, Route};
 use crate::commands::Commands;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{Config, Server};
+use crate::transfer::blocking;
 
 /// A server inside this process.
 #[derive(Debug)]
@@ -28,11 +29,7 @@ impl Local {
             ..Config::new(directory)
         };
         // Opening reads the disk.
-        let server = tokio::task::spawn_blocking(move || Server::open(server_config))
-            .await
-            .map_err(|cause| {
-                Error::new(ErrorKind::Bug, "Cannot start a server").because(cause)
-            })??;
+        let server = blocking(move || Server::open(server_config)).await?;
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let cannot =
             |cause| Error::new(ErrorKind::Local, "Cannot listen on 127.0.0.1").because(cause);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -297,10 +297,7 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
         .lines()
         .flat_map(|line| screen::stdout_lines(line, 0))
         .collect();
-    Ok(CommandOutput::new(
-        lines.join("\n") + "\n",
-        json!(Value::Null),
-    ))
+    Ok(CommandOutput::new(lines.join("\n") + "\n", Value::Null))
 }
 
 /// Asks for the key on the terminal, and for the user if none is given.

@@ -55,15 +55,9 @@ impl FromEnvironment {
 /// [`ErrorKind::Usage`], which names the variable and not its value, because that may contain a
 /// password.
 pub(super) fn check_proxies() -> Result<()> {
-    const PROXIES: [&str; 6] = [
-        "HTTPS_PROXY",
-        "https_proxy",
-        "HTTP_PROXY",
-        "http_proxy",
-        "ALL_PROXY",
-        "all_proxy",
-    ];
-    for name in PROXIES {
+    for name in [HTTPS, HTTP, ALL].concat() {
+        // The value is read again, because `variable` strips a byte order mark, and the library does
+        // not.
         if variable(&[name])?.is_some() && !is_proxy(&std::env::var(name).unwrap_or_default()) {
             let what = format!("The variable {name} does not name a proxy");
             return Err(Error::new(ErrorKind::Usage, what).hint_to(

@@ -5,7 +5,7 @@
 pub(in crate::cli) type Entry = (&'static str, &'static str);
 
 /// The sections after the flags of a command.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(in crate::cli) struct Sections {
     /// How the values of flags are written, by their names in the help.
     pub(in crate::cli) values: &'static [Entry],
