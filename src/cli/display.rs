@@ -214,7 +214,7 @@ pub(super) struct Display {
     unwritten: Option<std::io::Error>,
     /// The format of progress lines, if there are any.
     lines: Option<Lines>,
-    /// When the last line of progress was due, or a plain one was printed.
+    /// Time since `began` of the last progress line or notice; zero means none yet.
     last_line_at: Duration,
     /// Notices to print with the next plain line, and how many more there are.
     waiting: Vec<String>,
@@ -248,8 +248,9 @@ pub(super) struct Display {
     pub(super) offset: u64,
     /// Bytes of the disk, including those that need not be transferred.
     disk_bytes: Option<u64>,
-    /// When the program, the transfer of chunks or the phase began.
+    /// Start of the program.
     since: Instant,
+    /// Start of the transfer of chunks, or before it of the current phase.
     began: Instant,
     pub(super) progress: Progress,
     /// The current phase, if no chunks are transferred.

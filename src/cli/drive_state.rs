@@ -50,9 +50,8 @@ pub(super) struct Written {
 
 /// Removes the journals of uploads to this drive which stopped: the drive is gone (`written` is
 /// `None`), or another upload has written what they lack. Their commands then make new drives.
-/// Only a journal that can be locked here is one that nothing works on: that of this upload is still
-/// locked, and a file system without locks does not tell. Others stay, which only costs the right
-/// state in `ls`.
+/// Removes only journals it can lock. A running upload holds its lock; where locks do not work,
+/// journals stay, and `ls` may show an outdated state.
 pub(super) async fn forget_uploads(drive: DriveId, written: Option<Written>) {
     let forget = move || {
         forget(drive, written.as_ref());

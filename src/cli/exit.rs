@@ -76,8 +76,8 @@ impl Notice {
         }
     }
 
-    /// The line with what kind of line it is, without the name of the program. In the place of a
-    /// script the line is the same as in earlier versions.
+    /// Prefixes the line with `note: ` or `warning: `. Programs that replace a provider's script omit
+    /// the prefix.
     pub(super) fn labelled(self, program: &str, line: &str) -> String {
         match is_old_script(program) {
             true => line.to_owned(),

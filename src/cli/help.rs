@@ -22,7 +22,7 @@ pub(super) const MACHINES: &str = "Several machines";
 pub(super) const ENDPOINT: &str = "Endpoint and credentials";
 pub(super) const OUTPUT: &str = "Output";
 
-/// Columns of the sections after the flags: as clap takes a terminal to have, at most.
+/// Maximum columns; clap wraps its own help at the same width.
 const COLUMNS: usize = 80;
 
 /// The sections of a command, which is given by its word, or by its name with dashes, as in

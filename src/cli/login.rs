@@ -381,7 +381,7 @@ fn key_of(user: &str, line: &str) -> Result<Zeroizing<String>> {
     Ok(Zeroizing::new(key.to_owned()))
 }
 
-/// The endpoint of this text; a scheme that is missing is named.
+/// Parses an endpoint URI; if only the scheme is missing, the hint adds it.
 fn endpoint_of(text: &str) -> Result<Endpoint> {
     let text = text.trim();
     if text.contains("://") || text.contains('@') {

@@ -1,5 +1,5 @@
-//! `openhosting completions` and `openhosting man`, made of what clap knows of all tools,
-//! so that neither can be behind.
+//! `openhosting completions` and `openhosting man`, generated from the clap definitions, so they
+//! cannot be out of date.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;

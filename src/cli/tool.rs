@@ -240,8 +240,7 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
 }
 
 /// The outcome of a complete transfer. Its digest is printed and its journal removed at the very
-/// end.
-/// `written` is whether the lines before were.
+/// end. `written`: the result of writing the dots and the line about the drive.
 fn complete<T: Tool>(
     tool: &T,
     done: CompleteTransfer,

@@ -89,7 +89,7 @@ impl Unfinished {
             Some((done, total)) => {
                 let of = total.map_or(String::new(), |total| format!(" of {}", size(total)));
                 let place = continuation.place.as_ref();
-                // What was done and is not kept is of no use to the next run.
+                // The next run starts over, so do not report progress.
                 if place.is_none() && !is_stopped {
                     return [format!("{what_for} {needs}:"), continuation.command.clone()];
                 }

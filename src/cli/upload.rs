@@ -750,10 +750,9 @@ async fn same_name(
     )))
 }
 
-/// The drive of an unfinished upload of the same image, with another name of the image, of the
-/// drive or of the endpoint, and a line about it. Without the line the user might not notice that
-/// this upload creates a second drive. Where only the name of the endpoint differs, it is often the
-/// same cloud at another address.
+/// Finds an unfinished upload of this image whose journal has another path, because the image, drive
+/// or endpoint was named differently. Returns its drive and a notice with the command that continues
+/// it.
 async fn unfinished(
     arguments: &UploadArguments,
     options: &UploadOptions,

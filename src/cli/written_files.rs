@@ -45,8 +45,8 @@ pub(super) fn check_written(written: &[WrittenFile<'_>], others: &[(&str, &Path)
     Ok(())
 }
 
-/// Checks that a path can be that of a new file. One that ends in a slash is a directory, and what
-/// makes missing directories would make it.
+/// Checks that a path can be that of a new file. A trailing slash names a directory, which creating
+/// the parents would create.
 ///
 /// # Errors
 /// [`ErrorKind::Local`] if it ends in a slash and nothing is there.
