@@ -17,7 +17,7 @@ use super::format::is_vmdk_description;
 use super::pieces::Pieces;
 use super::signs::HEAD_BYTES;
 use super::stream::StreamFormat;
-use super::{Format, ImageOptions, RawImage, head_of};
+use super::{Format, ImageOptions, RawImage, head_of, unpack_all};
 use crate::advice;
 use crate::advice::{Advice, Remedy};
 use crate::error::{Error, ErrorKind, Result};
@@ -109,15 +109,6 @@ pub(super) fn packed_member(file: &RawImage, format: StreamFormat) -> Error {
         format!("Unpack it, and upload that file: {out} | {tool} > {to} && "),
         Remedy::Upload(unpacked.to_owned()),
     ])
-}
-
-/// How to upload a disk that consists of several files of an archive, one of which is `file`.
-pub(super) fn unpack_all(archive: &str, file: &str) -> Advice {
-    let archive = quote(archive);
-    advice![
-        format!("Unpack all of them, and upload that one: tar -xf {archive} && "),
-        Remedy::Upload(file.to_owned()),
-    ]
 }
 
 /// A command that writes a member, as the archive stores it, to standard output.

@@ -104,6 +104,15 @@ pub struct ImageOptions {
     pub stream: StreamOptions,
 }
 
+/// How to upload a disk that consists of several files of an archive, one of which is `file`.
+fn unpack_all(archive: &str, file: &str) -> Advice {
+    let archive = quoting::quote(archive);
+    advice![
+        format!("Unpack all of them, and upload that one: tar -xf {archive} && "),
+        Remedy::Upload(file.to_owned()),
+    ]
+}
+
 /// The error for an image format that cannot be read in order.
 fn not_in_order(name: impl fmt::Display, format: Format) -> Error {
     let what = format!("{name} comes in order, and {format} has to be read at any place");

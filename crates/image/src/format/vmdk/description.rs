@@ -13,10 +13,9 @@ use super::super::{Container, Format, HEAD_BYTES, SECTOR_BYTES};
 use crate::RawImage;
 use crate::advice;
 use crate::advice::Remedy;
-use crate::archive::unpack_all;
 use crate::error::{Error, ErrorKind, Result};
-use crate::head_of;
 use crate::quoting::quote;
+use crate::{head_of, unpack_all};
 
 /// Maximum bytes of a description in a separate file.
 const TEXT_BYTES_MAX: u64 = 64 << 10;
