@@ -45,6 +45,7 @@ mod screen;
 mod secret_files;
 #[cfg(all(target_os = "linux", feature = "server"))]
 mod server;
+mod showing;
 mod shown_run;
 mod signals;
 #[cfg(feature = "signing")]

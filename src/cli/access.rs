@@ -283,10 +283,9 @@ fn resolve(
         let what = format!(
             "The credentials of the profile {name:?} are for {own}, and are not sent to {endpoint}"
         );
+        let name = quote(name);
         return Err(Error::new(ErrorKind::Usage, what).hint_to(format!(
-            "Name another profile with --profile, or set OHAUTH; --profile {} --endpoint {} sends them there",
-            quote(name),
-            quote(&endpoint.to_string())
+            "Name another profile with --profile, or set OHAUTH; --profile {name} --endpoint {endpoint} sends them there"
         )));
     }
     let files = match named {
@@ -302,14 +301,13 @@ fn resolve(
         Some(cert) => (Some(cert.clone()), flags.key.clone()),
         None => (files.cert, files.key),
     };
+    let identity = cert.map(|cert| identity(&cert, key.as_deref()));
     Ok(ResolvedAccess {
         endpoint,
         endpoint_from,
         credentials,
         certificates: cacert.as_deref().map(certificates).transpose()?,
-        identity: cert
-            .map(|cert| identity(&cert, key.as_deref()))
-            .transpose()?,
+        identity: identity.transpose()?,
         commands: Commands::with_flags(flags.given()),
     })
 }

@@ -9,11 +9,12 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, ValueEnum};
 
 use super::again::Changes;
-use super::display::{Display, Way, to_be_joined};
+use super::display::{Display, to_be_joined};
 use super::drive_reference::DriveReference;
 use super::drive_state;
 use super::other_journals::others;
 use super::reached::findings_of;
+use super::showing::Way;
 use super::shown_run::RunOutcome;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool};
 use super::unfinished::Continuation;

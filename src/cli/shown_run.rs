@@ -3,30 +3,19 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use serde_json::Value;
 
-use super::display::{Display, DisplayArguments, RunEnd, Way};
+use super::display::{Display, RunEnd};
 use super::github::Report;
-use super::output::{CommandOutput, OutputForm};
+use super::output::CommandOutput;
+use super::showing::ShownRun;
 use super::signals::{self, Heard};
 use super::unfinished::{Continuation, Unfinished};
 use super::{exit, screen};
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::Stop;
-
-/// A command that is about to run.
-pub(super) struct ShownRun<'a> {
-    pub(super) form: OutputForm,
-    pub(super) is_json: bool,
-    pub(super) way: Way,
-    pub(super) showing: &'a DisplayArguments,
-    /// The image, receipt or name in the title of the display.
-    pub(super) about: &'a str,
-    pub(super) deadline: Option<Duration>,
-}
 
 /// The outcome of a command.
 #[derive(Default)]

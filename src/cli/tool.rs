@@ -11,11 +11,12 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::access::Access;
-use super::display::{Display, DisplayArguments, Way};
+use super::display::Display;
 use super::exit::Notice;
 use super::github::Report;
 use super::output::OutputForm;
-use super::shown_run::{RunOutcome, ShownRun};
+use super::showing::{DisplayArguments, ShownRun, Way};
+use super::shown_run::RunOutcome;
 use super::signals::Heard;
 use super::{access, again, arguments, checksum_line, exit, help};
 use crate::api::{Client, ClientConfig};

@@ -11,13 +11,14 @@ use rangemap::RangeSet;
 use serde_json::{Value, json};
 
 use super::access::Access;
-use super::display::{Display, DisplayArguments, Way, part_of_many};
+use super::display::{Display, part_of_many};
 use super::drive_reference::DriveReference;
 use super::drive_state;
 use super::drives::look_at_drive;
 use super::github::Report;
 use super::output::OutputForm;
-use super::shown_run::{RunOutcome, ShownRun};
+use super::showing::{DisplayArguments, ShownRun, Way};
+use super::shown_run::RunOutcome;
 use super::{arguments, candidates, complete, help, screen, signing};
 use crate::amounts::{counted, exact_size};
 use crate::api::ClientConfig;
@@ -113,6 +114,7 @@ pub(super) fn main(arguments: &VerifyArguments) -> ExitCode {
         deadline: None,
     };
     run.run(async |display, stop| {
+        display.drive = arguments.drive.as_ref().and_then(DriveReference::id);
         let compared = compare(arguments, display, stop).await;
         let report = display.report(vec![("Receipt", receipt.clone().into_owned())]);
         match compared {
@@ -143,7 +145,6 @@ async fn compare(
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Compared> {
-    display.drive = arguments.drive.as_ref().and_then(DriveReference::id);
     let path = &arguments.receipt;
     let receipt = read_receipt_if(path, |bytes| match &arguments.pubkey {
         Some(public) => signing::check(path, bytes, public),
