@@ -1,12 +1,15 @@
 //! The output of a transfer: the lines of the original scripts on stdout, and progress on stderr as
 //! a bar, as plain lines or as JSON (docs/user/progress.md).
 
-use std::io::{IsTerminal, Write};
+mod script_output;
+
+use std::io::IsTerminal;
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use self::script_output::ScriptOutput;
 use super::again::Changes;
 use super::bar::{Bar, percent};
 use super::exit::Notice;
@@ -21,9 +24,7 @@ use crate::error::ErrorKind;
 use crate::image::part_of as staged_of;
 use crate::locks::lock;
 use crate::monitor::{Event, Monitor, Phase, Progress};
-use crate::nonblocking::Waiting;
 use crate::shard::Shard;
-use crate::system::Stream;
 
 /// Minimum time between two plain lines; a shorter transfer prints no progress.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -44,18 +45,6 @@ fn verb_of(phase: Phase) -> &'static str {
         Phase::Compare => "Compare",
         Phase::Check => "Check",
     }
-}
-
-/// When to print the lines of the original scripts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Dots {
-    /// Never.
-    Off,
-    /// At once.
-    Live,
-    /// At the end, because their reader could print them on the terminal that shows progress, as
-    /// `tee` does.
-    AtTheEnd,
 }
 
 /// Progress as lines.
@@ -111,10 +100,7 @@ pub(super) struct Display {
     name: String,
     /// Whether to print neither dots nor progress nor notes.
     quiet: bool,
-    /// Whether the caller prints on stdout itself.
-    is_stdout_left: bool,
-    /// Why a part of the output was not written, the first time.
-    unwritten: Option<std::io::Error>,
+    script: ScriptOutput,
     /// The format of progress lines, if there are any.
     lines: Option<Lines>,
     /// Time since `began` of the last progress line or notice; zero means none yet.
@@ -135,13 +121,6 @@ pub(super) struct Display {
     refused: Option<(u64, u64)>,
     /// `None` while the number is unknown.
     chunks: Option<u64>,
-    /// When to print the line of dots.
-    dots: Dots,
-    dots_printed: u64,
-    /// Text to print on stdout at the end.
-    held: String,
-    /// Whether stdout gets nothing before the end.
-    is_held: bool,
     bar: Option<Arc<Mutex<Bar>>>,
     /// Bytes to transfer, if known.
     bytes: Option<u64>,
@@ -182,38 +161,23 @@ impl Display {
         };
         let name = name_of(way, run.about);
         let bar = has_bar.then(|| Bar::new(way.verb(), &name, Instant::now()));
-        let dots = match quiet {
-            true => Dots::Off,
-            false => dots(way, lines, has_bar || lines.is_some()),
-        };
-        // Only the programs that replace a provider's script print dots. The commands print plain
-        // lines, and a summary however short the run was.
-        let is_script = matches!(way, Way::Up | Way::Down | Way::DownToStdout);
-        let is_plain = is_script && again::is_one_program();
+        let shows = has_bar || lines.is_some();
+        let is_transfer = matches!(way, Way::Up | Way::Down | Way::DownToStdout);
         Self {
             way,
             program,
             name,
             quiet,
-            // An object goes there when all is over.
-            is_stdout_left: run.is_json,
-            unwritten: None,
+            script: ScriptOutput::new(run, shows, lines == Some(Lines::Json)),
             lines,
             last_line_at: Duration::ZERO,
             waiting: Vec::new(),
             waiting_more: 0,
-            is_long: is_plain,
+            is_long: is_transfer && again::is_one_program(),
             github,
             drive: None,
             part: None,
             chunks: None,
-            dots: match is_plain || run.is_json {
-                true => Dots::Off,
-                false => dots,
-            },
-            dots_printed: 0,
-            held: String::new(),
-            is_held: dots == Dots::AtTheEnd,
             bar: bar.map(|bar| Arc::new(Mutex::new(bar))),
             bytes: None,
             earlier_bytes: 0,
@@ -248,7 +212,7 @@ impl Display {
 
     /// Fails if a part of the output was not written, unless nothing reads it any more.
     pub(super) fn check_written(&mut self) -> crate::Result<()> {
-        match self.unwritten.take() {
+        match self.script.unwritten.take() {
             Some(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
                 Err(exit::cannot_print(cause))
             }
@@ -305,23 +269,12 @@ impl Display {
     /// Ends the display: prints the last lines of the original scripts, and the requested output.
     pub(super) fn ended(mut self, end: &RunEnd) -> ShownEnd {
         screen::end();
-        self.print_dots();
-        if self.dots != Dots::Off && self.started {
-            self.print(
-                Part::End,
-                if end.verified_bytes.is_some() {
-                    " completed\n"
-                } else {
-                    "E\n"
-                },
-            );
-        }
-        let held = std::mem::take(&mut self.held);
-        if !held.is_empty() {
-            // It goes to a pipe. If its reader has ended, the summary below and the exit code still
-            // say how the transfer ended.
-            let _ = write_out(&mut Waiting(std::io::stdout()), &held);
-        }
+        self.script.dots(self.progress.chunks_in_order);
+        let line_end = match end.verified_bytes {
+            Some(_) => " completed\n",
+            None => "E\n",
+        };
+        self.script.end(self.started.then_some(line_end));
         let is_summed = match self.lines {
             None => self.bar.is_some(),
             Some(Lines::Plain) => self.is_long,
@@ -401,8 +354,8 @@ impl Display {
 
     /// Prints a line on stderr, where an incomplete line of dots may be.
     fn say(&self, line: &str) {
-        if self.dots != Dots::Off && self.started && self.way == Way::DownToStdout {
-            let _ = write_out(&mut Waiting(std::io::stderr()), " ");
+        if self.started {
+            self.script.separate();
         }
         exit::say_wrapped(&format!("{}: {line}", self.program));
     }
@@ -547,46 +500,6 @@ impl Display {
             lines.push(format!("This run did not compare {others}"));
         }
         lines
-    }
-
-    fn print_dots(&mut self) {
-        let new = self.progress.chunks_in_order - self.dots_printed;
-        if self.dots != Dots::Off && new > 0 {
-            // A hole of a terabyte prints many dots.
-            const LINE: &str = "................................................................";
-            let mut left = new;
-            while left > 0 {
-                let n = left.min(LINE.len() as u64);
-                self.print(Part::Middle, &LINE[..usize::try_from(n).unwrap_or(0)]);
-                left -= n;
-            }
-        }
-        self.dots_printed += new;
-    }
-
-    /// Prints a part of the original scripts' output.
-    fn print(&mut self, part: Part, text: &str) {
-        match self.way {
-            Way::Up | Way::Down if self.is_stdout_left => {}
-            Way::Up | Way::Down if self.is_held => self.held += text,
-            Way::Up | Way::Down => {
-                let mut written = Ok(());
-                let write = || written = write_out(&mut Waiting(std::io::stdout()), text);
-                match part {
-                    Part::Whole => screen::write(write),
-                    Part::Middle => screen::write_part(write),
-                    Part::End => screen::write_end(write),
-                }
-                if let Err(cause) = written {
-                    self.unwritten.get_or_insert(cause);
-                }
-            }
-            Way::DownToStdout => {
-                // It is not an error if stderr is closed.
-                let _ = write_out(&mut Waiting(std::io::stderr()), text);
-            }
-            Way::Publish | Way::Verify => {}
-        }
     }
 
     /// Changes what the bar shows.
@@ -765,43 +678,6 @@ impl Display {
     }
 }
 
-/// A part of the original scripts' output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    /// Whole lines.
-    Whole,
-    /// More of the current line.
-    Middle,
-    /// The end of a line.
-    End,
-}
-
-/// Writes without a buffer, so that each dot appears when its chunk is complete.
-fn write_out(out: &mut dyn Write, text: &str) -> std::io::Result<()> {
-    out.write_all(text.as_bytes())?;
-    out.flush()
-}
-
-/// When to print the line of dots. `shows` says whether progress is shown on stderr.
-fn dots(way: Way, lines: Option<Lines>, shows: bool) -> Dots {
-    let is_terminal = std::io::stderr().is_terminal();
-    match way {
-        Way::Publish | Way::Verify => Dots::Off,
-        // They would go to stderr, and garble the bar or the JSON objects.
-        Way::DownToStdout if is_terminal || lines == Some(Lines::Json) => Dots::Off,
-        Way::DownToStdout => Dots::Live,
-        Way::Up | Way::Down if std::io::stdout().is_terminal() => {
-            match is_terminal || Stream::Stderr.is_piped() {
-                true => Dots::Off,
-                false => Dots::Live,
-            }
-        }
-        Way::Up | Way::Down if screen::is_stdout_journal() => Dots::Off,
-        Way::Up | Way::Down if is_terminal && shows && Stream::Stdout.is_piped() => Dots::AtTheEnd,
-        Way::Up | Way::Down => Dots::Live,
-    }
-}
-
 /// The name of an image or drive for the bar, from a path, a URL or a name.
 fn name_of(way: Way, about: &str) -> String {
     let name = about.split(['?', '#']).next().unwrap_or_default();
@@ -872,25 +748,6 @@ fn waiting(event: &Event, line: &str) -> serde_json::Value {
     }
 }
 
-impl Display {
-    /// Prints the line that precedes the dots, if there are dots.
-    fn print_start(&mut self, chunks: Option<u64>, chunk_bytes: u64, offset: u64) {
-        if self.dots == Dots::Off {
-            return;
-        }
-        let many = chunks.map_or(String::new(), |chunks| format!("{chunks} "));
-        let line = match self.way {
-            Way::Up | Way::Publish | Way::Verify => {
-                format!("Uploading {many}chunks of {chunk_bytes} bytes: ")
-            }
-            Way::Down | Way::DownToStdout => {
-                format!("Downloading {many}chunks of {chunk_bytes} bytes starting at {offset}: ")
-            }
-        };
-        self.print(Part::Middle, &line);
-    }
-}
-
 impl Monitor for Display {
     fn event(&mut self, event: &Event) {
         match event {
@@ -904,7 +761,7 @@ impl Monitor for Display {
                     true => format!("Created drive {id} of size {size}\n"),
                     false => format!("Using existing drive {id}\n"),
                 };
-                self.print(Part::Whole, &line);
+                self.script.lines(&line);
             }
             Event::Started {
                 chunks,
@@ -924,7 +781,8 @@ impl Monitor for Display {
                 self.disk_bytes = bytes.map(|bytes| bytes + earlier_bytes);
                 self.began = Instant::now();
                 self.last_line_at = Duration::ZERO;
-                self.print_start(*chunks, *chunk_bytes, *offset);
+                let moved = self.way.moved();
+                self.script.start(moved, *chunks, *chunk_bytes, *offset);
                 if self.lines == Some(Lines::Json) {
                     let (done, total) = self.position();
                     exit::say_object(&phase_object(self.way.verb(), done, total));
@@ -945,7 +803,7 @@ impl Monitor for Display {
                     self.notice = None;
                 }
                 self.progress = *progress;
-                self.print_dots();
+                self.script.dots(progress.chunks_in_order);
                 self.draw_progress();
                 self.print_progress_if_due(self.began.elapsed());
             }
