@@ -2,14 +2,15 @@
 //! receives signals.
 
 mod access;
-mod again;
 mod arguments;
 mod bar;
-mod call;
 mod candidates;
 mod checksum_line;
+mod command_line;
+mod command_list;
 mod complete;
 mod config;
+mod continuation;
 mod display;
 mod doctor;
 mod download;
@@ -28,17 +29,17 @@ mod image_notices;
 mod json_list;
 mod limits;
 #[cfg(all(target_os = "linux", feature = "server"))]
-mod local;
+mod local_server;
 mod login;
 mod manual;
 mod other_journals;
 mod output;
-mod own;
 mod printable;
 mod probe;
 mod prompt;
 mod proxies;
 mod publish;
+mod raw_call;
 mod reached;
 mod remedies;
 mod screen;
@@ -51,9 +52,8 @@ mod signals;
 #[cfg(feature = "signing")]
 mod signing;
 mod text_table;
-mod tool;
 mod trace;
-mod unfinished;
+mod transfer_command;
 mod upload;
 mod usage;
 mod verify;
@@ -66,12 +66,12 @@ mod without_signing;
 mod written_files;
 
 #[cfg(not(all(target_os = "linux", feature = "server")))]
-use without_server::{local, server};
+use without_server::{local_server, server};
 #[cfg(not(feature = "signing"))]
 use without_signing as signing;
 
+pub use command_list::main as call_main;
 pub use download::main as download_main;
-pub use own::main as call_main;
 pub use server::main as server_main;
 pub use upload::main as upload_main;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::{again, candidates, help};
+use super::{candidates, command_line, help};
 use crate::amounts::exact_size;
 use crate::api::WebUrl;
 use crate::codec::Compression;
@@ -89,7 +89,7 @@ pub(super) fn chunk(text: &str) -> Result<NonZeroU64, String> {
 /// scripts accept any chunk, and so do the programs that replace them.
 pub(super) fn transfer_chunk(text: &str) -> Result<NonZeroU64, String> {
     let chunk = chunk(text)?;
-    match chunk.get() < CHUNK_BYTES_MIN && again::is_one_program() {
+    match chunk.get() < CHUNK_BYTES_MIN && command_line::is_one_program() {
         true => Err(format!(
             "{text:?} is too small a chunk, because each one needs a request. Use at least 4K, which is {CHUNK_BYTES_MIN} bytes"
         )),

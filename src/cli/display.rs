@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use self::script_output::ScriptOutput;
-use super::again::Changes;
 use super::bar::{Bar, percent};
+use super::command_line::Changes;
 use super::exit::Notice;
 use super::github::{Github, Report};
 use super::showing::{ShownRun, Way};
-use super::{again, arguments, exit, findings_file, remedies, screen, wait_lines};
+use super::{arguments, command_line, exit, findings_file, remedies, screen, wait_lines};
 use crate::advice::Advice;
 use crate::amounts::{counted, duration, size};
 use crate::api::Client;
@@ -173,7 +173,7 @@ impl Display {
             last_line_at: Duration::ZERO,
             waiting: Vec::new(),
             waiting_more: 0,
-            is_long: is_transfer && again::is_one_program(),
+            is_long: is_transfer && command_line::is_one_program(),
             github,
             drive: None,
             part: None,
@@ -706,7 +706,7 @@ pub(super) fn other_parts(part: Shard) -> Option<String> {
 
 /// The line after a part: what else is needed, and the command that then makes it whole.
 pub(super) fn to_be_joined(what: &str, part: Shard, program: &str, join: Changes<'_>) -> String {
-    let join = again::changed(program, join);
+    let join = command_line::changed(program, join);
     match other_parts(part) {
         Some(others) => format!("{what} also needs {others}. Then finish it with: {join}"),
         None => format!("Finish {what} with: {join}"),

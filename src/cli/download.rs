@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, ValueEnum};
 
-use super::again::Changes;
+use super::command_line::Changes;
+use super::continuation::Continuation;
 use super::display::{Display, to_be_joined};
 use super::drive_reference::DriveReference;
 use super::drive_state;
@@ -16,10 +17,9 @@ use super::other_journals::others;
 use super::reached::findings_of;
 use super::showing::Way;
 use super::shown_run::RunOutcome;
-use super::tool::{self, CommonArguments, CompleteTransfer, Tool};
-use super::unfinished::Continuation;
+use super::transfer_command::{self, CommonArguments, CompleteTransfer, Tool};
 use super::written_files::{WrittenFile, check_is_file, check_written, is_same};
-use super::{again, arguments, candidates, checksum_line, complete, exit, help, quote};
+use super::{arguments, candidates, checksum_line, command_line, complete, exit, help, quote};
 use crate::advice::Remedy;
 use crate::api::Client;
 use crate::codec::Packing;
@@ -154,12 +154,12 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let words: Vec<_> = std::env::args_os().collect();
-    tool::main::<DownloadArguments>(&words)
+    transfer_command::main::<DownloadArguments>(&words)
 }
 
 /// `openhosting download`.
 pub(super) fn main_of(words: &[OsString]) -> ExitCode {
-    tool::main::<DownloadArguments>(&tool::as_program(words))
+    transfer_command::main::<DownloadArguments>(&transfer_command::as_program(words))
 }
 
 impl Tool for DownloadArguments {
@@ -430,7 +430,7 @@ fn check_stdout(arguments: &DownloadArguments) -> Result<()> {
 /// between. `openhosting-download` accepts it with a warning, because the original script accepts it.
 fn check_offset(arguments: &DownloadArguments) -> Result<()> {
     let offset = arguments.offset.unwrap_or_default();
-    if offset == 0 || arguments.is_stdout() || !again::is_one_program() {
+    if offset == 0 || arguments.is_stdout() || !command_line::is_one_program() {
         return Ok(());
     }
     let file = arguments.file.display();
@@ -508,8 +508,8 @@ async fn unfinished(
     });
     Ok(other.await?.map(|file| {
         let again = match words_with(file.as_os_str(), |it| it.file == file) {
-            Some(words) => again::changed_words(&words, PROGRAM, Changes::default()),
-            None => again::changed(PROGRAM, Changes::default()),
+            Some(words) => command_line::changed_words(&words, PROGRAM, Changes::default()),
+            None => command_line::changed(PROGRAM, Changes::default()),
         };
         format!(
             "An earlier download of this drive did not end: part of it is in {}. To continue that one instead: {again}",
@@ -588,8 +588,8 @@ fn with_command(error: Error) -> Error {
 fn command_for_drive(id: DriveId, changes: Changes<'_>) -> String {
     let is_drive = |it: &DownloadArguments| it.drive == DriveReference::Id(id);
     match words_with(OsStr::new(&id.to_string()), is_drive) {
-        Some(words) => again::changed_words(&words, PROGRAM, changes),
-        None => again::changed(PROGRAM, changes),
+        Some(words) => command_line::changed_words(&words, PROGRAM, changes),
+        None => command_line::changed(PROGRAM, changes),
     }
 }
 
@@ -598,7 +598,7 @@ fn command_for_drive(id: DriveId, changes: Changes<'_>) -> String {
 /// until the arguments `have` what is wanted.
 fn words_with(word: &OsStr, have: impl Fn(&DownloadArguments) -> bool) -> Option<Vec<OsString>> {
     let all: Vec<_> = std::env::args_os().collect();
-    let program = usize::from(again::is_one_program());
+    let program = usize::from(command_line::is_one_program());
     (program + 1..all.len()).find_map(|place| {
         let mut words = all.clone();
         words[place] = word.to_owned();
@@ -636,7 +636,7 @@ fn continuation(
     let place = format!("in {}", file.to_string_lossy());
     let command = match drive {
         Some(id) if is_kept && arguments.drive.id().is_none() => command_for_drive(id, changes),
-        _ => again::changed(PROGRAM, changes),
+        _ => command_line::changed(PROGRAM, changes),
     };
     Some(Continuation {
         command,

@@ -10,7 +10,7 @@ mod sections;
 use std::fmt::Write as _;
 
 pub(super) use self::sections::{Entry, Sections};
-use super::{again, screen};
+use super::{command_line, screen};
 
 /// The headings above flags.
 pub(super) const DRIVE: &str = "Drive";
@@ -62,7 +62,7 @@ pub(super) fn after(command: &str) -> String {
     list(&mut text, "Values", values);
     list(&mut text, "Environment", environment);
     list(&mut text, "Exit codes", exit_status);
-    if matches!(command, "upload" | "download") && !again::is_one_program() {
+    if matches!(command, "upload" | "download") && !command_line::is_one_program() {
         let _ = writeln!(text, "\nIn place of the provider's script:");
         let lines = screen::wrap(&of_the_script(command), COLUMNS - 2);
         lines.iter().for_each(|line| _ = writeln!(text, "  {line}"));
@@ -105,7 +105,7 @@ fn list(text: &mut String, title: &str, entries: &[Entry]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::own;
+    use super::super::command_list;
     use super::*;
 
     #[test]
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn every_command_has_examples_that_begin_with_it() {
-        for own in own::COMMANDS {
+        for own in command_list::COMMANDS {
             let Sections {
                 examples,
                 exit_status,

@@ -281,7 +281,7 @@ fn roff(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::own;
+    use super::super::command_list;
     use super::*;
 
     /// A command, and those below it.
@@ -294,16 +294,16 @@ mod tests {
 
     #[test]
     fn the_flags_of_all_tools_are_consistent() {
-        for program in programs(own::root()) {
+        for program in programs(command_list::root()) {
             program.debug_assert();
         }
     }
 
     #[test]
     fn every_command_and_every_flag_has_its_place_in_the_manual() {
-        let pages = pages(own::root()).unwrap();
+        let pages = pages(command_list::root()).unwrap();
         let mut commands = Vec::new();
-        let mut root = own::root();
+        let mut root = command_list::root();
         root.build();
         all(&root, &mut commands);
         commands.retain(|command| command.get_name() != "help");
@@ -331,7 +331,7 @@ mod tests {
             }
         }
         // The tools and every command of ours are among them.
-        for own in own::COMMANDS {
+        for own in command_list::COMMANDS {
             let name = format!("openhosting-{}", own.word);
             assert!(pages.iter().any(|(page, _)| *page == name), "{name}");
         }

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 use std::path::Path;
 
 use super::display::Display;
-use super::local::Local;
-use super::tool::CommonArguments;
+use super::local_server::Local;
+use super::transfer_command::CommonArguments;
 use super::{findings_file, quote};
 use crate::api::Client;
 use crate::error::{Error, ErrorKind, Result};

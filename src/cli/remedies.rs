@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, OnceLock};
 
-use super::{again, environment};
+use super::{command_line, environment};
 use crate::advice::{Advice, Remedy};
 use crate::locks;
 use crate::quoting::quote;
@@ -61,7 +61,7 @@ pub(super) fn worded(advice: &Advice) -> String {
 
 /// The program that uploads, as the user calls it.
 fn upload() -> &'static str {
-    match again::is_one_program() {
+    match command_line::is_one_program() {
         true => "openhosting upload",
         false => "openhosting-upload",
     }

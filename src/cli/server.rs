@@ -26,7 +26,8 @@ use super::arguments;
 use super::output::OutputForm;
 use super::signals::{Heard, exit_code_of};
 use super::{
-    candidates, complete, environment, exit, help, limits, printable, quote, screen, tool,
+    candidates, complete, environment, exit, help, limits, printable, quote, screen,
+    transfer_command,
 };
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
@@ -321,7 +322,7 @@ pub fn main() -> ExitCode {
 
 /// `openhosting server`.
 pub(super) fn main_of(words: &[OsString]) -> ExitCode {
-    run(COMMAND, &tool::as_program(words))
+    run(COMMAND, &transfer_command::as_program(words))
 }
 
 /// The form of the output of the server, under the name by which it was started.

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+use super::continuation::{Continuation, Unfinished};
 use super::display::{Display, RunEnd};
 use super::github::Report;
 use super::output::CommandOutput;
 use super::showing::ShownRun;
 use super::signals::{self, Heard};
-use super::unfinished::{Continuation, Unfinished};
 use super::{exit, screen};
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};

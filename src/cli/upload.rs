@@ -7,9 +7,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use super::again::Changes;
 use super::arguments::{ImageArguments, open_image};
 use super::candidates::{self, TIERS};
+use super::command_line::Changes;
+use super::continuation::{Continuation, with_removal};
 use super::display::{Display, other_parts, short_id};
 use super::drive_reference::DriveReference;
 use super::drive_state::{Written, forget_uploads};
@@ -17,11 +18,10 @@ use super::other_journals::{Other, others};
 use super::reached::{LOCAL, Reached, endpoint_name, how_to_serve, jobs_for};
 use super::showing::Way;
 use super::shown_run::RunOutcome;
-use super::tool::{self, CommonArguments, CompleteTransfer, Tool};
 use super::trace::{TraceMonitor, is_trace};
-use super::unfinished::{Continuation, with_removal};
+use super::transfer_command::{self, CommonArguments, CompleteTransfer, Tool};
 use super::written_files::{WrittenFile, check_written};
-use super::{again, arguments, complete, environment, exit, help, image_notices, quote};
+use super::{arguments, command_line, complete, environment, exit, help, image_notices, quote};
 use crate::advice::Remedy;
 use crate::amounts::{age, size};
 use crate::api::Client;
@@ -187,12 +187,12 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let words: Vec<_> = std::env::args_os().collect();
-    tool::main::<UploadArguments>(&words)
+    transfer_command::main::<UploadArguments>(&words)
 }
 
 /// `openhosting upload`.
 pub(super) fn main_of(words: &[OsString]) -> ExitCode {
-    tool::main::<UploadArguments>(&tool::as_program(words))
+    transfer_command::main::<UploadArguments>(&transfer_command::as_program(words))
 }
 
 impl UploadArguments {
@@ -519,7 +519,7 @@ fn check_size(image: &Image, declared: Option<u64>) -> Result<()> {
 fn check_offset(arguments: &UploadArguments, length: Length) -> Result<()> {
     let offset = arguments.offset;
     match length {
-        Length::Known(size) if again::is_one_program() && offset > 0 && offset >= size => {
+        Length::Known(size) if command_line::is_one_program() && offset > 0 && offset >= size => {
             let what = format!("-o {offset} is not within the image, which has {size} bytes");
             Err(Error::new(ErrorKind::Usage, what)
                 .hint_to("Name a byte of the image, or leave out -o"))
@@ -665,7 +665,7 @@ fn ignored(arguments: &UploadArguments) -> impl Iterator<Item = &'static str> {
 /// written: the user expects something else than what would happen. `openhosting-upload` takes them
 /// as the original script does.
 fn check_new_drive_flags(arguments: &UploadArguments) -> Result<()> {
-    if !again::is_one_program() {
+    if !command_line::is_one_program() {
         return Ok(());
     }
     if arguments.name.as_deref() == Some("") {
@@ -843,7 +843,7 @@ fn unfinished_line(
         without_values,
         flags: &flags,
     };
-    let again = again::changed(PROGRAM, changes);
+    let again = command_line::changed(PROGRAM, changes);
     format!(
         "An earlier upload of this image did not end; its drive is {drive}{place}. This one creates another drive. To continue that one instead: {again}"
     )
@@ -907,7 +907,7 @@ fn continuation(arguments: &UploadArguments, interrupted: &Interrupted) -> Optio
         flags: &flags,
     };
     Some(Continuation {
-        command: again::changed(PROGRAM, changes),
+        command: command_line::changed(PROGRAM, changes),
         is_kept: true,
         place: Some(format!("on drive {}", short_id(resume.drive))),
         needs,

@@ -46,7 +46,7 @@ pub(super) mod server {
 }
 
 /// `--local DIR`.
-pub(super) mod local {
+pub(super) mod local_server {
     use std::convert::Infallible;
     use std::path::Path;
 

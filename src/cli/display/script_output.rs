@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use crate::cli::github::Moved;
 use crate::cli::showing::{ShownRun, Way};
-use crate::cli::{again, screen};
+use crate::cli::{command_line, screen};
 use crate::nonblocking::Waiting;
 use crate::system::Stream;
 
@@ -66,7 +66,7 @@ impl ScriptOutput {
         Self {
             place,
             // The commands print plain lines instead.
-            has_dots: has_dots && !quiet && !again::is_one_program(),
+            has_dots: has_dots && !quiet && !command_line::is_one_program(),
             dots_printed: 0,
             held: String::new(),
             unwritten: None,

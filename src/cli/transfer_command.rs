@@ -18,7 +18,7 @@ use super::output::OutputForm;
 use super::showing::{DisplayArguments, ShownRun, Way};
 use super::shown_run::RunOutcome;
 use super::signals::Heard;
-use super::{access, again, arguments, checksum_line, exit, help};
+use super::{access, arguments, checksum_line, command_line, exit, help};
 use crate::api::{Client, ClientConfig};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -169,7 +169,7 @@ pub(super) trait Tool: Parser {
 
     /// The name under which the tool was run.
     fn name() -> &'static str {
-        match again::is_one_program() {
+        match command_line::is_one_program() {
             true => Self::COMMAND,
             false => Self::PROGRAM,
         }

@@ -1,8 +1,8 @@
 //! The last lines of a command that did not finish: how far it got, and, always last, the command
 //! that continues.
 
-use super::again::{self, Changes};
 use super::bar::percent;
+use super::command_line::{self, Changes};
 use super::exit;
 use crate::amounts::size;
 use crate::error::ErrorKind;
@@ -28,7 +28,7 @@ impl Continuation {
             ..Changes::default()
         };
         Self {
-            command: again::changed(program, changes),
+            command: command_line::changed(program, changes),
             is_kept: false,
             place: None,
             needs: None,

@@ -15,8 +15,8 @@ use clap::CommandFactory;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::{
-    again, call, candidates, complete, doctor, download, drive_commands, exit, image, login,
-    manual, probe, publish, server, upload, usage, verify, version,
+    candidates, command_line, complete, doctor, download, drive_commands, exit, image, login,
+    manual, probe, publish, raw_call, server, upload, usage, verify, version,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -143,8 +143,8 @@ pub(super) const COMMANDS: &[OwnCommand] = &[
         word: "api",
         group: Group::Endpoint,
         about: "Make a raw call of the API and print the answer",
-        main: call::main,
-        command: call::CallArguments::command,
+        main: raw_call::main,
+        command: raw_call::CallArguments::command,
     },
     OwnCommand {
         word: "probe",
@@ -227,7 +227,7 @@ name: openhosting drives list";
 
 /// The program `openhosting`.
 pub fn main() -> ExitCode {
-    again::become_one_program();
+    command_line::become_one_program();
     if complete::answered(|| root().subcommand(help_command())) {
         return ExitCode::SUCCESS;
     }
@@ -285,10 +285,10 @@ fn of_the_script(words: &[OsString]) -> ExitCode {
         .into_iter()
         .chain(words.iter().cloned())
         .collect();
-    exit::main(PROGRAM, &words, |arguments: &call::CallArguments| {
+    exit::main(PROGRAM, &words, |arguments: &raw_call::CallArguments| {
         let command = arguments.first_word();
         if begins_call(command) {
-            return call::call(arguments);
+            return raw_call::call(arguments);
         }
         let error = match own(command) {
             Some(_) => {
@@ -307,14 +307,14 @@ fn begins_call(command: &str) -> bool {
     let mut segments = command.split([' ', '/']).filter(|word| !word.is_empty());
     segments
         .next()
-        .is_some_and(|first| call::API_OBJECTS.contains(&first))
+        .is_some_and(|first| raw_call::API_OBJECTS.contains(&first))
 }
 
 /// The error for a word that is neither a command nor an object of the API.
 fn unknown(word: &str) -> Error {
     let lower = word.to_lowercase();
     let commands = COMMANDS.iter().map(|own| own.word);
-    let like = usage::nearest(word, call::API_OBJECTS.into_iter().chain(commands));
+    let like = usage::nearest(word, raw_call::API_OBJECTS.into_iter().chain(commands));
     let other_tools = OTHER_WORDS.iter().find(|(other, _)| *other == lower);
     let command = other_tools.map(|(_, command)| *command).or(like);
     let hint = match command {

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::access::Access;
 use super::exit::Notice;
 use super::screen::Stdout;
-use super::tool::as_program;
+use super::transfer_command::as_program;
 use super::{candidates, exit, help, signals, usage};
 use crate::api::{Client, ClientConfig, Flow, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
