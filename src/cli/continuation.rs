@@ -13,7 +13,7 @@ pub(super) struct Continuation {
     /// The command, complete.
     pub(super) command: String,
     /// Whether the command continues with what is stored; otherwise it starts over.
-    pub(super) is_kept: bool,
+    pub(super) resumes: bool,
     /// Where the progress of this run is, such as `on drive 31a9bd80`.
     pub(super) place: Option<String>,
     /// What the command also needs, such as `with the same image on stdin`.
@@ -29,7 +29,7 @@ impl Continuation {
         };
         Self {
             command: command_line::changed(program, changes),
-            is_kept: false,
+            resumes: false,
             place: None,
             needs: None,
         }
@@ -64,7 +64,7 @@ impl Unfinished {
     /// The last two lines.
     pub(super) fn lines(self, continuation: &Continuation) -> [String; 2] {
         let is_stopped = self.kind == ErrorKind::Cancelled;
-        let what_for = match (continuation.is_kept, self.kind) {
+        let what_for = match (continuation.resumes, self.kind) {
             (true, ErrorKind::Cancelled) => "Continue",
             (true, ErrorKind::Unavailable) => "Continue later",
             // The error has already said what to do first.
@@ -120,7 +120,7 @@ mod tests {
         exit_code: u8,
         position: Option<(u64, Option<u64>)>,
         place: Option<&str>,
-        is_kept: bool,
+        resumes: bool,
     ) -> String {
         let unfinished = Unfinished {
             kind,
@@ -129,7 +129,7 @@ mod tests {
         };
         let [line, command] = unfinished.lines(&Continuation {
             command: "c".into(),
-            is_kept,
+            resumes,
             place: place.map(str::to_owned),
             needs: None,
         });

@@ -198,7 +198,7 @@ impl Tool for DownloadArguments {
             Err(interrupted) => Err(RunOutcome {
                 original: original(self, &interrupted),
                 continuation: continuation(self, &interrupted, drive),
-                is_kept: is_kept(self),
+                resumes: resumes(self),
                 resume: drive.zip(interrupted.resume_at),
                 error: Some(with_command(interrupted.error)),
                 ..RunOutcome::default()
@@ -530,7 +530,7 @@ fn journal_of(arguments: &DownloadArguments) -> PathBuf {
 }
 
 /// Whether the same command continues with what earlier runs, or the shards, stored.
-fn is_kept(arguments: &DownloadArguments) -> bool {
+fn resumes(arguments: &DownloadArguments) -> bool {
     let is_packed = matches!(arguments.output(), Ok((_, Some(_))));
     let is_staged = !arguments.is_stdout() && arguments.offset.is_none() && !is_packed;
     // A join has no journal of its own: it reads those of the shards.
@@ -632,16 +632,16 @@ fn continuation(
         true => arguments.file.clone(),
         false => part_of(&arguments.file),
     };
-    let is_kept = interrupted.is_journaled || is_in_place;
+    let resumes = interrupted.is_journaled || is_in_place;
     let place = format!("in {}", file.to_string_lossy());
     let command = match drive {
-        Some(id) if is_kept && arguments.drive.id().is_none() => command_for_drive(id, changes),
+        Some(id) if resumes && arguments.drive.id().is_none() => command_for_drive(id, changes),
         _ => command_line::changed(PROGRAM, changes),
     };
     Some(Continuation {
         command,
-        is_kept,
-        place: is_kept.then_some(place),
+        resumes,
+        place: resumes.then_some(place),
         needs: arguments.is_stdout().then_some("with stdout as before"),
     })
 }

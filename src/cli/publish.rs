@@ -381,7 +381,7 @@ fn unfinished(
     let continuation = unfinished
         .filter(|_| !is_permanent)
         .map(|drive| Continuation {
-            is_kept: true,
+            resumes: true,
             place: Some(format!("on drive {}", short_id(drive))),
             ..Continuation::again(PROGRAM)
         });

@@ -33,7 +33,7 @@ pub(super) struct RunOutcome<'a> {
     pub(super) continuation: Option<Continuation>,
     /// Whether the same command continues with what earlier runs stored, if `continuation` is
     /// `None`.
-    pub(super) is_kept: bool,
+    pub(super) resumes: bool,
     /// The lines that say what was done, if they are better than those of the display.
     pub(super) summary: Option<Vec<String>>,
     /// The result as text for people.
@@ -109,7 +109,7 @@ impl ShownRun<'_> {
         });
         let continuation = outcome.continuation.or_else(|| {
             let command = || Continuation {
-                is_kept: outcome.is_kept,
+                resumes: outcome.resumes,
                 ..Continuation::again(form.program)
             };
             unfinished?.is_resumable().then(command)

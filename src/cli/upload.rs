@@ -254,7 +254,7 @@ impl Tool for UploadArguments {
                     original: original(&interrupted),
                     left_behind: left_behind(self, &interrupted),
                     continuation: continuation(self, &interrupted),
-                    is_kept: display.has_resumed && !self.common.restart,
+                    resumes: display.has_resumed && !self.common.restart,
                     resume: resume.map(|resume| (resume.drive, resume.offset)),
                     error: Some(interrupted.error),
                     ..RunOutcome::default()
@@ -908,7 +908,7 @@ fn continuation(arguments: &UploadArguments, interrupted: &Interrupted) -> Optio
     };
     Some(Continuation {
         command: command_line::changed(PROGRAM, changes),
-        is_kept: true,
+        resumes: true,
         place: Some(format!("on drive {}", short_id(resume.drive))),
         needs,
     })
