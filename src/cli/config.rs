@@ -152,6 +152,31 @@ impl ConfigFile {
     }
 }
 
+/// A text as a TOML string.
+pub(super) fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+/// The text of a config in which `name` is the default profile, and all else is as before.
+pub(super) fn with_default(text: &str, name: &str) -> String {
+    let document = DeTable::parse(text);
+    let default = document.ok().and_then(|document| {
+        let mut keys = document.get_ref().iter();
+        let (_, value) = keys.find(|(key, _)| &**key.get_ref() == "default")?;
+        Some(value.span())
+    });
+    let name = quoted(name);
+    match default {
+        Some(span) => {
+            let mut text = text.to_owned();
+            text.replace_range(span, &name);
+            text
+        }
+        // Keys outside of all tables must precede the first table.
+        None => format!("default = {name}\n{text}"),
+    }
+}
+
 /// The text of a config, for messages that contain the number of the line.
 struct ConfigText<'t> {
     text: &'t str,

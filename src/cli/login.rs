@@ -13,7 +13,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::access;
-use super::config::{ConfigFile, Reference};
+use super::config::{ConfigFile, Reference, quoted, with_default};
 use super::drives::each_drive;
 use super::output::{CommandOutput, OutputForm};
 use super::secret_files::read_secret;
@@ -173,6 +173,12 @@ impl Plan {
         self.endpoint.is_some()
     }
 
+    /// The default profile of the config until now.
+    fn default(&self) -> Option<&str> {
+        let (_, config) = self.old.as_ref()?;
+        config.default.as_deref()
+    }
+
     /// The config with the profile, and whether the profile is the default in it.
     ///
     /// # Errors
@@ -183,17 +189,12 @@ impl Plan {
         endpoint: &Endpoint,
         is_default: bool,
     ) -> Result<(String, bool)> {
-        let (old, default) = match &self.old {
-            Some((text, config)) => (text.as_str(), config.default.clone()),
-            None => ("", None),
+        let old = self.old.as_ref().map_or("", |(text, _)| text.as_str());
+        let is_own = is_default || self.default().is_none_or(|default| default == name);
+        let mut text = match is_own && self.default() != Some(name) {
+            true => with_default(old, name),
+            false => old.to_owned(),
         };
-        let becomes_default = default.is_none();
-        let mut text = String::new();
-        // Keys outside of all tables must precede the first table.
-        if becomes_default {
-            text += &format!("default = {}\n", quoted(name));
-        }
-        text += old;
         if !text.ends_with('\n') {
             text.push('\n');
         }
@@ -208,21 +209,14 @@ impl Plan {
                 text += &format!("cacert = {}\n", quoted(&cacert.to_string_lossy()));
             }
         }
-        let by_hand = |what: String| {
-            Error::new(ErrorKind::Usage, what).hint_to("Edit it, or choose another name")
-        };
         // The old text may end in such a way that nothing can be appended.
         ConfigFile::parse(&text, &self.config).map_err(|cause| {
-            by_hand(format!("Cannot add a profile to {}", self.config.display())).because(cause)
+            let what = format!("Cannot add a profile to {}", self.config.display());
+            let error = Error::new(ErrorKind::Usage, what);
+            error
+                .hint_to("Edit it, or choose another name")
+                .because(cause)
         })?;
-        let is_own = becomes_default || default.as_deref() == Some(name);
-        if is_default && !is_own {
-            return Err(by_hand(format!(
-                "The default of {} is another profile: {:?}",
-                self.config.display(),
-                default.unwrap_or_default()
-            )));
-        }
         Ok((text, is_own))
     }
 
@@ -247,11 +241,6 @@ fn user_in(key_file: &Path) -> Option<String> {
     let text = read_secret("key", key_file).ok()?;
     let (user, key) = Credentials::split(text.trim());
     (key.is_some() && user.parse::<Uuid>().is_ok()).then(|| user.to_owned())
-}
-
-/// A text as a TOML string.
-fn quoted(text: &str) -> String {
-    toml::Value::from(text).to_string()
 }
 
 async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput> {
@@ -281,9 +270,11 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
         arguments.name,
         plan.config.display()
     );
-    text += &match is_default {
-        true => ", and is the default\n".to_owned(),
-        false => format!("; use it with --profile {}\n", arguments.name),
+    let replaced = plan.default().filter(|other| *other != arguments.name);
+    text += &match (is_default, replaced) {
+        (true, Some(other)) => format!(", and is the default in place of {other:?}\n"),
+        (true, None) => ", and is the default\n".to_owned(),
+        (false, _) => format!("; use it with --profile {}\n", arguments.name),
     };
     for variable in ["OHURI", "EHURI", "OHAUTH", "EHAUTH"] {
         if environment::variable(&[variable])?.is_some() {
@@ -527,7 +518,9 @@ mod tests {
             "{text}"
         );
         assert!(!is_default);
-        assert!(plan(Some(old)).extended("work", &endpoint, true).is_err());
+        let (text, is_default) = plan(Some(old)).extended("work", &endpoint, true).unwrap();
+        let switched = old.replace("\"a\" #", "\"work\" #");
+        assert!(is_default && text.starts_with(&switched), "{text}");
         // A profile, but no default.
         let old = "[profiles.a]\nendpoint = \"https://a/\"\n";
         let (text, is_default) = plan(Some(old)).extended("work", &endpoint, false).unwrap();

@@ -108,8 +108,20 @@ fn login_keeps_an_existing_config() {
     // The credentials of the profile are not in a file.
     let outcome = bare(&desk, "login old").run().code(2);
     let _ = outcome.says("has no key file");
-    let outcome = log_in(&desk, &server, "other --default", &desk.key).code(2);
-    let _ = outcome.says("The default of");
+    // The default is switched on request only, and nothing else is changed.
+    for name in ["default", "other"] {
+        desk.own(&path.with_file_name(format!("{name}.key")));
+        let words = format!("{name} --default");
+        let outcome = log_in(&desk, &server, &words, &desk.key).code(0);
+        assert!(
+            outcome.text().contains("is the default in place of"),
+            "{outcome:?}"
+        );
+        let text = std::fs::read_to_string(&path).unwrap();
+        let switched = old.replace("\"old\"", &format!("{name:?}"));
+        assert!(text.starts_with(&switched), "{text}");
+        let _ = bare(&desk, "ls").run().code(0);
+    }
 }
 
 #[test]
