@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::config::{ConfigFile, Profile, Reference};
 use super::proxies::{self, FromEnvironment};
-use super::{candidates, environment, help, prompt, quote, remedies, secret_files};
+use super::{candidates, command_line, environment, help, prompt, quote, remedies, secret_files};
 use crate::api::{Certificates, Client, ClientConfig, Endpoint, Identity, Route, Web};
 use crate::commands::Commands;
 use crate::credentials::Credentials;
@@ -160,7 +160,12 @@ impl Access {
             true => None,
             false => self.chosen()?,
         };
-        let resolved = resolve(self, chosen, uri, auth)?;
+        let mut resolved = resolve(self, chosen, uri, auth)?;
+        if command_line::is_one_program() {
+            command_line::imply(self.implied(&resolved));
+            remedies::access_is(self.given());
+        }
+        resolved.commands = Commands::with_flags(self.given());
         if !resolved.endpoint.is_loopback() {
             proxies::check_proxies()?;
         }
@@ -175,8 +180,36 @@ impl Access {
         self.cacert.as_deref().map(certificates).transpose()
     }
 
-    /// The flags that were given, quoted for a shell, each after a space. In the same environment a
-    /// command with these flags reaches the same cloud as the same user.
+    /// The flags that select what the environment selected: a profile that is not the default, or an
+    /// endpoint other than that of the default profile. Without them, a printed command that is
+    /// pasted into another shell would reach another cloud.
+    fn implied(&self, resolved: &ResolvedAccess) -> String {
+        if self.profile.is_some() {
+            return String::new();
+        }
+        let default = default_profile();
+        match &resolved.credentials {
+            CredentialSource::Profile(name, _)
+                if default.as_ref().is_none_or(|default| default.name != *name) =>
+            {
+                format!(" --profile {}", quote(name))
+            }
+            CredentialSource::Environment(..) if self.endpoint.is_none() => {
+                let endpoint = default.and_then(|default| default.endpoint);
+                let is_other = endpoint.is_some_and(|endpoint| {
+                    endpoint.parse::<Endpoint>().ok().as_ref() != Some(&resolved.endpoint)
+                });
+                match is_other {
+                    true => format!(" --endpoint {}", quote(&resolved.endpoint.to_string())),
+                    false => String::new(),
+                }
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// The flags that were given, and those that stand for the environment, quoted for a shell, each
+    /// after a space. A command with these flags reaches the same cloud as the same user, or none.
     pub(super) fn given(&self) -> String {
         let [cacert, cert, key] = [&self.cacert, &self.cert, &self.key]
             .map(|path| path.as_deref().map(Path::to_string_lossy));
@@ -192,6 +225,7 @@ impl Access {
             .filter_map(|(flag, value)| Some((flag, value?)));
         given
             .map(|(flag, value)| format!(" {flag} {}", quote(value)))
+            .chain([command_line::implied().to_owned()])
             .collect()
     }
 
@@ -227,6 +261,12 @@ impl Access {
             is_named: self.profile.is_some(),
         }))
     }
+}
+
+/// The default profile of the config, if the config can be read.
+fn default_profile() -> Option<Profile> {
+    let config = ConfigFile::open(&environment::config_file()?).ok()??;
+    config.find(config.default.as_deref()?).cloned()
 }
 
 /// Combines the settings. Flags have priority, including a profile selected by a flag. The
@@ -308,7 +348,7 @@ fn resolve(
         credentials,
         certificates: cacert.as_deref().map(certificates).transpose()?,
         identity: identity.transpose()?,
-        commands: Commands::with_flags(flags.given()),
+        commands: Commands::default(),
     })
 }
 

@@ -32,7 +32,33 @@ pub(super) fn changed(program: &str, changes: Changes<'_>) -> String {
 
 /// As [`changed`], for these words in place of the command line.
 pub(super) fn changed_words(words: &[OsString], program: &str, changes: Changes<'_>) -> String {
+    let is_endpoint = |flags: &str| flags.contains("--endpoint ");
+    // A command that continues at another endpoint names that one.
+    let implied = match is_endpoint(implied()) && is_endpoint(changes.flags) {
+        true => "",
+        false => implied(),
+    };
+    let flags = format!("{implied} {}", changes.flags);
+    let changes = Changes {
+        flags: flags.trim(),
+        ..changes
+    };
     of_words(words, is_one_program(), program, changes)
+}
+
+/// See [`implied`].
+static IMPLIED: OnceLock<String> = OnceLock::new();
+
+/// The flags without which a printed command may reach another endpoint than this run, each after
+/// a space: variables of the environment select the endpoint of this run, and the shell into which
+/// the command is pasted may not have them.
+pub(super) fn implied() -> &'static str {
+    IMPLIED.get().map_or("", String::as_str)
+}
+
+/// From now on, printed commands have these flags.
+pub(super) fn imply(flags: String) {
+    let _ = IMPLIED.set(flags);
 }
 
 /// As [`changed_words`], for a process of `openhosting` or of another program.

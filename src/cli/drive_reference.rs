@@ -4,11 +4,13 @@ use std::str::FromStr;
 
 use super::drives::{drives_that, look_at_drive};
 use super::{drive_state, usage};
+use crate::advice::Remedy;
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::selection::{Several, is_candidate, select, select_knowing};
 use crate::transfer::Patience;
+use openhosting_base::advice;
 
 /// A reference to a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,9 +127,10 @@ fn is_similar(drive: &DriveInfo, word: &str) -> bool {
 /// Adds the name of the drive that was probably meant.
 fn with_nearest(error: Error, similar: &[DriveInfo], word: &str) -> Error {
     match usage::nearest(word, similar.iter().filter_map(DriveInfo::name)) {
-        Some(name) => error.hint_to(format!(
-            "Did you mean {name:?}? List your drives with: openhosting ls"
-        )),
+        Some(name) => error.hint_to(advice![
+            format!("Did you mean {name:?}? List your drives with: "),
+            Remedy::ListDrives,
+        ]),
         None => error,
     }
 }

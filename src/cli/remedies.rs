@@ -37,6 +37,20 @@ pub(super) fn credentials_are_from(place: String) {
     let _ = CREDENTIALS_FROM.set(place);
 }
 
+/// The flags with which this run reaches the endpoint, each after a space.
+static ACCESS: OnceLock<String> = OnceLock::new();
+
+/// From now on, commands in advice have these flags.
+pub(super) fn access_is(flags: String) {
+    let _ = ACCESS.set(flags);
+}
+
+/// A command of `openhosting` with the flags of [`access_is`].
+fn command(word: &str) -> String {
+    let flags = ACCESS.get().map_or("", String::as_str);
+    format!("openhosting {word}{flags}")
+}
+
 /// From now on, advice about the endpoint names this place: a flag, a variable, or a profile.
 pub(super) fn endpoint_is_from(place: &str) {
     let text = match place.starts_with("the profile") {
@@ -83,7 +97,7 @@ fn flag(remedy: &Remedy) -> String {
         Remedy::JournalElsewhere => environment::STATE_HOME,
         Remedy::CompareWithDrive(Some(id)) => return format!("--resume-from-drive {id}"),
         Remedy::CompareWithDrive(None) => "--resume-from-drive UUID",
-        Remedy::EarlierDrive(id) => return format!("openhosting download {id} FILE"),
+        Remedy::EarlierDrive(id) => return format!("{} {id} FILE", command("download")),
         Remedy::SameOptions => "flags",
         Remedy::GiveSize => "--size",
         Remedy::AllowLive => "--allow-live",
@@ -101,7 +115,7 @@ fn flag(remedy: &Remedy) -> String {
             Some(from) => from,
             None => "OHAUTH, or the profile's credentials",
         },
-        Remedy::ListDrives => "openhosting ls",
+        Remedy::ListDrives => return command("ls"),
         Remedy::TrustCertificate => "--cacert FILE",
         Remedy::ClientCertificate if !has("cert") => "the profile's cert and key",
         Remedy::ClientCertificate => "--cert FILE and --key FILE, or the profile's cert and key",

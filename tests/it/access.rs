@@ -510,3 +510,46 @@ fn images_of_other_machines_are_fetched_through_the_proxy() {
     let refused = local.env("http_proxy", "ftp://h").run().code(2);
     let _ = refused.says("The variable http_proxy does not name a proxy");
 }
+
+/// Whoever pastes a command may lack the variables, and must not reach another cloud then.
+#[test]
+fn a_printed_command_reaches_the_endpoint_that_the_environment_selected() {
+    let desk = Desk::new();
+    let server = desk.server();
+    credentials(&desk, "home.key", &desk.auth());
+    credentials(&desk, "work.key", &desk.auth());
+    let profile = |name: &str, uri: &str| {
+        format!("[profiles.{name}]\nendpoint = \"{uri}\"\ncredentials.file = \"{name}.key\"\n")
+    };
+    let profiles = profile("home", "http://127.0.0.1:1/") + &profile("work", &server.uri);
+    config(&desk, &format!("default = \"home\"\n{profiles}"));
+    desk.file("disk.img", &noise(5, 1 << 20));
+    let stopped = |name: &str, variables: &[(&str, &str)]| {
+        let words = "upload -c 65536 --limit-rate 40K --deadline 1s disk.img -n";
+        let mut tool = bare(desk.simple("")).args(words).arg(name);
+        for (variable, value) in variables {
+            tool = tool.env(variable, value);
+        }
+        let outcome = tool.run().code(75);
+        let command = outcome.stderr.lines().last().unwrap().to_owned();
+        assert!(command.starts_with("openhosting upload "), "{outcome:?}");
+        command
+    };
+    let command = stopped("a", &[("OPENHOSTING_PROFILE", "work")]);
+    assert!(command.ends_with("-n a --profile work"), "{command}");
+    let command = command.replace("--deadline 1s", "").replace("40K", "40M");
+    let words = command.strip_prefix("openhosting ").unwrap();
+    let _ = bare(desk.simple("")).args(words).run().code(0);
+    let (uri, auth) = (server.uri.as_str(), desk.auth());
+    let command = stopped("b", &[("OHURI", uri), ("OHAUTH", &auth)]);
+    assert!(command.ends_with(&format!("-n b --endpoint {uri}")), "{command}");
+    // The default profile reaches the same endpoint.
+    config(&desk, &format!("default = \"work\"\n{profiles}"));
+    for variables in [
+        &[("OPENHOSTING_PROFILE", "work")][..],
+        &[("OHURI", uri), ("OHAUTH", &auth)],
+    ] {
+        let command = stopped("c", variables);
+        assert!(command.ends_with("-n c"), "{command}");
+    }
+}
