@@ -276,10 +276,22 @@ fn help(words: &[OsString]) -> ExitCode {
 /// Makes a raw call as the providers' script does, without the word `api`, if the API has such an
 /// object.
 fn of_the_script(words: &[OsString]) -> ExitCode {
-    let first = words.first().map(|word| word.to_string_lossy());
-    let first = first.unwrap_or_default();
-    if !first.starts_with('-') && !begins_call(&first) {
-        return exit::finish(PROGRAM, Err(unknown(&first)));
+    let texts: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let first = texts.first().map_or("", |word| &**word);
+    if !first.starts_with('-') && !begins_call(first) {
+        return exit::finish(PROGRAM, Err(unknown(first)));
+    }
+    let mut commands = texts.iter().filter_map(|word| own(word));
+    if let Some(own) = commands.next()
+        && !texts.iter().any(|word| begins_call(word))
+    {
+        let what = format!("The flags of \"{}\" follow it", own.word);
+        let error = Error::new(ErrorKind::Usage, what)
+            .hint_to(format!("Run: {PROGRAM} {} --help", own.word));
+        return exit::finish(PROGRAM, Err(error));
+    }
+    if let Some(flag @ ("-h" | "--help")) = texts.last().map(|word| &**word) {
+        return raw_call::main(&["api".into(), flag.into()]);
     }
     let words: Vec<_> = [OsString::from(PROGRAM)]
         .into_iter()
@@ -287,18 +299,10 @@ fn of_the_script(words: &[OsString]) -> ExitCode {
         .collect();
     exit::main(PROGRAM, &words, |arguments: &raw_call::CallArguments| {
         let command = arguments.first_word();
-        if begins_call(command) {
-            return raw_call::call(arguments);
+        match begins_call(command) {
+            true => raw_call::call(arguments),
+            false => exit::finish(PROGRAM, Err(unknown(command))),
         }
-        let error = match own(command) {
-            Some(_) => {
-                let what = format!("The flags of \"{command}\" follow it");
-                Error::new(ErrorKind::Usage, what)
-                    .hint_to(format!("Run: {PROGRAM} {command} --help"))
-            }
-            None => unknown(command),
-        };
-        exit::finish(PROGRAM, Err(error))
     })
 }
 

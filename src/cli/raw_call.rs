@@ -38,8 +38,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// Makes a raw call of the API and prints the answer
 ///
 /// The words CMD are the path of the call: openhosting api drives list. "api" can be left out if
-/// the path begins with drives, servers, resources or profile. Flags come before the path.
-/// "openhosting server" has no calls about profiles.
+/// the path begins with drives, servers, resources or profile. "openhosting server" has no calls
+/// about profiles.
 ///
 /// If the endpoint answers with an error, the answer is printed. The exit code is then 0, as with
 /// the providers' script, or 1 with --fail.
@@ -75,7 +75,7 @@ pub(super) struct CallArguments {
     access: Access,
 
     /// Path of the call, in words
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    #[arg(value_name = "CMD", required = true)]
     command: Vec<String>,
 }
 
@@ -86,10 +86,6 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
 
 /// Makes the call.
 pub(super) fn call(arguments: &CallArguments) -> ExitCode {
-    // Flags after the first word are words of the path. No call of the API ends in these.
-    if let Some(flag @ ("-h" | "--help")) = arguments.command.last().map(String::as_str) {
-        return main(&["api".into(), flag.into()]);
-    }
     // One call is everything, so when it is interrupted nothing must be finished first.
     let (answer, heard) = signals::hearing(None, None, async |mut stop| {
         let client = arguments
@@ -352,13 +348,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spaces_are_slashes_and_options_end_at_the_command() {
-        let arguments =
-            CallArguments::try_parse_from(["openhosting", "-jv", "drives list", "-j", "--fail"])
-                .unwrap();
-        assert!(arguments.json && arguments.verbose && !arguments.fail);
-        let path: Vec<_> = arguments.segments().collect();
-        assert_eq!(path, ["drives", "list", "-j", "--fail"]);
+    fn spaces_are_slashes_and_flags_may_be_anywhere() {
+        for line in [
+            &["-jv", "--fail", "drives list"][..],
+            &["-jv", "drives", "list", "-j", "--fail"],
+            &["drives", "-jv", "/list/", "--fail"],
+        ] {
+            let words = std::iter::once("openhosting").chain(line.iter().copied());
+            let arguments = CallArguments::try_parse_from(words).unwrap();
+            assert!(arguments.json && arguments.verbose && arguments.fail);
+            let path: Vec<_> = arguments.segments().collect();
+            assert_eq!(path, ["drives", "list"]);
+        }
         assert!(CallArguments::try_parse_from(["openhosting"]).is_err());
         assert!(CallArguments::try_parse_from(["openhosting", "-x", "drives"]).is_err());
     }
