@@ -34,6 +34,16 @@ impl Continuation {
             needs: None,
         }
     }
+
+    /// The command as advice, on one line.
+    pub(super) fn advice(&self) -> String {
+        let what_for = match self.resumes {
+            true => "Continue",
+            false => "Start again",
+        };
+        let needs = self.needs.unwrap_or("with");
+        format!("{what_for} {needs}: {}", self.command)
+    }
 }
 
 /// The line about what a run leaves on the endpoint, such as `Drive 31a9bd80 is unfinished`, with

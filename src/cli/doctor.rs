@@ -329,6 +329,7 @@ fn report(checks: &[Check]) -> CommandOutput {
         text,
         object: json!({ "checks": Value::Array(list) }),
         error: broken,
+        hint: None,
     }
 }
 

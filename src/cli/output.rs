@@ -21,6 +21,8 @@ pub(super) struct CommandOutput {
     pub(super) object: Value,
     /// The error, if the command failed but still has a result.
     pub(super) error: Option<Error>,
+    /// For programs, what to do about an error that does not say it itself.
+    pub(super) hint: Option<String>,
 }
 
 impl CommandOutput {
@@ -30,6 +32,7 @@ impl CommandOutput {
             text,
             object,
             error: None,
+            hint: None,
         }
     }
 }
@@ -138,8 +141,15 @@ impl OutputForm {
         let failure = error.as_ref().map(|error| (error, code));
         let printed = match (is_json, answer) {
             (true, answer) => {
-                let object = answer.map_or(Value::Null, |answer| answer.object);
-                exit::print(&self.print(object, failure))
+                let (object, hint) =
+                    answer.map_or((Value::Null, None), |answer| (answer.object, answer.hint));
+                let mut object = self.object(object, failure);
+                if let (Some(error), Some(hint)) = (object.get_mut("error"), hint)
+                    && error["hint"].is_null()
+                {
+                    error["hint"] = hint.into();
+                }
+                exit::print(&text_of(object))
             }
             (false, Some(answer)) => exit::print(&answer.text),
             (false, None) => Ok(()),
@@ -157,6 +167,15 @@ impl OutputForm {
 
     /// The object as text, with a line end.
     pub(super) fn print(self, object: Value, error: Option<(&Error, u8)>) -> String {
+        text_of(self.object(object, error))
+    }
+
+    /// The object, with its schema and the error.
+    fn object(
+        self,
+        object: Value,
+        error: Option<(&Error, u8)>,
+    ) -> serde_json::Map<String, Value> {
         let mut object = match object {
             Value::Object(keys) => keys,
             _ => serde_json::Map::new(),
@@ -165,26 +184,38 @@ impl OutputForm {
         if let Some((error, code)) = error {
             object.insert("error".into(), error_object(error, code));
         }
-        printable::safe_json(&format!("{:#}\n", Value::Object(object)))
+        object
     }
+}
+
+fn text_of(object: serde_json::Map<String, Value>) -> String {
+    printable::safe_json(&format!("{:#}\n", Value::Object(object)))
 }
 
 /// An error for programs.
 pub(super) fn error_object(error: &Error, exit_code: u8) -> Value {
+    let kind = kind_name(error.kind(), exit_code);
+    let message = match kind {
+        DEADLINE => format!("{} at the deadline", error.chain()),
+        _ => error.chain(),
+    };
     json!({
-        "kind": kind_name(error.kind(), exit_code),
-        "message": error.chain(),
+        "kind": kind,
+        "message": message,
         "hint": exit::hint_of(error),
         "exit_code": exit_code,
     })
 }
+
+/// The kind of an error if the deadline stopped the run.
+const DEADLINE: &str = "deadline";
 
 /// The name of a kind. It must not change, because programs compare it (docs/user/json.md). A new
 /// kind needs a line there and in docs/schema/error.schema.json. The deadline stops a run as a signal
 /// does, but another run may continue by itself, so its name is different.
 fn kind_name(kind: ErrorKind, exit_code: u8) -> &'static str {
     match kind {
-        ErrorKind::Cancelled if exit_code == exit::DEADLINE => "deadline",
+        ErrorKind::Cancelled if exit_code == exit::DEADLINE => DEADLINE,
         ErrorKind::Usage => "usage",
         ErrorKind::Image => "image",
         ErrorKind::Unauthenticated => "unauthenticated",

@@ -114,6 +114,7 @@ impl ShownRun<'_> {
             };
             unfinished?.is_resumable().then(command)
         });
+        let hint = continuation.as_ref().map(Continuation::advice);
         let lines = last_lines(
             form.program,
             outcome.original,
@@ -128,6 +129,7 @@ impl ShownRun<'_> {
             text: outcome.text,
             object,
             error,
+            hint,
         };
         form.finish_printing(is_json, &heard, Ok(answer), |error| {
             // The line about the progress already says that it stopped.

@@ -148,6 +148,10 @@ fn quiet_leaves_out_the_notice_that_the_run_stops() {
         let object: serde_json::Value = serde_json::from_str(outcome.text()).unwrap();
         assert_eq!(object["error"]["kind"], "deadline");
         assert_eq!(object["error"]["exit_code"], 75);
+        assert_eq!(object["error"]["message"], "Stopped at the deadline");
+        let command = outcome.stderr.lines().last().unwrap();
+        let hint = format!("Continue with: {command}");
+        assert_eq!(object["error"]["hint"], hint, "{outcome:?}");
         assert_eq!(object["outcome"], "gave_up");
         assert_eq!(object["exit_code"], 75);
     }
