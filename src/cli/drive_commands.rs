@@ -16,11 +16,12 @@ use super::drive_state;
 use super::drive_table::{self, Row, time};
 use super::drives::{drives_that, each_drive, look_at_drive, remove_drive};
 use super::json_list::JsonList;
+use super::other_journals::Other;
 use super::output::{CommandOutput, OutputForm, error_object};
 use super::signals::{self, Heard};
 use super::text_table::table;
 use super::wait_lines::{self, WaitLines};
-use super::{complete, exit, help, printable, prompt, screen};
+use super::{complete, exit, help, printable, prompt, quote, screen};
 use crate::amounts::{exact_size, size};
 use crate::api::Client;
 use crate::drive::{Condition, DriveInfo, LocalUploads};
@@ -210,10 +211,29 @@ pub(super) fn show(arguments: &ShowArguments) -> ExitCode {
                 let how = "has not ended; another machine may still work on it";
                 lines.push(("Upload", how.to_owned()));
             }
+            if let (Condition::Unfinished, Some(upload)) =
+                (&state, drive_state::stopped_upload(drive.id).await?)
+            {
+                lines.push(("Resume", resuming(&upload, client, &arguments.access)));
+            }
             let text = described(&drive, &lines, arguments.long);
             Ok(CommandOutput::new(text, object))
         },
     )
+}
+
+/// The command that continues this upload. The journal does not contain the path of the image.
+fn resuming(upload: &Other, client: &Client, access: &Access) -> String {
+    let (drive, journal) = (upload.drive, quote(&upload.path.to_string_lossy()));
+    let is_here = upload.header.endpoint == client.endpoint().to_string()
+        && upload.header.user == client.user();
+    let how = match (is_here, upload.is_ours) {
+        (true, true) => format!("--journal {journal}"),
+        (true, false) => format!("-d {drive} --journal {journal}"),
+        // The endpoint had another name then, to which the journal belongs.
+        (false, _) => format!("--resume-from-drive {drive}"),
+    };
+    format!("openhosting upload{} {how} IMAGE", access.given())
 }
 
 /// `openhosting rm`.

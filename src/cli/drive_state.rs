@@ -42,6 +42,17 @@ fn local_uploads() -> Vec<Other> {
     all.unwrap_or_default()
 }
 
+/// The upload of this machine to the drive that stopped; `None` if there is none or there are
+/// several, of which each needs a command of its own.
+pub(super) async fn stopped_upload(drive: DriveId) -> Result<Option<Other>> {
+    let look = move || {
+        let is_it = |other: &Other| other.drive == drive && !other.is_running;
+        let mut all = local_uploads().into_iter().filter(is_it);
+        Ok(all.next().filter(|_| all.next().is_none()))
+    };
+    blocking(look).await
+}
+
 /// What an upload wrote to a drive: an image, from this byte on.
 pub(super) struct Written {
     pub(super) image: Fingerprint,

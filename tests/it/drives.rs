@@ -3,7 +3,7 @@
 use crate::support::cli::{Desk, SIMPLE, Tool, has_terminals};
 use crate::support::http::{Ask, assert_drive, create, drives};
 use crate::support::noise;
-use crate::support::proxy::{Fault, Gate, Request, answer, claimed, claimed_by, refusal};
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, claimed, claimed_by, refusal};
 use crate::support::schema::object;
 use crate::support::server::TestServer;
 
@@ -493,6 +493,37 @@ fn a_drive_is_uploading_then_unfinished_then_ready() {
     let _ = over.run().code(0);
     assert_eq!(state(&desk, uri), ("ready".into(), "ready".into()));
     assert!(desk.journals().is_empty());
+}
+
+#[test]
+fn show_prints_the_command_that_resumes_an_upload() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let uri = &server.uri;
+    let image = noise(1, 1 << 20);
+    desk.file("a.img", &image);
+    let stopped = "upload -c 65536 --limit-rate 40K --deadline 1s a.img";
+    let _ = own(&desk, uri, stopped).run().code(75);
+    let shown = own(&desk, uri, "show a.img").run().code(0);
+    let mut lines = shown.text().lines();
+    let command = lines.find_map(|line| line.strip_prefix("Resume "));
+    let command = command.unwrap().trim().strip_prefix("openhosting ");
+    let command = command.unwrap().replace("IMAGE", "a.img");
+    let resumed = own(&desk, uri, &command).run().code(0);
+    let _ = resumed.says("Resuming: ");
+    let drive = drives(&server).remove(0);
+    assert_drive(&server, &drive, &image);
+    assert!(desk.journals().is_empty());
+    let shown = own(&desk, uri, "show a.img").run().code(0);
+    assert!(!shown.text().contains("Resume"), "{shown:?}");
+    // The same server by another name.
+    let _ = own(&desk, uri, &stopped.replace("a.img", "-n b a.img"))
+        .run()
+        .code(75);
+    let proxy = FaultProxy::to(&server);
+    let shown = own(&desk, &proxy.uri(), "show b").run().code(0);
+    let command = "openhosting upload --resume-from-drive ";
+    assert!(shown.text().contains(command), "{shown:?}");
 }
 
 #[test]
