@@ -101,11 +101,15 @@ impl Coverage {
                 of => format!("every one of {of} blocks was compared"),
             };
         }
+        let odds = self.odds();
+        format!("{} of {} blocks were compared. {odds}", self.checked, self.of)
+    }
+
+    /// The probability that a change would have been found, in words.
+    pub(crate) fn odds(&self) -> String {
         let of_a_hundred = self.of.div_ceil(100);
         format!(
-            "{} of {} blocks were compared. If 1 % of the blocks had changed, the probability to find it would be {}; for a single changed block, {}",
-            self.checked,
-            self.of,
+            "If 1 % of the blocks had changed, the probability to find it would be {}; for a single changed block, {}",
             percent(self.confidence(of_a_hundred)),
             percent(self.confidence(1)),
         )
@@ -172,13 +176,16 @@ impl Receipt {
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let wrong = |what: &str| Error::new(ErrorKind::Usage, format!("It is no receipt: {what}"));
         let object: Value = serde_json::from_slice(bytes).map_err(|cause| {
-            Error::new(ErrorKind::Usage, "It is no JSON")
-                .because(cause)
-                .hint_to(advice![
-                    "Use the file that ",
-                    Remedy::WriteReceipt,
-                    " wrote"
-                ])
+            let error = Error::new(ErrorKind::Usage, "It is no receipt").hint_to(advice![
+                "A receipt is a JSON file that ",
+                Remedy::WriteReceipt,
+                " wrote"
+            ]);
+            // The parser's error is of use only if the file was meant to be one.
+            match bytes.trim_ascii_start().starts_with(b"{") {
+                true => error.because(cause),
+                false => error,
+            }
         })?;
         let number = |key: &str| {
             let value = object.get(key).and_then(Value::as_u64);

@@ -20,6 +20,7 @@ use super::output::OutputForm;
 use super::showing::{DisplayArguments, ShownRun, Way};
 use super::shown_run::RunOutcome;
 use super::{arguments, candidates, complete, help, screen, signing};
+use crate::advice::{Advice, Remedy};
 use crate::amounts::{counted, exact_size};
 use crate::api::ClientConfig;
 use crate::content::{Content, blocks_in, count, set_of};
@@ -149,7 +150,8 @@ async fn compare(
     let receipt = read_receipt_if(path, |bytes| match &arguments.pubkey {
         Some(public) => signing::check(path, bytes, public),
         None => Ok(()),
-    })?;
+    })
+    .map_err(with_other_way)?;
     let patience = Patience::new(arguments.max_outage);
     let config = ClientConfig {
         outage: arguments.max_outage,
@@ -219,6 +221,18 @@ async fn compare(
         of,
         differing,
     })
+}
+
+/// Adds to the advice to publish with a receipt what needs none.
+fn with_other_way(error: Error) -> Error {
+    let is_it = |hint: &Advice| hint.remedies().any(|it| *it == Remedy::WriteReceipt);
+    match error.hint().filter(|hint| is_it(hint)).cloned() {
+        Some(mut hint) => {
+            hint.push(". An upload with --verify full compares the drive with the image itself");
+            error.hint_to(hint)
+        }
+        None => error,
+    }
 }
 
 /// Warns if what the drive holds may be wrong or incomplete: differences are expected then.

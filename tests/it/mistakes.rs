@@ -528,7 +528,12 @@ const PUBLICATIONS: &[Mistake] = &[
     ("verify", 2, "RECEIPT", "Usage: openhosting verify"),
     ("verify nosuch.json", 1, "nosuch.json", "path"),
     ("verify nightly", 1, "nightly", "not the name of a drive"),
-    ("verify a.img", 2, "a.img", "openhosting publish --receipt"),
+    (
+        "verify a.img",
+        2,
+        "a.img: It is no receipt",
+        "publish --receipt FILE\" wrote. An upload with --verify full",
+    ),
     ("verify dir", 1, "dir", "directory"),
     ("verify --sample 0 r", 2, "\"0\"", "above 0"),
     ("verify --sample 101 r", 2, "\"101\"", "up to 100"),
