@@ -92,6 +92,9 @@ pub(super) struct VerifyArguments {
     receipt: PathBuf,
 }
 
+/// The line about a receipt whose signature was demanded.
+const SIGNED: &str = "The signature of the receipt is valid";
+
 /// Parses a percentage.
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
@@ -132,6 +135,8 @@ struct Compared {
     receipt_drive: DriveId,
     /// Whether the drive that was compared was published, so that there is a receipt of it.
     is_published: bool,
+    /// Whether the receipt has a valid signature by the key of --pubkey.
+    is_signed: bool,
     content: Arc<Content>,
     shard: Option<Shard>,
     /// The blocks that were compared, and how many there are.
@@ -215,6 +220,7 @@ async fn compare(
         drive,
         receipt_drive: receipt.drive,
         is_published: publication(&info).is_some_and(|it| it.published_ms.is_some()),
+        is_signed: arguments.pubkey.is_some(),
         content,
         shard: arguments.shard,
         blocks,
@@ -300,9 +306,22 @@ impl Compared {
                 Some(shard) => format!("{}: ", part_of_many(shard)),
                 None => String::new(),
             };
-            let statement = coverage.statement();
-            let line = format!("Drive {drive} holds what its receipt lists: {of_what}{statement}");
-            outcome.text = screen::stdout_lines(&line, 0).join("\n") + "\n";
+            let Coverage { checked, of } = coverage;
+            let line = match checked >= of {
+                true => format!(
+                    "Drive {drive} holds what its receipt lists: {of_what}{}",
+                    coverage.statement()
+                ),
+                // The rest of the drive may differ.
+                false => format!(
+                    "Drive {drive}: {of_what}no difference in {checked} of {of} blocks. {}",
+                    coverage.odds()
+                ),
+            };
+            let signature = self.is_signed.then_some(SIGNED);
+            let lines = signature.into_iter().chain([&*line]);
+            let lines = lines.flat_map(|line| screen::stdout_lines(line, 0));
+            outcome.text = lines.map(|line| line + "\n").collect();
         }
         outcome
     }
