@@ -223,12 +223,10 @@ pub(super) fn main(arguments: &PublishArguments) -> ExitCode {
     };
     run.run(async |display, stop| {
         let done = publish_or_clean_up(arguments, display, stop).await;
-        if let Ok(PublishOutcome::Published(Published {
-            is_newest_again: true,
-            ..
-        })) = &done
+        if let Ok(PublishOutcome::Published(done)) = &done
+            && (done.is_newest_again || !done.destroyed.is_empty())
         {
-            // Other readers of the name get another drive than before this run.
+            // Readers of the name get another drive than before this run, or drives are gone.
             display.always_sum_up();
         }
         let report = Report {

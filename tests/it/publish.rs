@@ -671,6 +671,11 @@ fn older_publications_are_removed_after_the_new_one_unless_in_use() {
     let done = publication(&desk, &proxy.uri(), "a.img --name n --keep 1");
     assert_eq!(done["how"], "nothing");
     assert_eq!(drives(&server), [done["drive"].as_str().unwrap()]);
+    // Without a terminal too, a drive does not vanish without a word.
+    desk.file("a.img", &changed(&image(), &[3]));
+    let words = "a.img --name n --keep 1";
+    let removed = publish(&desk, &proxy.uri(), words).run().code(0);
+    removed.says("Removed older drives of n: ");
 }
 
 /// Another publication of the same name removes them at the same time.
