@@ -66,7 +66,7 @@ impl FromStr for Shard {
         shard.ok_or_else(|| {
             let what = format!("{text:?} is not I/N with I from 1 to N");
             Error::new(ErrorKind::Usage, what)
-                .hint_to("Write it as in 1/3, the first of three parts")
+                .hint_to("Write it as in 1/3, the first of three shards")
         })
     }
 }

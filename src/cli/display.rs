@@ -441,7 +441,7 @@ impl Display {
         let (name, disk) = (&self.name, size(done));
         let took = duration(self.since.elapsed());
         let drive = self.drive.map_or("?".to_owned(), short_id);
-        let did = match (self.way, self.part.map(part_of_many)) {
+        let did = match (self.way, self.part.map(shard_of_many)) {
             (Way::Up | Way::Publish, None) => {
                 format!("Uploaded {name} ({disk}) to drive {drive}")
             }
@@ -496,7 +496,7 @@ impl Display {
         if !parts.is_empty() {
             lines.push(parts.join(", "));
         }
-        if let (Way::Verify, Some(others)) = (self.way, self.part.and_then(other_parts)) {
+        if let (Way::Verify, Some(others)) = (self.way, self.part.and_then(other_shards)) {
             lines.push(format!("This run did not compare {others}"));
         }
         lines
@@ -655,7 +655,7 @@ impl Display {
         let share = total.and_then(|total| percent(done, total));
         let share = share.map_or(String::new(), |share| format!(" at {share} %"));
         let of = total.map_or(String::new(), |total| format!(" of {}", size(total)));
-        let part = self.part.map(part_of_many);
+        let part = self.part.map(shard_of_many);
         let part = part.map_or(String::new(), |part| format!(", {part}"));
         let (name, done) = (self.name.clone(), size(done));
         self.notice(
@@ -690,25 +690,31 @@ fn name_of(way: Way, about: &str) -> String {
     }
 }
 
-/// A part in words: `part 1 of 4`.
-pub(super) fn part_of_many(part: Shard) -> String {
-    format!("part {} of {}", part.index(), part.count())
+/// A shard in words: `shard 1 of 4`.
+pub(super) fn shard_of_many(shard: Shard) -> String {
+    format!("shard {} of {}", shard.index(), shard.count())
 }
 
-/// The other parts in words: `part 2 of 2`, or `the other 3 parts`.
-pub(super) fn other_parts(part: Shard) -> Option<String> {
-    match part.count() {
+/// The other shards in words: `shard 2 of 2`, or `the other 3 shards`.
+fn other_shards(shard: Shard) -> Option<String> {
+    match shard.count() {
         0 | 1 => None,
-        2 => Some(format!("part {} of 2", 3 - part.index())),
-        count => Some(format!("the other {} parts", count - 1)),
+        2 => Some(format!("shard {} of 2", 3 - shard.index())),
+        count => Some(format!("the other {} shards", count - 1)),
     }
 }
 
-/// The line after a part: what else is needed, and the command that then makes it whole.
-pub(super) fn to_be_joined(what: &str, part: Shard, program: &str, join: Changes<'_>) -> String {
+/// What makes a transfer complete after this shard. It is unknown which other shards are done.
+pub(super) fn others_are_done(shard: Shard) -> Option<String> {
+    let verb = if shard.count() == 2 { "is" } else { "are" };
+    Some(format!("{} {verb} done too", other_shards(shard)?))
+}
+
+/// The line after a shard: what else is needed, and the command that then makes it whole.
+pub(super) fn to_be_joined(what: &str, shard: Shard, program: &str, join: Changes<'_>) -> String {
     let join = command_line::changed(program, join);
-    match other_parts(part) {
-        Some(others) => format!("{what} also needs {others}. Then finish it with: {join}"),
+    match others_are_done(shard) {
+        Some(others) => format!("When {others}, finish {what} with: {join}"),
         None => format!("Finish {what} with: {join}"),
     }
 }

@@ -106,13 +106,13 @@ pub(super) struct DownloadArguments {
     #[arg(long)]
     checksum: bool,
 
-    /// Fetch part I of N, while other machines fetch the others
+    /// Fetch shard I of N, while other machines fetch the others
     ///
-    /// I counts from 1. All parts go to FILE.oh-part, and --join finishes the file.
+    /// I counts from 1. All shards go to FILE.oh-part, and --join finishes the file.
     #[arg(long, value_name = "I/N", conflicts_with_all = ["offset", "format", "compress", "gzip", "zstd", "checksum"], hide_short_help = true, help_heading = help::MACHINES)]
     shard: Option<Shard>,
 
-    /// Check that all N parts are there, verify, and create FILE
+    /// Check that all N shards are there, verify, and create FILE
     #[arg(long, value_name = "N", value_parser = arguments::number::<NonZeroU32>, conflicts_with_all = ["shard", "offset", "format", "compress", "gzip", "zstd", "journal", "restart"], hide_short_help = true, help_heading = help::MACHINES)]
     join: Option<NonZeroU32>,
 
@@ -392,11 +392,11 @@ fn check_parts(arguments: &DownloadArguments) -> Result<()> {
     let found = names.find_map(|entry| shard_of(&entry.file_name().to_string_lossy()));
     if let Some(shard) = found {
         let what = format!(
-            "{} holds part {shard} of a download in parts",
+            "{} holds shard {shard} of a download in shards",
             part.display()
         );
         return Err(Error::new(ErrorKind::Usage, what).hint_to(format!(
-            "Fetch the other parts with --shard I/{count}, then run it with --join {count}; or name another file",
+            "Fetch the other shards with --shard I/{count}, then run it with --join {count}; or name another file",
             count = shard.count()
         )));
     }

@@ -15,7 +15,7 @@ use super::arguments::{open_image, web_url};
 use super::candidates::{self, TIERS};
 use super::command_line::Changes;
 use super::continuation::{Continuation, with_removal};
-use super::display::{Display, part_of_many, short_id, to_be_joined};
+use super::display::{Display, shard_of_many, short_id, to_be_joined};
 use super::github::Report;
 use super::output::OutputForm;
 use super::reached::{endpoint_name, how_to_serve, jobs_for};
@@ -118,7 +118,7 @@ pub(super) struct PublishArguments {
     #[arg(long, value_name = "TOKEN", hide_short_help = true, help_heading = help::DRIVE)]
     token: Option<String>,
 
-    /// Do part I of N; --join publishes when all are done
+    /// Do shard I of N; --join publishes when all are done
     ///
     /// I counts from 1. All N machines work on the same drive.
     #[arg(long, value_name = "I/N", conflicts_with_all = ["cleanup", "keep"], hide_short_help = true, help_heading = help::MACHINES)]
@@ -281,8 +281,8 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
     let (disk, took) = (size(done.size), duration(took));
     let did = match (done.is_published, arguments.shard) {
         (false, Some(shard)) => format!(
-            "Sent {} of {image} ({disk}) to drive {drive} in {took}",
-            part_of_many(shard)
+            "Sent {} of {image} to drive {drive} in {took}",
+            shard_of_many(shard)
         ),
         _ => format!("Published {image} ({disk}) as {name} (drive {drive}) in {took}"),
     };

@@ -11,7 +11,7 @@ use super::arguments::{ImageArguments, open_image};
 use super::candidates::{self, TIERS};
 use super::command_line::Changes;
 use super::continuation::{Continuation, with_removal};
-use super::display::{Display, other_parts, short_id};
+use super::display::{Display, others_are_done, short_id};
 use super::drive_reference::DriveReference;
 use super::drive_state::{Written, forget_uploads};
 use super::other_journals::{Other, others};
@@ -167,7 +167,7 @@ pub(super) struct UploadArguments {
     #[arg(long, value_name = "FILE|URL", add = candidates::files(), conflicts_with = "sha256", hide_short_help = true, help_heading = help::CHECKS)]
     sha256_file: Option<PathBuf>,
 
-    /// Send part I of N, while other machines send the others
+    /// Send shard I of N, while other machines send the others
     ///
     /// I counts from 1. All machines write to the same drive. Create it first, and name it with
     /// -d DRIVE. Without -d, the command prints how to create it.
@@ -242,8 +242,8 @@ impl Tool for UploadArguments {
                 verified_bytes: uploaded.verified.bytes,
                 checksum: uploaded.checksum,
                 journal: uploaded.journal,
-                next: match self.shard.and_then(other_parts) {
-                    Some(others) => Some(format!("The drive also needs {others}")),
+                next: match self.shard.and_then(others_are_done) {
+                    Some(others) => Some(format!("The drive is complete when {others}")),
                     None => self.local.as_deref().map(how_to_serve),
                 },
             }),

@@ -11,7 +11,7 @@ use rangemap::RangeSet;
 use serde_json::{Value, json};
 
 use super::access::Access;
-use super::display::{Display, part_of_many};
+use super::display::{Display, shard_of_many};
 use super::drive_reference::DriveReference;
 use super::drive_state;
 use super::drives::look_at_drive;
@@ -50,7 +50,7 @@ pub(super) struct VerifyArguments {
     #[arg(long, value_name = "P", value_parser = percent)]
     sample: Option<f64>,
 
-    /// Compare part I of N
+    /// Compare shard I of N
     ///
     /// I counts from 1.
     #[arg(long, value_name = "I/N", hide_short_help = true, help_heading = help::MACHINES)]
@@ -303,7 +303,7 @@ impl Compared {
             outcome.error = Some(Error::new(ErrorKind::Integrity, what).hint_to(hint));
         } else {
             let of_what = match self.shard {
-                Some(shard) => format!("{}: ", part_of_many(shard)),
+                Some(shard) => format!("{}: ", shard_of_many(shard)),
                 None => String::new(),
             };
             let Coverage { checked, of } = coverage;

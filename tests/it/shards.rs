@@ -129,7 +129,7 @@ fn a_whole_download_does_not_replace_parts() {
     let scene = Scene::new();
     scene.shard(2).wait().code(0);
     let whole = scene.start("").wait().code(2);
-    let whole = whole.says("out.oh-part holds part 2/5 of a download in parts");
+    let whole = whole.says("out.oh-part holds shard 2/5 of a download in shards");
     whole.says("run it with --join 5");
     assert!(scene.part().exists());
     scene.start("--restart").wait().code(0);

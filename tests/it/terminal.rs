@@ -659,8 +659,8 @@ fn a_part_says_what_else_is_needed_and_its_last_command_makes_the_whole() {
     let drive = drives(&server).into_iter().next().unwrap();
     let short: String = drive.chars().take(8).collect();
     let part = |index: u32| run(&format!("download -c 65536 --shard {index}/2 disk.img out"));
-    let summary = format!("Downloaded part 1 of 2 of drive {short} (384 KiB) to out.oh-part in");
-    let needs = "out also needs part 2 of 2. Then finish it with:";
+    let summary = format!("Downloaded shard 1 of 2 of drive {short} (384 KiB) to out.oh-part in");
+    let needs = "When shard 2 of 2 is done too, finish out with:";
     let join = said(&part(1), &[&summary, needs]).unwrap();
     assert_eq!(join, "download -c 65536 disk.img out --join 2");
     let _ = part(2);
@@ -669,22 +669,22 @@ fn a_part_says_what_else_is_needed_and_its_last_command_makes_the_whole() {
 
     let publish = "publish disk.img --name p --receipt r.json";
     let part = |index: u32| run(&format!("{publish} --shard {index}/3"));
-    let needs = "p also needs the other 2 parts. Then finish it with:";
-    let join = said(&part(1), &["Sent part 1 of 3 of disk.img", needs]).unwrap();
+    let needs = "When the other 2 shards are done too, finish p with:";
+    let join = said(&part(1), &["Sent shard 1 of 3 of disk.img to drive", needs]).unwrap();
     assert_eq!(join, format!("{publish} --join"));
     let _ = (part(2), part(3));
     let _ = said(&run(&join), &["Published disk.img (768 KiB) as p"]);
 
     let compared = run("verify r.json --shard 2/2");
     let lines = [
-        "Compared part 2 of 2 of drive",
-        "This run did not compare part 1 of 2",
+        "Compared shard 2 of 2 of drive",
+        "This run did not compare shard 1 of 2",
     ];
     let _ = said(&compared, &lines);
     let uploaded = run("upload -d disk.img --shard 1/2 disk.img");
     let lines = [
-        "Uploaded part 1 of 2 of disk.img",
-        "The drive also needs part 2 of 2",
+        "Uploaded shard 1 of 2 of disk.img",
+        "The drive is complete when shard 2 of 2 is done too",
     ];
     let _ = said(&uploaded, &lines);
 }
