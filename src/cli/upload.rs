@@ -547,13 +547,20 @@ fn check_new_drive(arguments: &UploadArguments, target: &Target) -> Result<()> {
         return Ok(());
     };
     if arguments.shard.is_some() {
-        let what = "--shard needs a drive that exists: give it with -d instead of -n";
+        let what = "--shard needs a drive that exists, which -d names";
         let (name, size) = (quote(&spec.name), spec.size);
         let hint = match &arguments.local {
             Some(_) => "Leave out --shard, or upload the image without it first".to_owned(),
             None => {
                 let create = arguments.commands().call("-c drives create");
-                format!(r"Create the drive: printf 'name %s\nsize %s\n' {name} {size} | {create}")
+                let create = format!(r"printf 'name %s\nsize %s\n' {name} {size} | {create}");
+                let changes = Changes {
+                    without: &["-s", "--shared"],
+                    without_values: NEW_DRIVE_VALUES,
+                    flags: "-d UUID",
+                };
+                let send = command_line::changed(PROGRAM, changes);
+                format!("Create the drive: {create}\nThen send each shard to the UUID that this prints: {send}")
             }
         };
         return Err(Error::new(ErrorKind::Usage, what).hint_to(hint));

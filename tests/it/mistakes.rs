@@ -235,8 +235,8 @@ const UPLOADS: &[Mistake] = &[
     (
         "upload --shard 1/2 -n web a.img",
         2,
-        "-d instead of -n",
-        "| openhosting -c drives create",
+        "a drive that exists, which -d names",
+        "prints: openhosting upload --shard 1/2 a.img -d",
     ),
     (
         "upload a.img web",
@@ -712,8 +712,8 @@ const ENDPOINTS: &[(&[(&str, &str)], Mistake)] = &[
         (
             "upload --endpoint http://127.0.0.1:1/ --shard 1/2 -n web a.img",
             2,
-            "-d instead of -n",
             "| openhosting --endpoint http://127.0.0.1:1/ -c drives create",
+            "upload --endpoint http://127.0.0.1:1/ --shard 1/2 a.img -d",
         ),
     ),
     (
