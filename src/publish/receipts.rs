@@ -59,15 +59,12 @@ pub(crate) fn write_receipt(path: &Path, receipt: &Receipt) -> Result<()> {
     written.map_err(|cause| cannot_write(path, cause))
 }
 
-/// Checks before an image is published that a receipt can be written afterwards. Creates the
-/// directory of the receipt.
+/// Checks before an image is published that a receipt can be written afterwards.
 ///
 /// # Errors
-/// [`ErrorKind::Local`] if it cannot be written.
+/// [`ErrorKind::Local`] if it cannot be written, for example because its directory does not exist.
 pub fn check_receipt(path: &Path) -> Result<()> {
-    let can = std::fs::create_dir_all(directory_of(path))
-        .and_then(|()| check_replace(path, Access::Private));
-    can.map_err(|cause| cannot_write(path, cause))
+    check_replace(path, Access::Private).map_err(|cause| cannot_write(path, cause))
 }
 
 fn cannot_write(path: &Path, cause: std::io::Error) -> Error {

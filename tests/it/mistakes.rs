@@ -494,6 +494,12 @@ const PUBLICATIONS: &[Mistake] = &[
     ),
     ("publish -n x nosuch.img", 1, "nosuch.img", "path"),
     (
+        "publish -n x --receipt newdir/r a.img",
+        1,
+        "newdir/r: No such file",
+        "path",
+    ),
+    (
         "publish -n x --receipt newdir/ a.img",
         1,
         "newdir/ does not exist",
