@@ -136,13 +136,13 @@ pub(super) fn jobs(text: &str) -> Result<NonZeroU32, String> {
 /// Reads a whole number.
 pub(super) fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error: ParseIntError| {
-        let rule = match error.kind() {
-            IntErrorKind::Zero => "must be at least 1",
-            IntErrorKind::PosOverflow => "is too large",
-            IntErrorKind::NegOverflow => "is too small",
-            _ => "is not a whole number",
+        let (rule, hint) = match error.kind() {
+            IntErrorKind::Zero => ("must be at least 1", "1 or more"),
+            IntErrorKind::PosOverflow => ("is too large", "a smaller number"),
+            IntErrorKind::NegOverflow => ("is too small", "a larger number"),
+            _ => ("is not a whole number", "digits"),
         };
-        format!("{text:?} {rule}. Use digits, for example 3")
+        format!("{text:?} {rule}. Use {hint}, for example 3")
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::screen::Stdout;
@@ -105,7 +106,14 @@ pub(super) fn hint_of(error: &Error) -> Option<String> {
         return Some(remedies::worded(hint));
     }
     let cause = causes(error).find_map(|cause| cause.downcast_ref::<std::io::Error>())?;
-    advice_on(cause.kind())
+    let chain = error.chain();
+    let words = chain.split_whitespace();
+    let mut paths = words.map(|word| Path::new(word.trim_matches(['"', ':'])));
+    // Where a relative path begins is of no use for an absolute one.
+    match paths.any(Path::is_absolute) && cause.kind() == std::io::ErrorKind::NotFound {
+        true => Some("Check the path".to_owned()),
+        false => advice_on(cause.kind()),
+    }
 }
 
 /// What to do about an error of the operating system that concerns a file.

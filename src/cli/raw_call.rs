@@ -215,7 +215,11 @@ fn file_body(path: &Path) -> Result<Upload> {
     let cannot = |what: &str| Error::new(ErrorKind::Local, format!("{} {what}", path.display()));
     let file = File::open(path).map_err(|cause| match cause.kind() {
         kind @ std::io::ErrorKind::NotFound => {
-            cannot("not found").hint_to(exit::advice_on(kind).unwrap_or_default())
+            let hint = match path.is_absolute() {
+                true => Some("Check the path".to_owned()),
+                false => exit::advice_on(kind),
+            };
+            cannot("not found").hint_to(hint.unwrap_or_default())
         }
         _ => cannot("cannot be opened").because(cause),
     })?;

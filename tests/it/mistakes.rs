@@ -459,7 +459,7 @@ const PUBLICATIONS: &[Mistake] = &[
         "publish -n x --keep 0 a.img",
         2,
         "\"0\" must be at least 1",
-        "for example 3",
+        "Use 1 or more, for example 3",
     ),
     (
         "publish -n x --keep many a.img",
@@ -608,7 +608,7 @@ const SERVERS: &[Mistake] = &[
         "server --max-connections 0",
         2,
         "\"0\" must be at least 1",
-        "for example 3",
+        "Use 1 or more, for example 3",
     ),
     (
         "server --forward 99999",
@@ -929,6 +929,23 @@ fn advice_names_no_flag_that_the_command_lacks() {
     let listed = desk.simple(&busy.uri()).arg("ls").run().code(75);
     let hint = listed.stderr.lines().last();
     assert_eq!(hint, Some("Run the same command again then"));
+}
+
+#[test]
+fn only_for_a_relative_path_the_hint_says_where_it_begins() {
+    let desk = Desk::new();
+    let work = desk.work();
+    let relative = format!(
+        "Check the path; a relative one in an argument begins at {}",
+        work.canonicalize().unwrap().display()
+    );
+    for (path, hint) in [("nosuch", &*relative), ("/nosuch/img", "Check the path")] {
+        for words in ["image info", "ls --cacert", "api drives list -f"] {
+            let outcome = desk.simple("http://127.0.0.1:1/").args(words).arg(path);
+            let outcome = outcome.run().code(1);
+            assert_eq!(outcome.stderr.lines().last(), Some(hint), "{outcome:?}");
+        }
+    }
 }
 
 /// Files that this user may not read or write. Root may, so for root these tests run as another
