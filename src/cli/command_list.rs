@@ -12,7 +12,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use clap_complete::engine::ArgValueCompleter;
+use clap_complete::engine::{ArgValueCompleter, PathCompleter, ValueCompleter as _};
 
 use super::{
     candidates, command_line, complete, doctor, download, drive_commands, exit, image, login,
@@ -202,13 +202,27 @@ pub(super) fn root() -> clap::Command {
         .disable_help_subcommand(true)
 }
 
-/// `man`, with completions for the names of its pages.
+/// `man`, with completions for its pages.
 fn man_command() -> clap::Command {
-    let pages = ArgValueCompleter::new(|current: &OsStr| {
+    let pages = |current: &OsStr| {
         let names = manual::page_names(root()).into_iter();
         candidates::candidates(names.map(|name| (name, None)), current)
-    });
-    manual::Manual::command().mut_arg("page", |page| page.add(pages))
+    };
+    // The words of commands mean pages too, and are shorter.
+    let pages_or_directories = move |current: &OsStr| {
+        let words = COMMANDS.iter().map(|own| (own.word.to_owned(), None));
+        let mut all = candidates::candidates(words, current);
+        if !current.is_empty() {
+            all.extend(pages(current));
+        }
+        all.extend(PathCompleter::dir().complete(current));
+        all
+    };
+    let pages = ArgValueCompleter::new(pages);
+    let pages_or_directories = ArgValueCompleter::new(pages_or_directories);
+    manual::Manual::command()
+        .mut_arg("page", |page| page.add(pages))
+        .mut_arg("directory", |word| word.add(pages_or_directories))
 }
 
 /// `help`, which completions know as a command.

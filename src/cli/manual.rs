@@ -13,7 +13,7 @@ use clap_mangen::Man;
 use super::complete::Shell;
 use super::help::{self, Entry, Sections};
 use super::written_files::{WrittenFile, cannot_write, check_written, start_of};
-use super::{download, exit, server, upload, usage};
+use super::{download, exit, quote, server, upload, usage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, replace};
 
@@ -142,7 +142,17 @@ fn write(arguments: &Manual, root: Command) -> Result<()> {
             exit::print(&format!("To read the page, run: {command} | man -l -\n"))
         }
         Some(page) => exit::print(page),
-        None => Err(no_page(&pages, &name)),
+        None => {
+            let error = no_page(&pages, &name);
+            Err(match (arguments.directory.as_ref(), error.hint()) {
+                (Some(word), Some(hint)) => {
+                    let directory = quote(&format!("./{}", word.display()));
+                    let hint = format!("{hint} For a new directory, write: {directory}");
+                    error.hint_to(hint)
+                }
+                _ => error,
+            })
+        }
     }
 }
 
@@ -167,7 +177,7 @@ fn no_page(pages: &[(String, String)], word: &str) -> Error {
     let commands = names.clone().map(command_of);
     let hint = match usage::nearest(command_of(word), commands) {
         Some(command) => format!("Did you mean {command:?}?"),
-        None => format!("The pages are: {}", names.collect::<Vec<_>>().join(" ")),
+        None => format!("The pages are: {}.", names.collect::<Vec<_>>().join(" ")),
     };
     Error::new(ErrorKind::Usage, format!("There is no page {word:?}")).hint_to(hint)
 }

@@ -129,6 +129,11 @@ const UNIQUE: &[(&str, &str)] = &[
         "openhosting man --page openhosting-show",
     ),
     ("openhosting login wo", "openhosting login work"),
+    ("openhosting man uplo", "openhosting man upload"),
+    (
+        "openhosting man openhosting-sh",
+        "openhosting man openhosting-show",
+    ),
 ];
 
 /// What is typed, and the line that a shell makes of it: names of files are quoted where they need
@@ -529,7 +534,8 @@ fn a_word_that_is_no_page_is_no_directory_either() {
     let page = man("upload").code(0);
     assert!(page.text().contains(".TH OPENHOSTING-UPLOAD 1"), "{page:?}");
     let none = man("uplaod").code(2).says("There is no page \"uplaod\"");
-    let _ = none.says("Did you mean \"upload\"?");
+    let _ = none.says("Did you mean \"upload\"? For a new directory, write: ./uplaod\n");
+    let _ = man("new").code(2).says(" For a new directory, write: ./new\n");
     assert!(!desk.path("uplaod").exists());
     let written = man("./pages/new").code(0);
     assert!(written.text().ends_with(" pages to ./pages/new\n"));
