@@ -5,7 +5,7 @@
 //! commands, flags and values are never out of date, and drives and profiles can be completed.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::time::Duration;
 
@@ -84,10 +84,38 @@ pub(super) fn answered(program: impl Fn() -> Command) -> bool {
         return false;
     }
     let here = env::current_dir().ok();
+    let is_new_word = words().last().is_none_or(OsString::is_empty);
+    let program = || {
+        let mut program = program();
+        program.build();
+        match is_new_word {
+            true => without_flags(program),
+            false => program,
+        }
+    };
     let completion = CompleteEnv::with_factory(program).var(VARIABLE);
     completion
         .try_complete(env::args_os(), here.as_deref())
         .unwrap_or(true)
+}
+
+/// The words of the command line to the one that is completed, as the shell passes them.
+pub(super) fn words() -> Vec<OsString> {
+    let words = env::args_os().skip_while(|word| word != "--").skip(1);
+    let index = env::var("_CLAP_COMPLETE_INDEX").ok();
+    // fish passes only these words.
+    let index = index.and_then(|index| index.parse().ok());
+    words.take(index.map_or(usize::MAX, |index: usize| index + 1)).collect()
+}
+
+/// The program such that flags are offered only if nothing else can follow: before the user types
+/// a dash, they would hide the files, drives or words among them.
+fn without_flags(command: Command) -> Command {
+    let hidden = command.mut_args(|argument| match argument.is_positional() {
+        true => argument,
+        false => argument.hide(true),
+    });
+    hidden.mut_subcommands(without_flags)
 }
 
 /// Completes drives of the user at the endpoint that the command line and the environment name.
@@ -100,7 +128,7 @@ fn drives_that_begin(current: &OsStr) -> Vec<CompletionCandidate> {
     let drives = list(&access).unwrap_or_default();
     let words = drives
         .iter()
-        .flat_map(|drive| words(drive, &drives, current));
+        .flat_map(|drive| words_of(drive, &drives, current));
     candidates(words, current)
 }
 
@@ -133,7 +161,11 @@ fn list(access: &Access) -> Option<Vec<DriveInfo>> {
 
 /// The words that complete a drive: its name, unless a shell would have to quote it or it does not
 /// mean one drive, and its UUID if the user began to type that or the name cannot be used.
-fn words(drive: &DriveInfo, all: &[DriveInfo], current: &OsStr) -> Vec<(String, Option<String>)> {
+fn words_of(
+    drive: &DriveInfo,
+    all: &[DriveInfo],
+    current: &OsStr,
+) -> Vec<(String, Option<String>)> {
     let name = drive.name().unwrap_or_default();
     let is_meant = || select(all, name, Several::Newest).is_ok_and(|meant| meant.id == drive.id);
     let is_usable = is_plain(name) && is_meant();

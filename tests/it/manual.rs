@@ -266,6 +266,19 @@ fn bash_completes_commands_flags_and_values_of_all_tools() {
         let last = expected.rsplit(' ').next().unwrap();
         assert_eq!(Vec::from_iter(offered(&words)), [last], "{line}");
     }
+    // Flags are among the words only after a dash, or if nothing else can follow.
+    for (line, expected) in [
+        ("openhosting upload ", "lonely.img"),
+        ("openhosting show ", "nightly"),
+        ("openhosting ", "upload"),
+        ("openhosting doctor ", "--profile"),
+        ("openhosting show -", "--profile"),
+    ] {
+        let all = offered(&line.split(' ').collect::<Vec<_>>());
+        assert!(all.contains(expected), "{line}: {all:?}");
+        let mut flags = all.iter().filter(|word| word.starts_with("--"));
+        assert_eq!(flags.next().is_some(), expected == "--profile", "{all:?}");
+    }
     // A name that a shell would have to quote is offered by its UUID.
     let all = offered(&["openhosting", "show", ""]);
     let is_uuid = |word: &&String| uuid::Uuid::parse_str(word).is_ok();
