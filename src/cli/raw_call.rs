@@ -1,7 +1,7 @@
 //! `openhosting api`: the tool for raw calls. Each call is one request, and stdout is exactly the
 //! answer of the endpoint, which a terminal shows without control characters.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{IsTerminal, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use bytes::Bytes;
 use clap::Parser;
+use clap_complete::engine::ArgValueCompleter;
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Response, StatusCode};
 use uuid::Uuid;
@@ -19,7 +20,7 @@ use super::access::Access;
 use super::exit::Notice;
 use super::screen::Stdout;
 use super::transfer_command::as_program;
-use super::{candidates, exit, help, signals, usage};
+use super::{candidates, complete, exit, help, signals, usage};
 use crate::api::{Client, ClientConfig, Flow, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nonblocking::{self, Waiting};
@@ -75,8 +76,19 @@ pub(super) struct CallArguments {
     access: Access,
 
     /// Path of the call, in words
-    #[arg(value_name = "CMD", required = true)]
+    #[arg(value_name = "CMD", required = true, add = objects())]
     command: Vec<String>,
+}
+
+/// Completes the first word of the path.
+fn objects() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        let words = complete::words();
+        let is_object = |word: &OsString| API_OBJECTS.iter().any(|object| *word == **object);
+        let has_object = words.iter().rev().skip(1).any(is_object);
+        let objects = API_OBJECTS.into_iter().filter(|_| !has_object);
+        candidates::candidates(objects.map(|word| (word.to_owned(), None)), current)
+    })
 }
 
 /// `openhosting api`.

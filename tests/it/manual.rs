@@ -251,6 +251,11 @@ fn bash_completes_commands_flags_and_values_of_all_tools() {
         ("openhosting show --profile ", &["other", "work"]),
         ("openhosting show night", &["night-2", "nightly"]),
         ("openhosting rm -y nightly night-", &["night-2"]),
+        (
+            "openhosting api -j ",
+            &["drives", "profile", "resources", "servers"],
+        ),
+        ("openhosting api drives ", &[""]),
     ];
     for (line, expected) in cases {
         let words: Vec<_> = line.split(' ').collect();
