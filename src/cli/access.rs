@@ -43,7 +43,7 @@ pub(super) struct Access {
 
     /// Trust only the certificates in FILE (PEM) at the endpoint
     ///
-    /// For image URLs, they are trusted in addition to the usual ones.
+    /// For the image URLs of upload and publish, they are trusted in addition to the usual ones.
     #[arg(long, value_name = "FILE", add = candidates::files(), hide_short_help = true, help_heading = help::ENDPOINT)]
     cacert: Option<PathBuf>,
 

@@ -37,7 +37,7 @@ pub(super) const LS: OutputForm = OutputForm::new("openhosting ls", "ls/1").with
 pub(super) const SHOW: OutputForm = OutputForm::new("openhosting show", "show/1").with_j();
 pub(super) const RM: OutputForm = OutputForm::new("openhosting rm", "rm/1").with_j();
 
-/// Lists your drives with their size, state and age
+/// Lists your drives with their size and state, and the age of published ones
 ///
 /// The age is the time since a drive was published. The API reports no other times.
 #[derive(Debug, Parser)]

@@ -255,7 +255,7 @@ fn bash_completes_commands_flags_and_values_of_all_tools() {
             "openhosting api -j ",
             &["drives", "profile", "resources", "servers"],
         ),
-        ("openhosting api drives ", &[""]),
+        ("openhosting api drives ", &[]),
     ];
     for (line, expected) in cases {
         let words: Vec<_> = line.split(' ').collect();
