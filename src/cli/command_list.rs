@@ -34,6 +34,26 @@ const OTHER_WORDS: [(&str, &str); 8] = [
     ("remove", "rm"),
 ];
 
+/// Commands of other tools that have no counterpart here, and what does their work.
+const OTHER_TASKS: &[(&[&str], &str)] = &[
+    (
+        &["continue", "restart", "resume", "retry"],
+        "Run the command that stopped again: it continues",
+    ),
+    (
+        &["config", "configure", "profiles", "whoami"],
+        "\"openhosting login\" stores a profile in ~/.config/openhosting/config.toml, and \"openhosting doctor\" shows what is used",
+    ),
+    (
+        &["logout"],
+        "Remove the profile from ~/.config/openhosting/config.toml, and its key file beside it",
+    ),
+    (
+        &["status"],
+        "\"openhosting ls\" shows the state of your drives, and \"openhosting doctor\" checks what a transfer needs",
+    ),
+];
+
 /// The groups in which commands are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Group {
@@ -335,9 +355,12 @@ fn unknown(word: &str) -> Error {
     let like = usage::nearest(word, raw_call::API_OBJECTS.into_iter().chain(commands));
     let other_tools = OTHER_WORDS.iter().find(|(other, _)| *other == lower);
     let command = other_tools.map(|(_, command)| *command).or(like);
-    let hint = match command {
-        Some(command) => format!("Did you mean \"{command}\"?"),
-        None => {
+    let mut tasks = OTHER_TASKS.iter();
+    let task = tasks.find(|(words, _)| words.contains(&&*lower));
+    let hint = match (task, command) {
+        (Some((_, hint)), _) => (*hint).to_owned(),
+        (None, Some(command)) => format!("Did you mean \"{command}\"?"),
+        (None, None) => {
             format!("\"{PROGRAM} help\" lists the commands, and \"{PROGRAM} api\" makes raw calls")
         }
     };

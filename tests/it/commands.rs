@@ -33,6 +33,16 @@ fn an_unknown_command_is_refused_and_sends_nothing() {
         ("list", "There is no command \"list\"", "Did you mean"),
         ("/nope", "There is no command \"/nope\"", "openhosting help"),
         (
+            "resume",
+            "There is no command \"resume\"",
+            "Run the command that stopped again: it continues",
+        ),
+        (
+            "profiles",
+            "There is no command \"profiles\"",
+            "\"openhosting login\" stores a profile",
+        ),
+        (
             "-j probes",
             "There is no command \"probes\"",
             "Did you mean \"probe\"?",
