@@ -289,7 +289,8 @@ fn own(word: &str) -> Option<&'static OwnCommand> {
 
 /// `openhosting help [COMMAND]`.
 fn help(words: &[OsString]) -> ExitCode {
-    let Some(word) = words.first() else {
+    let is_about_help = |word: &&OsString| ["help", "-h", "--help"].iter().any(|it| **word == **it);
+    let Some(word) = words.first().filter(|word| !is_about_help(word)) else {
         return exit::finish(PROGRAM, exit::print(&list()));
     };
     // A raw call is described by the command that makes it.

@@ -150,6 +150,11 @@ fn every_command_has_help_that_names_it() {
         let help = desk.tool(program).args("--help").run().code(0);
         assert!(help.text().contains(&format!("Usage: {name} ")), "{help:?}");
     }
+    let list = desk.tool(SIMPLE).arg("help").run().code(0);
+    for words in ["help help", "help --help"] {
+        let about = desk.tool(SIMPLE).args(words).run().code(0);
+        assert_eq!(about.text(), list.text());
+    }
 }
 
 #[test]
