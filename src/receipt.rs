@@ -102,7 +102,10 @@ impl Coverage {
             };
         }
         let odds = self.odds();
-        format!("{} of {} blocks were compared. {odds}", self.checked, self.of)
+        format!(
+            "{} of {} blocks were compared. {odds}",
+            self.checked, self.of
+        )
     }
 
     /// The probability that a change would have been found, in words.

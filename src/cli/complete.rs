@@ -84,7 +84,7 @@ pub(super) fn answered(program: impl Fn() -> Command) -> bool {
         return false;
     }
     let here = env::current_dir().ok();
-    let is_new_word = words().last().is_none_or(OsString::is_empty);
+    let is_new_word = words().last().is_none_or(|word| word.is_empty());
     let program = || {
         let mut program = program();
         program.build();
@@ -105,7 +105,9 @@ pub(super) fn words() -> Vec<OsString> {
     let index = env::var("_CLAP_COMPLETE_INDEX").ok();
     // fish passes only these words.
     let index = index.and_then(|index| index.parse().ok());
-    words.take(index.map_or(usize::MAX, |index: usize| index + 1)).collect()
+    words
+        .take(index.map_or(usize::MAX, |index: usize| index + 1))
+        .collect()
 }
 
 /// The program such that flags are offered only if nothing else can follow: before the user types

@@ -171,11 +171,7 @@ impl OutputForm {
     }
 
     /// The object, with its schema and the error.
-    fn object(
-        self,
-        object: Value,
-        error: Option<(&Error, u8)>,
-    ) -> serde_json::Map<String, Value> {
+    fn object(self, object: Value, error: Option<(&Error, u8)>) -> serde_json::Map<String, Value> {
         let mut object = match object {
             Value::Object(keys) => keys,
             _ => serde_json::Map::new(),

@@ -560,7 +560,9 @@ fn check_new_drive(arguments: &UploadArguments, target: &Target) -> Result<()> {
                     flags: "-d UUID",
                 };
                 let send = command_line::changed(PROGRAM, changes);
-                format!("Create the drive: {create}\nThen send each shard to the UUID that this prints: {send}")
+                format!(
+                    "Create the drive: {create}\nThen send each shard to the UUID that this prints: {send}"
+                )
             }
         };
         return Err(Error::new(ErrorKind::Usage, what).hint_to(hint));

@@ -110,7 +110,10 @@ fn flags_override_the_environment_and_that_overrides_the_config() {
     // A profile that a flag selects has priority over both; another flag does not change that.
     assert_eq!(text(list("--profile work")), listed);
     // Flags may follow the path.
-    for words in ["drives list --profile work", "api drives --profile work list"] {
+    for words in [
+        "drives list --profile work",
+        "api drives --profile work list",
+    ] {
         assert_eq!(text(desk.simple(&other.uri()).args(words)), listed);
     }
     let endpoint = format!("--profile work --endpoint {}", other.uri());
@@ -525,7 +528,7 @@ fn a_printed_command_reaches_the_endpoint_that_the_environment_selected() {
     let profile = |name: &str, uri: &str| {
         format!("[profiles.{name}]\nendpoint = \"{uri}\"\ncredentials.file = \"{name}.key\"\n")
     };
-    let profiles = profile("home", "http://127.0.0.1:1/") + &profile("work", &server.uri);
+    let profiles = profile("home", "http://127.0.0.1:1/") + profile("work", &server.uri).as_str();
     config(&desk, &format!("default = \"home\"\n{profiles}"));
     desk.file("disk.img", &noise(5, 1 << 20));
     let stopped = |name: &str, variables: &[(&str, &str)]| {
@@ -546,7 +549,10 @@ fn a_printed_command_reaches_the_endpoint_that_the_environment_selected() {
     let _ = bare(desk.simple("")).args(words).run().code(0);
     let (uri, auth) = (server.uri.as_str(), desk.auth());
     let command = stopped("b", &[("OHURI", uri), ("OHAUTH", &auth)]);
-    assert!(command.ends_with(&format!("-n b --endpoint {uri}")), "{command}");
+    assert!(
+        command.ends_with(&format!("-n b --endpoint {uri}")),
+        "{command}"
+    );
     // The default profile reaches the same endpoint.
     config(&desk, &format!("default = \"work\"\n{profiles}"));
     for variables in [

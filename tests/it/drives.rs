@@ -3,7 +3,9 @@
 use crate::support::cli::{Desk, SIMPLE, Tool, has_terminals};
 use crate::support::http::{Ask, assert_drive, create, drives};
 use crate::support::noise;
-use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, claimed, claimed_by, refusal};
+use crate::support::proxy::{
+    Fault, FaultProxy, Gate, Request, answer, claimed, claimed_by, refusal,
+};
 use crate::support::schema::object;
 use crate::support::server::TestServer;
 

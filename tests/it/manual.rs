@@ -553,7 +553,9 @@ fn a_word_that_is_no_page_is_no_directory_either() {
     assert!(page.text().contains(".TH OPENHOSTING-UPLOAD 1"), "{page:?}");
     let none = man("uplaod").code(2).says("There is no page \"uplaod\"");
     let _ = none.says("Did you mean \"upload\"? For a new directory, write: ./uplaod\n");
-    let _ = man("new").code(2).says(" For a new directory, write: ./new\n");
+    let _ = man("new")
+        .code(2)
+        .says(" For a new directory, write: ./new\n");
     assert!(!desk.path("uplaod").exists());
     let written = man("./pages/new").code(0);
     assert!(written.text().ends_with(" pages to ./pages/new\n"));
