@@ -443,6 +443,56 @@ fn compressed_disks_in_archives_are_refused_with_a_command() {
     }
 }
 
+/// A tar whose names of members act as options or as commands, if a hint does not quote them.
+#[test]
+fn names_in_an_archive_are_never_executed() {
+    let bench = Bench::new();
+    let image = |version: u32, fields: &[(usize, &[u8])]| {
+        let mut image = vec![0; 2 << 16];
+        image[..4].copy_from_slice(b"QFI\xfb");
+        image[4..8].copy_from_slice(&version.to_be_bytes());
+        // Clusters of 64 KiB, a disk of one of them, and an empty table at the second.
+        image[23] = 16;
+        image[24..32].copy_from_slice(&(1_u64 << 16).to_be_bytes());
+        image[36..40].copy_from_slice(&1_u32.to_be_bytes());
+        image[40..48].copy_from_slice(&(1_u64 << 16).to_be_bytes());
+        for (at, bytes) in fields {
+            image[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        image
+    };
+    let cases = [
+        ("--to-command=sh", image(9, &[]), "it has version 9"),
+        (
+            "$(touch executed).img",
+            image(3, &[(79, &[2]), (103, &[104])]),
+            "it is marked as corrupt",
+        ),
+        (
+            "$(touch executed).img",
+            image(2, &[(15, &[80]), (19, &[4]), (80, b"base")]),
+            "does not state its format",
+        ),
+    ];
+    for (name, image, says) in &cases {
+        let members = [("script", &b"touch executed\n"[..]), (*name, image)];
+        write_tar(&bench, &members);
+        command(&bench, "gzip", &["-kf", "-S", ".gz", "image.iso"]);
+        bench.desk.own(&bench.path("image.iso.gz"));
+        for (archive, says) in [
+            ("image.iso", *says),
+            ("image.iso.gz", "cannot be read in order"),
+        ] {
+            let hint = hint(&bench, &["--allow-backing", ".", archive], says);
+            let (_, script) = hint.split_once(": ").unwrap();
+            let _ = shell(&bench, script);
+            assert!(!bench.path("executed").exists(), "{script}");
+            // The member was extracted, by its name.
+            std::fs::remove_file(bench.path(name)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_disk_in_a_compressed_or_piped_tar_is_read_in_order() {
     let bench = Bench::new();

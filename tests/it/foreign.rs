@@ -269,6 +269,11 @@ const MADE: &[(&str, &str, &[&str])] = &[
         &["qemu-img", "xz"],
     ),
     (
+        "m.tar",
+        "7z a -bd m.7z disk.raw >/dev/null && mv m.7z ./-m.img && tar -cf m.tar -- -m.img && rm ./-m.img",
+        &["7z", "tar"],
+    ),
+    (
         "b.img.gz.gz",
         "gzip -c disk | gzip -c > b.img.gz.gz",
         &["gzip"],

@@ -1,5 +1,7 @@
 //! Quotes words of commands in messages.
 
+use std::borrow::Cow;
+
 /// Quotes a word for a POSIX shell if necessary. Characters that could act on a terminal are
 /// written as bash's `$'...'` escapes.
 pub fn quote(text: &str) -> String {
@@ -17,6 +19,19 @@ pub fn quote(text: &str) -> String {
         return format!("$'{}'", text.chars().map(escaped).collect::<String>());
     }
     format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// Quotes the name of a file as a word that no command takes for an option.
+pub fn quote_file(name: &str) -> String {
+    quote(&no_option(name))
+}
+
+/// The name of a file, such that no command takes it for an option.
+pub fn no_option(name: &str) -> Cow<'_, str> {
+    match name.starts_with('-') {
+        true => format!("./{name}").into(),
+        false => name.into(),
+    }
 }
 
 #[cfg(test)]
@@ -42,6 +57,18 @@ mod tests {
                 .unwrap();
             assert_eq!(String::from_utf8_lossy(&run.stdout), text, "{script}");
             assert!(!quote(text).contains('\t'), "{script}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_file_is_never_an_option() {
+        for (name, expected) in [
+            ("-a", "./-a"),
+            ("--b c", "'./--b c'"),
+            ("a -b", "'a -b'"),
+            ("d/-a", "d/-a"),
+        ] {
+            assert_eq!(quote_file(name), expected);
         }
     }
 }

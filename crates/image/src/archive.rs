@@ -17,11 +17,11 @@ use super::format::is_vmdk_description;
 use super::pieces::Pieces;
 use super::signs::HEAD_BYTES;
 use super::stream::StreamFormat;
-use super::{Format, ImageOptions, RawImage, head_of, unpack_all};
+use super::{Format, ImageOptions, RawImage, extraction, head_of, unpack_all};
 use crate::advice;
 use crate::advice::{Advice, Remedy};
 use crate::error::{Error, ErrorKind, Result};
-use crate::quoting::quote;
+use crate::quoting::{quote, quote_file};
 use headers::{BLOCK_BYTES, Headers, Kind, Source};
 use names::Likeness;
 pub(super) use names::is_companion;
@@ -113,13 +113,19 @@ pub(super) fn packed_member(file: &RawImage, format: StreamFormat) -> Error {
 
 /// A command that writes a member, as the archive stores it, to standard output.
 fn unpack_to_stdout(file: &RawImage, archive: &str) -> String {
-    let stored = file.stored_names().iter().map(|name| quote(name));
-    let names = stored.collect::<Vec<_>>().join(" ");
-    let archive = quote(archive);
-    match file.stored_names() {
-        // tar writes them in the order of the archive.
-        [_] => format!("tar -xOf {archive} {names}"),
-        _ => format!("tar -xf {archive} {names} && cat {names}"),
+    let names = file.stored_names();
+    match names {
+        [name] => format!(
+            "tar -xOf {} {}",
+            quote_file(archive),
+            extraction::members(&[name])
+        ),
+        // tar would write them in the order of the archive.
+        _ => format!(
+            "{} && cat {}",
+            extraction::untar(archive, names),
+            extraction::files(names)
+        ),
     }
 }
 
@@ -462,11 +468,10 @@ impl<'a> Archive<'a> {
         if let Some(how) = &file.compression
             && StreamFormat::of_file(&self.member(entry, &[], Manifest::Absent))?.is_none()
         {
-            return refuse(&format!("packed (compression {how:?})"))
-            .map_err(|error| {
-                let (archive, name) = (quote(&self.shown()), quote(&entry.stored[0].0));
+            return refuse(&format!("packed (compression {how:?})")).map_err(|error| {
+                let untar = extraction::untar(&self.shown(), &[&entry.stored[0].0]);
                 error.hint_to(advice![
-                    format!("Unpack it, first with: tar -xf {archive} {name}. If the description is wrong: "),
+                    format!("Unpack it, first with: {untar}. If the description is wrong: "),
                     Remedy::Disk(entry.name.clone()),
                 ])
             });
@@ -479,13 +484,13 @@ impl<'a> Archive<'a> {
         let Some(why) = wrong_pieces(entry, listed) else {
             return Ok(());
         };
-        let names: Vec<_> = entry.stored.iter().map(|(name, _)| quote(name)).collect();
+        let names: Vec<_> = entry.stored.iter().map(|(name, _)| name).collect();
         let what = format!("The disk {:?} in {} is {why}", entry.name, self.shown());
         Err(Error::new(ErrorKind::Image, what).hint_to(advice![
             format!(
-                "If it is, join the pieces and upload that file: tar -xf {} {names} && cat {names} > disk && ",
-                quote(&self.shown()),
-                names = names.join(" ")
+                "If it is, join the pieces and upload that file: {} && cat {} > disk && ",
+                extraction::untar(&self.shown(), &names),
+                extraction::files(&names)
             ),
             Remedy::Upload("disk".to_owned()),
         ]))

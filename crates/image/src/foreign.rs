@@ -14,6 +14,7 @@ use std::path::Path;
 use file_format::{FileFormat, Kind};
 
 use super::RawImage;
+use super::extraction;
 use super::format::{VhdEnding, VhdFooter, vhd_ending};
 use super::head_of;
 use super::signs::{self, has_sign};
@@ -21,7 +22,7 @@ use super::stream::StreamFormat;
 use crate::advice;
 use crate::advice::{Advice, Remedy};
 use crate::error::{Error, ErrorKind, Result};
-use crate::quoting::quote;
+use crate::quoting::{no_option, quote_file};
 
 /// Content that is not a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -248,12 +249,8 @@ impl<'a> Place<'a> {
         match self {
             Self::File(path) => (path.to_string_lossy().into_owned(), String::new()),
             Self::Member(archive, name) => {
-                let first = format!(
-                    "tar -xf {} {} && ",
-                    word(&archive.to_string_lossy()),
-                    word(name)
-                );
-                ((*name).to_owned(), first)
+                let untar = extraction::untar(&archive.to_string_lossy(), &[name]);
+                ((*name).to_owned(), format!("{untar} && "))
             }
             Self::Packed(path, format) => {
                 let path = path.to_string_lossy();
@@ -261,8 +258,8 @@ impl<'a> Place<'a> {
                 let first = format!(
                     "{} {} > {} && ",
                     format.decompress_command(),
-                    word(&path),
-                    word(&unpacked)
+                    quote_file(&path),
+                    quote_file(&unpacked)
                 );
                 (unpacked, first)
             }
@@ -286,7 +283,7 @@ impl<'a> Place<'a> {
                 advice![Remedy::Format("raw"), " sends it as it is"]
             }
             Self::Member(_, name) => advice![
-                Remedy::Disk(no_flag(name).into_owned()),
+                Remedy::Disk(no_option(name).into_owned()),
                 " ",
                 Remedy::Format("raw"),
                 " sends it as it is",
@@ -295,7 +292,7 @@ impl<'a> Place<'a> {
                 format!(
                     "to send that as it is: {} {} | ",
                     format.decompress_command(),
-                    word(&path.to_string_lossy())
+                    quote_file(&path.to_string_lossy())
                 ),
                 Remedy::UploadOutput,
             ],
@@ -314,10 +311,8 @@ impl<'a> Place<'a> {
             Self::Elsewhere(_) => ("DISK".to_owned(), "DISK.img".to_owned()),
             _ => (stem(&file), raw_of(&file, &stem(&file))),
         };
-        let command = command
-            .replace("{in}", &word(&file))
-            .replace("{out}", &word(&out))
-            .replace("{stem}", &word(&stem));
+        let words = [("in}", file), ("out}", out), ("stem}", stem)];
+        let command = with_names(command, &words);
         format!("{}{words}: {first}{command}", self.before())
     }
 }
@@ -359,17 +354,26 @@ impl Foreign {
     }
 }
 
-/// Quotes the name of a file as a word of a command, such that it is no flag.
-pub(super) fn word(name: &str) -> String {
-    quote(&no_flag(name))
-}
-
-/// The name of a file, such that it is no flag.
-fn no_flag(name: &str) -> Cow<'_, str> {
-    match name.starts_with('-') {
-        true => format!("./{name}").into(),
-        false => name.into(),
+/// Replaces the placeholders of a command, all at once: a name may look like one itself.
+fn with_names(command: &str, names: &[(&str, String)]) -> String {
+    let mut parts = command.split('{');
+    let mut done = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let found = names
+            .iter()
+            .find_map(|(mark, name)| Some((name, part.strip_prefix(mark)?)));
+        match found {
+            Some((name, rest)) => {
+                done.push_str(&quote_file(name));
+                done.push_str(rest);
+            }
+            None => {
+                done.push('{');
+                done.push_str(part);
+            }
+        }
     }
+    done
 }
 
 /// A name without its extension. If it has none, one is added, so that no command overwrites its
@@ -591,6 +595,15 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_a_word_of_a_suggested_command() {
+        let place = Place::Member(Path::new("a.ova"), "-{out}$(id).qed");
+        assert_eq!(
+            place.hint("Convert it with", "convert {in} {other} {out}"),
+            "Convert it with: tar -xf a.ova -- '-{out}$(id).qed' && convert './-{out}$(id).qed' {other} './-{out}$(id).img'"
+        );
+    }
+
+    #[test]
     fn a_suggested_command_never_overwrites_its_input() {
         let cases = [
             ("a.simg", "a", "a.img"),
@@ -608,6 +621,5 @@ mod tests {
             let stem = stem(name);
             assert_eq!((&*stem, &*raw_of(name, &stem)), (expected_stem, raw));
         }
-        assert_eq!((&*word("-a"), &*word("a b")), ("./-a", "'a b'"));
     }
 }

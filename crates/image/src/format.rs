@@ -19,10 +19,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Mutex;
 
-use super::{RawImage, head_of};
+use super::{RawImage, extraction, head_of};
 use crate::codec::{Pack, UnpackError, Unpacker};
 use crate::error::{Error, ErrorKind, Result};
-use crate::quoting::quote;
+use crate::quoting::quote_file;
 
 pub(super) use survey::survey;
 pub(super) use vhd::{Ending as VhdEnding, Footer as VhdFooter, ending as vhd_ending};
@@ -384,24 +384,16 @@ impl Container {
 
     /// A command about this file. `command` receives its name, quoted for a shell. A file in an
     /// archive is unpacked first.
-    fn command(&self, command: impl FnOnce(&str) -> String) -> String {
-        let names = self.file.stored_names().iter().map(|name| quote(name));
-        let names: Vec<_> = names.collect();
-        match (self.file.archive(), names.as_slice()) {
-            (Some(archive), [name]) => {
-                let archive = quote(&archive.to_string_lossy());
-                // tar removes the leading slash from names.
-                format!(
-                    "tar -xf {archive} {name} && {}",
-                    command(name.trim_start_matches('/'))
-                )
-            }
-            (Some(archive), _) => {
-                let (archive, names) = (quote(&archive.to_string_lossy()), names.join(" "));
-                let joined = command("disk");
-                format!("tar -xf {archive} {names} && cat {names} > disk && {joined}")
-            }
-            (None, _) => command(&quote(&self.name().to_string())),
+    pub(super) fn command(&self, command: impl FnOnce(&str) -> String) -> String {
+        let Some(archive) = self.file.archive() else {
+            return command(&quote_file(&self.name().to_string()));
+        };
+        let names = self.file.stored_names();
+        let untar = extraction::untar(&archive.to_string_lossy(), names);
+        let files = extraction::files(names);
+        match names {
+            [_] => format!("{untar} && {}", command(&files)),
+            _ => format!("{untar} && cat {files} > disk && {}", command("disk")),
         }
     }
 

@@ -8,6 +8,7 @@
 mod archive;
 mod census;
 mod content;
+mod extraction;
 mod fingerprint;
 mod foreign;
 mod format;
@@ -106,7 +107,7 @@ pub struct ImageOptions {
 
 /// How to upload a disk that consists of several files of an archive, one of which is `file`.
 fn unpack_all(archive: &str, file: &str) -> Advice {
-    let archive = quoting::quote(archive);
+    let archive = quoting::quote_file(archive);
     advice![
         format!("Unpack all of them, and upload that one: tar -xf {archive} && "),
         Remedy::Upload(file.to_owned()),

@@ -340,10 +340,13 @@ fn resolve(
         return Err(refuse("which is no path"));
     }
     let Some(format) = &backing.format else {
+        let container = layer.container();
+        let rebase = container.command(|name| {
+            let format = container.format;
+            format!("qemu-img rebase -u -f {format} -F FORMAT -b BACKING {name}")
+        });
         return Err(refuse("and does not state its format").hint_to(format!(
-            "To guess it is not safe. Tell it: qemu-img rebase -u -f {} -F FORMAT -b BACKING {}",
-            layer.container().format,
-            layer.container().name()
+            "Guessing the format is not safe. Set it with: {rebase}"
         )));
     };
     let format = match String::from_utf8_lossy(format).as_ref() {

@@ -24,13 +24,13 @@ use super::archive::{self, Described, DiskInOrder};
 use super::foreign::{self, Place};
 use super::format::{VhdEnding, vhd_ending};
 use super::raw::STDIN;
-use super::{Fingerprint, Format, Gpt, Member, RawImage, Use, signs};
+use super::{Fingerprint, Format, Gpt, Member, RawImage, Use, extraction, signs};
 use crate::advice;
 use crate::advice::Remedy;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::nonblocking::Waiting;
-use crate::quoting::quote;
+use crate::quoting::{quote, quote_file};
 
 use ending::HeldBack;
 pub use ending::StreamEnd;
@@ -417,14 +417,12 @@ impl StreamImage {
                 "{:?} in {} is {within}, which cannot be read in order",
                 member.name, self.name
             );
-            let (file, unpack) = (
-                quote(&member.name),
-                command(&self.name, self.format.decompress_command()),
-            );
+            let unpack = command(&self.name, self.format.decompress_command());
+            let members = extraction::members(&[&member.name]);
             return Err(Error::new(ErrorKind::Image, what)
                 .permanent()
                 .hint_to(advice![
-                    format!("Unpack it, and upload that file: {unpack} | tar -xf - {file} && "),
+                    format!("Unpack it, and upload that file: {unpack} | tar -xf - {members} && "),
                     Remedy::Upload(member.name.clone()),
                 ]));
         }
@@ -441,7 +439,7 @@ impl StreamImage {
             }
             Place::Packed(path, format) if is_packed => {
                 let command = format.decompress_command();
-                let path = foreign::word(&path.to_string_lossy());
+                let path = quote_file(&path.to_string_lossy());
                 advice![
                     format!("Unpack it once: {command} {path} | "),
                     Remedy::UploadStdin(None),
@@ -781,7 +779,7 @@ fn command(name: &str, command: &str) -> String {
     match name {
         STDIN => command.to_owned(),
         name if name.contains("://") => format!("curl -fsSL {} | {command}", quote(name)),
-        name => format!("{command} {}", quote(name)),
+        name => format!("{command} {}", quote_file(name)),
     }
 }
 

@@ -352,10 +352,8 @@ fn check_features(container: &Container, features: u64) -> Result<()> {
         return Err(container.unsupported("its data is in another file"));
     }
     if features & CORRUPT != 0 {
-        let hint = format!(
-            "Repair a copy of it: qemu-img check -r all {}",
-            container.name()
-        );
+        let repair = container.command(|name| format!("qemu-img check -r all {name}"));
+        let hint = format!("Repair a copy of it: {repair}");
         return Err(container.damaged("it is marked as corrupt").hint_to(hint));
     }
     Ok(())

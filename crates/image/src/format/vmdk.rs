@@ -13,7 +13,7 @@ use crate::advice;
 use crate::advice::{Advice, Remedy};
 use crate::codec::{Pack, Unpacker};
 use crate::error::Result;
-use crate::quoting::quote;
+use crate::quoting::{quote, quote_file};
 use description::Description;
 
 pub(super) use description::{ExtentPlace, extents, starts_as_description};
@@ -346,7 +346,7 @@ fn of_several(container: &Container) -> String {
             ", or the same with the small file that describes all of them",
         ),
     };
-    let name = quote(&name);
+    let name = quote_file(&name);
     format!("Convert it: qemu-img convert -f vmdk -O qcow2 {name} NEW.qcow2{or}")
 }
 
@@ -370,7 +370,7 @@ fn undescribed(container: &Container, header: &[u8]) -> Advice {
         format!(
             "Name the small file that describes all of them. If it is all of the disk, describe it: printf '%s\\n' {} > {} && ",
             lines.join(" "),
-            quote(&new)
+            quote_file(&new)
         ),
         Remedy::Upload(new.clone().into_owned()),
     ]

@@ -171,7 +171,7 @@ fn opened(container: &Container, name: &str) -> Result<RawImage> {
         return Err(
             refuse("which is no plain name of a file beside it").hint_to(format!(
                 "If you trust it: qemu-img convert -O qcow2 {} NEW.qcow2",
-                quote(&container.name().to_string())
+                quote_file(&container.name().to_string())
             )),
         );
     }
@@ -331,7 +331,7 @@ impl Description {
         match self.why_incomplete().is_some() && is_alone && container.format == Format::Vmdk {
             true => error.hint_to(format!(
                 "With all its files beside it: qemu-img convert -f vmdk -O qcow2 {name} NEW.qcow2; on the host: vmkfstools -i {name} NEW.vmdk",
-                name = quote(&container.name().to_string())
+                name = quote_file(&container.name().to_string())
             )),
             false => error,
         }

@@ -9,8 +9,9 @@ use crate::RawImage;
 use crate::advice;
 use crate::advice::{Advice, Remedy};
 use crate::error::{Error, ErrorKind, Result};
+use crate::extraction;
 use crate::number::{le16, le32, le64};
-use crate::quoting::quote;
+use crate::quoting::quote_file;
 
 /// Maximum bytes of the directory, which is read into memory: enough for tens of thousands of
 /// files, far more than an archive of an image has. An archive with a larger one is refused.
@@ -72,9 +73,10 @@ pub(crate) fn find(file: &RawImage, wanted: Option<&str>) -> Result<Entry> {
     };
     if let Some(how) = header.why_unreadable() {
         let what = format!("{:?} in {shown} is {how}", header.name);
-        let (archive, name) = (quote(&shown), quote(&header.name));
+        let archive = quote_file(&shown);
+        let member = extraction::members(&[&header.name]);
         return Err(Error::new(ErrorKind::Image, what).hint_to(advice![
-            format!("7-Zip may read it: 7z x -so {archive} {name} | "),
+            format!("7-Zip may read it: 7z x -so {archive} {member} | "),
             Remedy::UploadStdin(Some(header.name.clone())),
         ]));
     }
