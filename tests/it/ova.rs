@@ -671,6 +671,31 @@ fn hostile_archives_are_refused() {
         bench.desk.file("a.ova", bytes);
         bench.refused("a.ova", says);
     }
+    // Files in pieces: many of one name that share a long map of holes, and one whose size does not
+    // fit 64 bits.
+    let sparse = |name: &str, size: u64, map: &str, data: u64| {
+        let records = [
+            ("GNU.sparse.major", "1"),
+            ("GNU.sparse.minor", "0"),
+            ("GNU.sparse.name", name),
+            ("GNU.sparse.realsize", &size.to_string()),
+        ];
+        let map = padded(map.into());
+        let len = octal(map.len() as u64 + data);
+        let bytes = padded(vec![1; data as usize]);
+        let records = records.map(|(key, value)| record(key, value)).concat();
+        [pax(&records), raw("sparse", &len), map, bytes].concat()
+    };
+    let lines = (0..1 << 18).map(|number| format!("{}\n1\n", 2 * number));
+    let map = format!("{}\n{}", 1 << 18, lines.collect::<String>());
+    let firsts = vec![raw("a.000000000", &octal(0)); 1900].concat();
+    let many = [firsts, sparse("a.000000001", 1 << 19, &map, 1 << 18)].concat();
+    bench.desk.file("a.ova", &many);
+    bench.refused("--disk a a.ova", "several files \"a\"");
+    let half = |name| sparse(name, 1 << 63, "0\n", 0);
+    let huge = [half("a.000000000"), half("a.000000001")].concat();
+    bench.desk.file("a.ova", &huge);
+    bench.refused("a.ova", "is larger than any disk");
     // Names and extensions of gigabytes, in holes.
     for kind in [b'x', b'L', b'K', b'g'] {
         let head = header("l", kind, &base256(8 << 30));

@@ -12,6 +12,7 @@ mod sparse;
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::format::is_vmdk_description;
 use super::pieces::Pieces;
@@ -144,7 +145,7 @@ struct Entry {
     pieces: Pieces,
     /// The members that hold the file: each with its name in the archive and the range of the
     /// file's bytes in it.
-    stored: Vec<(String, Range<u64>)>,
+    stored: Arc<[(String, Range<u64>)]>,
     /// Whether it is a link, so that the same file has another name.
     is_link: bool,
     /// For a file that was joined from pieces: whether more pieces follow after a gap.
@@ -244,7 +245,7 @@ impl<'a> Archive<'a> {
                         .hint_to("Fetch it again from where it came"));
                 }
                 Kind::File(pieces) => archive.members.push(Entry {
-                    stored: vec![(member.name, 0..pieces.size())],
+                    stored: Arc::new([(member.name, 0..pieces.size())]),
                     name,
                     pieces,
                     is_link: false,
@@ -252,13 +253,16 @@ impl<'a> Archive<'a> {
                 }),
             }
         }
-        archive.join();
+        archive.join()?;
         archive.link(&links);
         Ok(archive)
     }
 
     /// Joins files that are stored in pieces: NAME.000000000, NAME.000000001 and so on.
-    fn join(&mut self) {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] if such a file is larger than any can be.
+    fn join(&mut self) -> Result<()> {
         let number = |name: &str| {
             let (stem, digits) = name.rsplit_once('.')?;
             let is_number =
@@ -277,22 +281,29 @@ impl<'a> Archive<'a> {
             let Some((stem, _)) = number(&first.name) else {
                 continue;
             };
+            let same = self.members.iter().filter(|entry| entry.name == stem);
+            // Two files of one name are refused. More of them would only take memory.
+            if same.filter(|entry| entry.joined.is_some()).count() == 2 {
+                continue;
+            }
             let piece = |number: usize| {
                 let name = format!("{stem}.{number:0PIECE_DIGITS$}");
                 pieces.iter().find(|entry| entry.name == name)
             };
             let parts: Vec<&Entry> = (0..).map_while(piece).collect();
-            let mut at = 0;
-            let stored = parts
-                .iter()
-                .flat_map(|part| &part.stored)
-                .map(|(name, part)| {
-                    let start = at;
-                    at += part.end - part.start;
-                    (name.clone(), start..at)
-                });
+            let mut size = 0_u64;
+            let mut stored = Vec::new();
+            for (name, part) in parts.iter().flat_map(|part| part.stored.iter()) {
+                let start = size;
+                let end = start.checked_add(part.end - part.start);
+                size = end.ok_or_else(|| {
+                    let what = format!("{stem:?} in {} is larger than any disk", self.shown());
+                    Error::new(ErrorKind::Image, what)
+                })?;
+                stored.push((name.clone(), start..size));
+            }
             self.members.push(Entry {
-                stored: stored.collect(),
+                stored: stored.into(),
                 pieces: parts.iter().flat_map(|part| part.pieces.iter()).collect(),
                 joined: Some(pieces.iter().any(|entry| {
                     number(&entry.name)
@@ -307,6 +318,7 @@ impl<'a> Archive<'a> {
             is_link: true,
             ..entry
         }));
+        Ok(())
     }
 
     /// Adds an entry for each link to a file.
@@ -422,7 +434,7 @@ impl<'a> Archive<'a> {
         } else if let Some(listed) = digest(&[&*entry.name])? {
             checks.push(check(listed, &(0..entry.size())));
         } else {
-            for (name, (_, part)) in plain.iter().zip(&entry.stored) {
+            for (name, (_, part)) in plain.iter().zip(entry.stored.iter()) {
                 if let Some(listed) = digest(&[name])? {
                     checks.push(check(listed, part));
                 }
