@@ -9,7 +9,7 @@ mod sparse;
 mod unpack;
 
 pub use cut::Cutter;
-pub use gunzip::{Gunzip, GunzipError, Trailing};
+pub use gunzip::{Gunzip, GunzipError, Trailing, has_too_many_members};
 pub use gzip::{Compression, Gzip, Level, ZeroRuns, gzip_zeros};
 pub use pack::{ClusterPacker, Packer, Packing};
 pub use sparse::{SparseGzip, UNIT_BYTES};

@@ -46,9 +46,22 @@ pub struct Gunzip<R> {
 #[derive(Debug)]
 enum Stage<R> {
     Member(Box<GzDecoder<Watched<R>>>),
-    /// Only for a moment, between two members.
-    Between,
     Ended,
+}
+
+/// Number of members that are allowed even if all are empty. It bounds the time: setting up a
+/// decoder takes as long as decoding half a megabyte, so a few megabytes of empty members would take
+/// minutes. The value is a choice.
+const MEMBERS_FREE: u64 = 8192;
+/// Bytes of content that members beyond [`MEMBERS_FREE`] must have, on average over all of them. The
+/// value is a choice, and far below what tools write: bgzip has the smallest members, of up to 64
+/// KiB.
+const MEMBER_BYTES_MIN: u64 = 512;
+
+/// Whether a stream has too many members for their content, as only one has that is made to take
+/// long.
+pub fn has_too_many_members(members: u64, content_bytes: u64) -> bool {
+    members > MEMBERS_FREE.saturating_add(content_bytes / MEMBER_BYTES_MIN)
 }
 
 impl<R: BufRead> Gunzip<R> {
@@ -71,7 +84,8 @@ impl<R: BufRead> Gunzip<R> {
     /// was verified. `buffer` must not be empty.
     ///
     /// # Errors
-    /// A [`GunzipError`]; after it, the stream is at its end.
+    /// A [`GunzipError`]; after it, the stream is at its end. An exception is
+    /// [`GunzipError::Input`] with [`io::ErrorKind::WouldBlock`]: the next call continues.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, GunzipError> {
         loop {
             let Stage::Member(decoder) = &mut self.stage else {
@@ -88,6 +102,9 @@ impl<R: BufRead> Gunzip<R> {
                     return Ok(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(GunzipError::Input(error));
+                }
                 Err(error) => return self.fail(error).map(|()| 0),
             }
         }
@@ -95,20 +112,31 @@ impl<R: BufRead> Gunzip<R> {
 
     /// A member ended: continues with the next one, if there are bytes left.
     fn next_member(&mut self) -> Result<(), GunzipError> {
-        self.members += 1;
-        let Stage::Member(decoder) = std::mem::replace(&mut self.stage, Stage::Between) else {
+        let Stage::Member(decoder) = &mut self.stage else {
             return Ok(());
         };
-        let mut packed = decoder.into_inner();
-        let more = match packed.fill_buf() {
+        let more = match decoder.get_mut().fill_buf() {
             Ok(buffer) => !buffer.is_empty(),
-            Err(error) => return Err(GunzipError::Input(error)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    self.stage = Stage::Ended;
+                }
+                return Err(GunzipError::Input(error));
+            }
         };
-        self.stage = if more {
-            Stage::Member(Box::new(GzDecoder::new(packed)))
-        } else {
-            Stage::Ended
-        };
+        let stage = std::mem::replace(&mut self.stage, Stage::Ended);
+        self.members += 1;
+        if more && has_too_many_members(self.members + 1, self.bytes) {
+            let what = format!("More than {} members are almost empty", self.members);
+            let error = io::Error::new(io::ErrorKind::InvalidData, what);
+            return Err(GunzipError::Invalid(error));
+        }
+        if let Stage::Member(decoder) = stage
+            && more
+        {
+            self.stage = Stage::Member(Box::new(GzDecoder::new(decoder.into_inner())));
+        }
         Ok(())
     }
 
@@ -160,7 +188,8 @@ impl<R: BufRead> BufRead for Watched<R> {
 }
 
 fn is_failure<T>(result: &io::Result<T>) -> bool {
-    matches!(result, Err(error) if error.kind() != io::ErrorKind::Interrupted)
+    use io::ErrorKind::{Interrupted, WouldBlock};
+    matches!(result, Err(error) if !matches!(error.kind(), Interrupted | WouldBlock))
 }
 
 #[cfg(test)]
@@ -250,6 +279,46 @@ mod tests {
             unpack(&packed, 99_999, Trailing::Refuse),
             Err(GunzipError::TooLong(99_999))
         ));
+    }
+
+    #[test]
+    fn many_empty_members_are_refused() {
+        let members = |count, plain: &[u8]| gzip(plain).repeat(count);
+        assert_eq!(strict(&members(8192, b"")).unwrap(), b"");
+        let error = strict(&members(8193, b"")).unwrap_err();
+        assert!(matches!(error, GunzipError::Invalid(_)), "{error:?}");
+        let plain = unpack(&members(9000, &[1; 600]), 6 << 20, Trailing::Refuse).unwrap();
+        assert_eq!(plain.len(), 9000 * 600);
+    }
+
+    #[test]
+    fn a_stream_continues_after_its_input_paused() {
+        /// Returns one byte, then pauses, and so on.
+        struct Pausing<'a>(&'a [u8], bool);
+        impl Read for Pausing<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.1 = !self.1;
+                match self.1 {
+                    true => Err(io::ErrorKind::WouldBlock.into()),
+                    false => self.0.read(&mut buffer[..1]),
+                }
+            }
+        }
+        let packed = [gzip(b"hello "), gzip(b""), gzip(b"world")].concat();
+        let input = io::BufReader::new(Pausing(&packed, false));
+        let mut gunzip = Gunzip::new(input, 100, Trailing::Refuse);
+        let (mut plain, mut pauses) = (Vec::new(), 0);
+        let mut buffer = [0; 100];
+        loop {
+            match gunzip.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => plain.extend_from_slice(&buffer[..n]),
+                Err(GunzipError::Input(_)) => pauses += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        assert_eq!(plain, b"hello world");
+        assert!(pauses > packed.len() / 2, "{pauses}");
     }
 
     #[test]

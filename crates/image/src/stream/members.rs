@@ -12,6 +12,7 @@ use super::member::Member;
 use super::source::Packed;
 use super::{StreamFormat, lz4, skippable};
 use crate::amounts::counted;
+use crate::codec::has_too_many_members;
 
 /// Bytes after the last member that were ignored, because they are not compressed data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +36,6 @@ impl fmt::Display for Trailer {
     }
 }
 
-/// Number of members that are allowed even if all are empty. It bounds the time: setting up a
-/// decoder takes as long as decoding half a megabyte, so a few megabytes of empty members would take
-/// minutes. The value is a choice.
-const MEMBERS_FREE: u64 = 8192;
-/// Bytes of content that members beyond [`MEMBERS_FREE`] must have, on average over all of them. The
-/// value is a choice, and far below what tools write: bgzip has the smallest members, of up to 64
-/// KiB.
-const MEMBER_BYTES_MIN: u64 = 512;
 /// How many bytes determine what follows a member: no signature is longer than four.
 const HEAD_BYTES: usize = 4;
 
@@ -107,8 +100,7 @@ impl Members {
             Next::End => Ok(State::Ended),
             Next::Member => {
                 self.members = self.members.saturating_add(1);
-                let paid = self.content_bytes / MEMBER_BYTES_MIN;
-                if self.members > MEMBERS_FREE.saturating_add(paid) {
+                if has_too_many_members(self.members, self.content_bytes) {
                     return Err(damaged(format!(
                         "the {} parts of it before byte {} hold only {} bytes",
                         self.members,

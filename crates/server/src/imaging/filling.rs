@@ -20,7 +20,7 @@ use super::super::fill::{Order, Packing};
 use super::super::hosted::{Hosted, Progress};
 use super::super::metrics::Metrics;
 use super::super::sparse;
-use openhosting_base::codec::{Gunzip, SparseGzip, Trailing, UNIT_BYTES};
+use openhosting_base::codec::{Gunzip, GunzipError, SparseGzip, Trailing, UNIT_BYTES};
 
 const STEP_BYTES: u64 = 1024 * 1024;
 /// Bytes that the kernel copies in one call: some milliseconds, in which the progress is not
@@ -92,6 +92,7 @@ impl Filling {
             began: None,
             begun,
             check: task.check,
+            pauses: false,
         };
         let to = Writer {
             end: task.destination.size(),
@@ -325,8 +326,12 @@ impl Unpack {
 
     fn step(&mut self, to: &mut Writer) -> io::Result<bool> {
         self.buffer.resize(STEP_BYTES as usize, 0);
-        let read = self.gunzip.read(&mut self.buffer[self.filled..]);
-        let read = read.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let read = match self.gunzip.read(&mut self.buffer[self.filled..]) {
+            Err(GunzipError::Input(pause)) if pause.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(false);
+            }
+            read => read.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
+        };
         self.filled += read;
         if read > 0 && self.filled < self.buffer.len() {
             return Ok(false);
@@ -349,6 +354,8 @@ struct Reader {
     began: Option<Instant>,
     begun: u64,
     check: Box<dyn Fn() -> io::Result<()> + Send>,
+    /// Whether [`read`](Read::read) pauses next.
+    pauses: bool,
 }
 
 /// What was passed in the source.
@@ -394,15 +401,20 @@ impl Reader {
     }
 }
 
+/// After each read, the next one fails with [`io::ErrorKind::WouldBlock`], so that a step of
+/// decompression ends although the bytes decompress to nothing.
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if let Some(step) = self.step(self.end, buffer.len() as u64)? {
-                let bytes = &mut buffer[..step as usize];
-                self.read_exact_at_once(bytes)?;
-                return Ok(bytes.len());
-            }
-        }
+        let pauses = std::mem::take(&mut self.pauses);
+        let step = match pauses {
+            true => None,
+            false => self.step(self.end, buffer.len() as u64)?,
+        };
+        let step = step.ok_or(io::ErrorKind::WouldBlock)?;
+        let bytes = &mut buffer[..step as usize];
+        self.read_exact_at_once(bytes)?;
+        self.pauses = true;
+        Ok(bytes.len())
     }
 }
 
@@ -483,27 +495,54 @@ mod tests {
         all
     }
 
-    /// A drive that had other bytes before and was filled from `source`.
-    fn filled(source: &Arc<Hosted>, packing: Packing, offset: u64, size: u64) -> Arc<Hosted> {
+    /// A drive that had other bytes before and was filled from `source`, and the number of steps.
+    fn filled_in_steps(source: &Arc<Hosted>, order: Order, size: u64) -> (Arc<Hosted>, u64) {
         let file = tempfile::tempfile_in("/tmp").unwrap();
         file.write_all_at(&vec![7; size as usize], 0).unwrap();
         let destination = hosted(file);
         let mut filling = Filling::new(Task {
             source: Arc::clone(source),
             destination: Arc::clone(&destination),
-            order: Order {
-                source: source.id,
-                packing,
-                offset,
-            },
+            order,
             progress: Arc::new(Progress::new(source.id, source.size())),
             metrics: Arc::new(Metrics::new()),
             bytes_per_s: None,
             check: Box::new(|| Ok(())),
             keep: Box::new(|_| Ok(())),
         });
-        while filling.step().unwrap().is_none() {}
-        destination
+        let mut steps = 1;
+        while filling.step().unwrap().is_none() {
+            steps += 1;
+        }
+        (destination, steps)
+    }
+
+    fn filled(source: &Arc<Hosted>, packing: Packing, offset: u64, size: u64) -> Arc<Hosted> {
+        let order = Order {
+            source: source.id,
+            packing,
+            offset,
+        };
+        filled_in_steps(source, order, size).0
+    }
+
+    #[test]
+    fn gzip_that_decompresses_to_nothing_takes_many_short_steps() {
+        // A member of empty blocks.
+        let mut gzip = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
+        gzip.extend([0, 0, 0, 0xff, 0xff].repeat(4 << 20));
+        gzip.extend([1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let file = tempfile::tempfile_in("/tmp").unwrap();
+        file.write_all_at(&gzip, 0).unwrap();
+        let source = hosted(file);
+        let order = Order {
+            source: source.id,
+            packing: Packing::Gunzip,
+            offset: 0,
+        };
+        let (destination, steps) = filled_in_steps(&source, order, 4096);
+        assert!(steps > 20, "{steps}");
+        assert_eq!(all(&destination), [7; 4096]);
     }
 
     #[test]
