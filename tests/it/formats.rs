@@ -14,7 +14,7 @@ use crate::support::http::{Ask, assert_drive, drives};
 use crate::support::needs::{Need, skip};
 use crate::support::proxy::{Fault, FaultProxy, Request, refusal};
 use crate::support::server::TestServer;
-use crate::support::{noise, ramp};
+use crate::support::{gzip, noise, ramp};
 
 const MIB: u64 = 1 << 20;
 
@@ -774,6 +774,40 @@ fn hostile_qcow2() {
     bench.refused("patched", "as zeros and as data");
     bench.patched("e", &[(l2, &[0; 8])]);
     bench.refused("patched", "is nowhere");
+}
+
+#[test]
+fn compressed_clusters_that_share_their_bytes_are_read() {
+    let bench = Bench::new();
+    let cluster: Vec<u8> = (0..2_u32 << 20).map(|at| (at / 4096) as u8).collect();
+    let packed = gzip(&cluster);
+    // Without the header and the checksum of gzip.
+    let packed = &packed[10..packed.len() - 8];
+    // Eight clusters of 2 MiB, of which the last is short.
+    let size = (15_u64 << 20) + (64 << 10);
+    let at = 6_u64 << 20;
+    let descriptor = 1 << 62 | (packed.len() as u64 / 512) << 49 | at;
+    let table = be(8, descriptor).repeat(8);
+    let fields: [(u64, &[u8]); 9] = [
+        (0, b"QFI\xfb"),
+        (4, &be(4, 2)),
+        (20, &be(4, 21)),
+        (24, &be(8, size)),
+        (36, &be(4, 1)),
+        (40, &be(8, 2 << 20)),
+        (2 << 20, &be(8, 4 << 20)),
+        (4 << 20, &table),
+        (at, packed),
+    ];
+    bench.desk.sparse("a", 9 << 20, &fields);
+    let image = Image::open(&bench.path("a"), &ImageOptions::default()).unwrap();
+    let disk = image.disk().unwrap();
+    let mut bytes = [0; 4096];
+    // A part of the last one, then a part of the first one where the last one has nothing.
+    for offset in [14 << 20, 0x18_0000] {
+        disk.read_at(&mut bytes, offset).unwrap();
+        assert_eq!(bytes, [(offset % (2 << 20) / 4096) as u8; 4096], "{offset}");
+    }
 }
 
 #[test]

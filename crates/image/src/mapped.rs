@@ -47,7 +47,7 @@ struct Layer {
     part: Range<u64>,
 }
 
-/// A decompressed unit: its layer, its offset, and its bytes.
+/// A decompressed unit: its layer, its offset in the disk of that layer, and its bytes.
 type Unpacked = (usize, u64, Arc<[u8]>);
 
 impl MappedImage {
@@ -226,26 +226,38 @@ impl MappedImage {
         if bytes.len() as u64 == unit {
             return layer.unpack(packed, bytes);
         }
-        let part = from..from.saturating_add(bytes.len());
-        if let Some(unpacked) = self.cached(number, packed.at) {
-            bytes.copy_from_slice(unpacked.get(part).unwrap_or_default());
-            return Ok(());
-        }
-        let mut unpacked = vec![0; usize::try_from(unit).unwrap_or(0)];
-        layer.unpack(packed, &mut unpacked)?;
-        bytes.copy_from_slice(unpacked.get(part).unwrap_or_default());
-        if let Ok(mut kept) = self.unpacked.lock() {
-            if kept.len() == UNPACKED_MAX {
-                kept.remove(0);
+        // Units of a hostile image may share bytes of the file, and still differ in their length.
+        let start = packed.unit.0;
+        let unpacked = match self.cached(number, start) {
+            Some(unpacked) => unpacked,
+            None => {
+                let mut unpacked = vec![0; usize::try_from(unit).unwrap_or(0)];
+                layer.unpack(packed, &mut unpacked)?;
+                let unpacked: Arc<[u8]> = unpacked.into();
+                if let Ok(mut cached) = self.unpacked.lock() {
+                    if cached.len() == UNPACKED_MAX {
+                        cached.remove(0);
+                    }
+                    cached.push((number, start, Arc::clone(&unpacked)));
+                }
+                unpacked
             }
-            kept.push((number, packed.at, unpacked.into()));
-        }
+        };
+        let part = unpacked.get(from..from.saturating_add(bytes.len()));
+        let part = part.ok_or_else(|| {
+            let what = format!("Byte {from} is beyond the end of a compressed unit");
+            Error::new(ErrorKind::Bug, what)
+        })?;
+        bytes.copy_from_slice(part);
         Ok(())
     }
 
-    fn cached(&self, number: usize, at: u64) -> Option<Arc<[u8]>> {
-        let kept = self.unpacked.lock().ok()?;
-        let found = kept.iter().find(|unit| (unit.0, unit.1) == (number, at))?;
+    /// The bytes of the unit of a layer that begins at byte `start` of it.
+    fn cached(&self, number: usize, start: u64) -> Option<Arc<[u8]>> {
+        let cached = self.unpacked.lock().ok()?;
+        let found = cached
+            .iter()
+            .find(|unit| (unit.0, unit.1) == (number, start))?;
         Some(Arc::clone(&found.2))
     }
 }
