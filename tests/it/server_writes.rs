@@ -116,26 +116,69 @@ fn a_refusal_reaches_a_client_that_is_still_sending() {
     assert_eq!(auth.error(), (401, "auth"));
 }
 
+/// A write of a body in chunks, without its end.
+fn chunked(server: &TestServer, drive: &str, body: &[u8], headers: &str) -> Vec<u8> {
+    let mut head = Ask::of(server).with("Transfer-Encoding: chunked");
+    if !headers.is_empty() {
+        head = head.with(headers);
+    }
+    let head = head.head("POST", &format!("/drives/{drive}/write"));
+    let mut request = format!("{head}\r\n").into_bytes();
+    for chunk in body.chunks(700_001) {
+        request.extend(format!("{:x}\r\n", chunk.len()).bytes());
+        request.extend_from_slice(chunk);
+        request.extend(b"\r\n");
+    }
+    request
+}
+
+#[test]
+fn long_bodies_take_no_more_disk_space_than_their_drive() {
+    let server = TestServer::start();
+    let len = 20_000_000;
+    let drive = create(&server, len);
+    // Two of these fit, and a third does not.
+    let request = chunked(&server, &drive, &ramp(0, 9_000_000), "");
+    let mut streams: Vec<TcpStream> = (0..3)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            let _ = stream.write_all(&request);
+            stream
+        })
+        .collect();
+    let mut refused = None;
+    wait_until("one of the bodies is refused", || {
+        refused = streams.iter().position(|stream| {
+            stream.set_nonblocking(true).unwrap();
+            let is_answered = stream.peek(&mut [0]).is_ok_and(|bytes| bytes > 0);
+            stream.set_nonblocking(false).unwrap();
+            is_answered
+        });
+        refused.is_some()
+    });
+    let reply = read_reply(&mut streams.remove(refused.unwrap())).unwrap();
+    assert_eq!(reply.status, 429);
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    for mut stream in streams {
+        stream.write_all(b"0\r\n\r\n").unwrap();
+        read_reply(&mut stream).unwrap().expect(204);
+    }
+    // All is returned.
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    let whole = chunked(&server, &drive, &ramp(1, len as usize), "");
+    stream.write_all(&whole).unwrap();
+    stream.write_all(b"0\r\n\r\n").unwrap();
+    read_reply(&mut stream).unwrap().expect(204);
+    assert!(read_all(&server, &drive) == ramp(1, len as usize));
+}
+
 #[test]
 fn chunked_bodies_of_any_length() {
     let server = TestServer::start();
     let len = 20_000_000;
     let drive = create(&server, len as u64);
     let data = ramp(0, len);
-    let chunked = |body: &[u8], headers: &str| {
-        let mut head = Ask::of(&server).with("Transfer-Encoding: chunked");
-        if !headers.is_empty() {
-            head = head.with(headers);
-        }
-        let head = head.head("POST", &format!("/drives/{drive}/write"));
-        let mut request = format!("{head}\r\n").into_bytes();
-        for chunk in body.chunks(700_001) {
-            request.extend(format!("{:x}\r\n", chunk.len()).bytes());
-            request.extend_from_slice(chunk);
-            request.extend(b"\r\n");
-        }
-        request
-    };
+    let chunked = |body: &[u8], headers: &str| chunked(&server, &drive, body, headers);
     let send = |mut request: Vec<u8>, end: &[u8]| {
         request.extend_from_slice(end);
         raw(server.address(), &request)

@@ -57,6 +57,8 @@ pub(super) struct Hosted {
     /// Held while the bytes of one write go to the file, so that overlapping writes are applied one
     /// after the other and not mixed.
     pub(super) landing: Mutex<()>,
+    /// Bytes of bodies that are in files of their own until they are complete.
+    pub(super) spilled_bytes: AtomicU64,
     turn: Arc<tokio::sync::Mutex<()>>,
     /// What is transferred to and from it.
     pub(super) traffic: Arc<Traffic>,
@@ -192,6 +194,7 @@ impl Hosted {
             metadata_path: data_path.with_extension("meta"),
             data_path,
             landing: Mutex::new(()),
+            spilled_bytes: AtomicU64::new(0),
             turn: Arc::default(),
             traffic: Arc::default(),
             state: Mutex::new(DriveState {

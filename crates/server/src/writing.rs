@@ -4,14 +4,17 @@
 //! then written to the drive at once. So an invalid or incomplete body changes nothing. A longer
 //! body is first written to a nameless file, and copied from there. An exception is a raw body of
 //! known length: it is written to the drive directly, in steps of 1 MiB, and if it breaks off, its
-//! beginning stays on the drive and it gets no 204. Two overlapping writes are applied one after
-//! the other: completely if held in memory, otherwise step by step.
+//! beginning stays on the drive and it gets no 204. The nameless files for a drive have at most as
+//! many bytes as the drive. Two overlapping writes are applied one after the other: completely if
+//! held in memory, otherwise step by step.
 
 use std::fs::File;
 use std::io::Read;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::body::{Encoding, Frames};
 use super::faults::PastEnd;
@@ -29,6 +32,9 @@ const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 const STEP_BYTES: usize = 1024 * 1024;
 /// Buffers to keep for the next writes.
 const KEPT_BUFFERS: usize = 4;
+
+/// When a client should repeat a body that was refused because of others: they end soon.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// One write.
 pub(super) struct Write {
@@ -226,15 +232,17 @@ impl Write {
 
     /// Receives the rest of a body for which `buffer` is too small.
     fn spill(&self, source: &mut Source, buffer: &mut [u8], store: &Store) -> Result<u64, Refusal> {
+        let mut count = SpilledBytes::new(&self.pass.drive);
         let spilled = store.unnamed_file()?;
         let mut len = 0;
         let mut filled = buffer.len();
         while filled > 0 {
-            sparse::write_at(&spilled, &buffer[..filled], len)?;
-            len += filled as u64;
-            if len > self.room() {
+            if len + filled as u64 > self.room() {
                 return Err(too_long());
             }
+            count.add(filled as u64)?;
+            sparse::write_at(&spilled, &buffer[..filled], len)?;
+            len += filled as u64;
             filled = source.fill(buffer)?;
         }
         spilled.set_len(len)?;
@@ -251,6 +259,39 @@ impl Write {
             done += step as u64;
         }
         Ok(())
+    }
+}
+
+/// Counts the bytes of one body that is not on its drive yet, until it is dropped.
+struct SpilledBytes<'a> {
+    drive: &'a Hosted,
+    bytes: u64,
+}
+
+impl<'a> SpilledBytes<'a> {
+    fn new(drive: &'a Hosted) -> Self {
+        Self { drive, bytes: 0 }
+    }
+
+    /// Refuses more bytes than the drive has: bodies for different places of it never have them,
+    /// and quotas count only the drive.
+    fn add(&mut self, bytes: u64) -> Result<(), Refusal> {
+        let others = self.drive.spilled_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        match others.saturating_add(bytes) > self.drive.size() {
+            true => Err(Refusal::too_many(
+                RETRY_AFTER,
+                "More bytes are being written to this drive than it has",
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for SpilledBytes<'_> {
+    fn drop(&mut self) {
+        let bytes = &self.drive.spilled_bytes;
+        bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
