@@ -35,7 +35,7 @@ use crate::quoting::{quote, quote_file};
 use ending::HeldBack;
 pub use ending::StreamEnd;
 pub use format::StreamFormat;
-use format::{HEAD_BYTES, is_credible};
+use format::{EXPECTED_BYTES_MAX, HEAD_BYTES, is_credible};
 use limit::OverLimit;
 use lzma::Lzma;
 use members::Members;
@@ -70,7 +70,7 @@ impl Length {
     /// compressed size.
     fn guessed(expected: Option<u64>, packed_size: Option<u64>) -> Self {
         let guess = packed_size.unwrap_or(0).saturating_mul(2);
-        let first = expected.unwrap_or(guess.max(FIRST_BYTES_MIN));
+        let first = expected.unwrap_or(guess.clamp(FIRST_BYTES_MIN, EXPECTED_BYTES_MAX));
         Self::Unknown { first, expected }
     }
 
@@ -345,7 +345,7 @@ impl StreamImage {
         }
         let stated = match (&content.member, format) {
             // The archive states the size of its member; its end confirms it.
-            (Some((_, size)), _) => Some(*size),
+            (Some((_, size)), _) if is_credible(*size) => Some(*size),
             _ if options.size.is_some() => options.size,
             (None, StreamFormat::Raw) => input.size,
             _ => None,
@@ -358,8 +358,8 @@ impl StreamImage {
             },
             Some(bytes) => Length::Known(bytes),
             None => {
-                let expected = expected_size(entry, input.file.as_ref(), format);
-                Length::guessed(expected, input.size)
+                let file = input.file.as_ref().filter(|_| content.member.is_none());
+                Length::guessed(expected_size(entry, file, format), input.size)
             }
         };
         let mut image = Self {

@@ -18,10 +18,10 @@ const HEADER_BYTES: usize = zstd::HEADER_BYTES;
 /// the first frame that has some. It bounds the time, because each takes a read. The value is a
 /// choice: tools write one such frame at the start, if any.
 const SKIPPABLE_MAX: usize = 1024;
-/// Maximum initial size of a drive according to a header that nothing has checked: 2 TiB. A damaged
+/// Maximum initial size of a drive that nothing has proved: 2 TiB. A damaged
 /// header could otherwise order a drive that is expensive or that the account does not allow. With
 /// a larger size in the header, the drive starts small and grows.
-const EXPECTED_BYTES_MAX: u64 = 2 << 40;
+pub(super) const EXPECTED_BYTES_MAX: u64 = 2 << 40;
 
 /// The compression of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

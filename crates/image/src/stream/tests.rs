@@ -104,6 +104,30 @@ fn read(bytes: &[u8]) -> Result<(Vec<u8>, Option<Trailer>)> {
 }
 
 #[test]
+fn a_size_that_nothing_proves_orders_no_huge_drive() {
+    let mut disk = vec![0; 1 << 20];
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    for (size, first, expected) in [
+        (2 << 40, 2 << 40, Some(2 << 40)),
+        ((2 << 40) + 512, FIRST_BYTES_MIN, None),
+        (1 << 62, FIRST_BYTES_MIN, None),
+    ] {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("disk.img").unwrap();
+        header.set_size(size);
+        header.set_cksum();
+        let tar = [&header.as_bytes()[..], &disk].concat();
+        let super::super::Image::Stream(image) = opened(&gzip(&tar)).unwrap() else {
+            panic!("a pipe is a stream");
+        };
+        assert_eq!(image.length(), Length::Unknown { first, expected });
+    }
+    let first = |packed| Length::guessed(None, Some(packed)).first();
+    assert_eq!(first(1 << 30), 2 << 30);
+    assert_eq!(first(5 << 40), EXPECTED_BYTES_MAX);
+}
+
+#[test]
 fn every_format_is_read_with_all_its_members() {
     let content = content();
     for (format, compress) in FORMATS {
