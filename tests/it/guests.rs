@@ -507,6 +507,28 @@ fn the_vnc_port_can_be_disabled() {
 
 // ---- What a guest exhausts ----
 
+#[test]
+fn pictures_that_nobody_waits_for_leave_one_file_at_most() {
+    if !has_qemu() {
+        return;
+    }
+    let server = TestServer::start();
+    let guest = id(&start(&server, b'w', &[], ""));
+    let path = format!("/servers/{guest}/screen");
+    for _ in 0..30 {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        let request = format!("{}\r\n", Ask::of(&server).head("GET", &path));
+        stream.write_all(request.as_bytes()).unwrap();
+        drop(stream);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ask::of(&server).get(&path).expect(200);
+    let run = server.data.join(format!("servers/{guest}.run"));
+    let files = std::fs::read_dir(run).unwrap().flatten();
+    let pictures = files.filter(|file| file.file_name().to_string_lossy().contains("screen"));
+    assert!(pictures.count() <= 1);
+}
+
 /// The space that files below `directory` occupy on the disk.
 fn disk_bytes(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).unwrap().flatten();

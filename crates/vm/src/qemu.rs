@@ -7,6 +7,7 @@
 //! qmp       the socket that it is driven over
 //! vnc       the socket of its screen
 //! to-filter0, from-filter0   the sockets of a network card's filter (`frames.rs`)
+//! screen.png a picture of its screen, while it is read
 //! console   what the guest wrote to its serial port, its last MiB (`console.rs`)
 //! log       what QEMU wrote to its stderr, once it has ended (`log.rs`)
 //! ```
@@ -37,7 +38,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -75,6 +76,9 @@ const KVM: &str = "/dev/kvm";
 /// The sockets.
 const QMP: &str = "qmp";
 const VNC: &str = "vnc";
+/// The file of a picture of the screen. Whoever requests one may not wait for it, and then the next
+/// picture replaces the file.
+const SCREEN: &str = "screen.png";
 /// Maximum file descriptors of a process: its drives, and one for each connection of its guest
 /// through QEMU's user network. It keeps a guest from using up those of the system.
 const FILES_MAX: u64 = 4096;
@@ -261,7 +265,6 @@ impl Qemu {
             status: watch::Sender::new(first),
             is_asked: AtomicBool::new(false),
             is_shut_down: AtomicBool::new(false),
-            screens: AtomicU64::new(0),
             console: Mutex::default(),
             log: Log::of_process(pid),
             cgroup: self.cgroup.clone(),
@@ -354,7 +357,6 @@ struct QemuServer {
     is_asked: AtomicBool,
     /// Whether the guest switched itself off.
     is_shut_down: AtomicBool,
-    screens: AtomicU64,
     /// Held while console output is moved from QEMU to its file.
     console: Mutex<()>,
     log: Option<Log>,
@@ -486,13 +488,15 @@ impl QemuServer {
     }
 
     async fn draw_screen(&self) -> Result<Vec<u8>, Failure> {
-        let n = self.screens.fetch_add(1, Ordering::Relaxed);
-        let path = self.directory.join(format!("screen-{n}.png"));
+        let path = self.directory.join(SCREEN);
         let arguments = json!({"filename": path, "format": "png"});
         let drawn = self.qmp.run("screendump", arguments).await;
-        let picture = drawn.and_then(|_| read_picture(&path));
-        let _ = fs::remove_file(&path);
-        picture
+        let read = spawn_blocking(move || {
+            let picture = drawn.and_then(|_| read_picture(&path));
+            let _ = fs::remove_file(&path);
+            picture
+        });
+        read.await.map_err(std::io::Error::other)?
     }
 }
 
