@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind::NotFound};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -110,12 +110,10 @@ impl FillFiles {
                     self.fail().map(|()| Fill::Incomplete)
                 }
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                match self.incomplete.try_exists()? {
-                    true => Ok(Fill::Incomplete),
-                    false => Ok(Fill::Whole),
-                }
-            }
+            Err(error) if error.kind() == NotFound => match self.incomplete.try_exists()? {
+                true => Ok(Fill::Incomplete),
+                false => Ok(Fill::Whole),
+            },
             Err(error) => Err(error),
         }
     }
@@ -133,9 +131,13 @@ impl FillFiles {
         stored_file::write("", &self.incomplete, staging)
     }
 
-    /// Records that the imaging failed.
+    /// Records that the imaging failed. After an error, it can be called again.
     pub(super) fn fail(&self) -> io::Result<()> {
-        fs::rename(&self.imaging, &self.incomplete)?;
+        match fs::rename(&self.imaging, &self.incomplete) {
+            // An earlier call renamed it, and could not sync the directory.
+            Err(error) if error.kind() == NotFound && self.incomplete.try_exists()? => {}
+            renamed => renamed?,
+        }
         sync_parent(&self.imaging)
     }
 
@@ -195,6 +197,9 @@ mod tests {
         assert_eq!(fill(), Fill::Imaging(order));
         files.fail().unwrap();
         assert_eq!(fill(), Fill::Incomplete);
+        // Again, as after a directory that could not be synced.
+        files.fail().unwrap();
+        assert_eq!(fill(), Fill::Incomplete);
         begin();
         assert_eq!(fill(), Fill::Imaging(order));
         files.finish().unwrap();
@@ -204,5 +209,6 @@ mod tests {
         assert_eq!(fill(), Fill::Incomplete);
         files.finish().unwrap();
         assert_eq!(fill(), Fill::Whole);
+        assert!(files.fail().is_err(), "there was no imaging");
     }
 }
