@@ -41,6 +41,9 @@ const DESCRIPTION_SECTORS_MAX: u64 = 2048;
 const GRAIN_SECTORS: std::ops::RangeInclusive<u64> = 8..=16384;
 /// Maximum entries of a table; QEMU has the same limit.
 const TABLE_ENTRIES_MAX: u64 = 512;
+/// Maximum bytes of the directory. It bounds the time to read one of zeros, which takes no space in a
+/// sparse member of an archive. With the default grains of 64 KiB, it covers 256 TiB.
+const DIRECTORY_BYTES_MAX: u64 = 32 << 20;
 /// Bytes of the marker in front of a compressed grain.
 const MARKER_BYTES: u64 = 12;
 
@@ -138,6 +141,10 @@ impl Vmdk {
             container,
         };
         let len = image.tables() * 4;
+        if len > DIRECTORY_BYTES_MAX {
+            let what = format!("its directory would need {len} bytes, more than any has");
+            return Err(image.container.damaged(&what));
+        }
         image
             .container
             .within("its directory", image.directory, len)?;
