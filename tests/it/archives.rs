@@ -8,7 +8,7 @@ use openhosting::digest::Digest;
 
 use crate::formats::Bench;
 use crate::ova::{check, command, header, octal, pack, padded, sum};
-use crate::support::cli::{Outcome, SIMPLE};
+use crate::support::cli::{Outcome, SIMPLE, UPLOAD};
 use crate::support::http::{Ask, assert_drive, drives};
 use crate::support::{gzip, noise};
 
@@ -651,6 +651,27 @@ fn a_vmdk_in_several_files_is_read() {
     bench.desk.file("d.vmdk", text.as_bytes());
     check(&bench, &["d.vmdk"], &disk);
     check(&bench, &["d-flat.vmdk"], &disk);
+}
+
+#[test]
+fn a_part_that_is_named_many_times_is_opened_once() {
+    let bench = Bench::new();
+    bench.desk.file("flat", &noise(3, 512));
+    let start = "# Disk DescriptorFile\nparentCID=ffffffff\ncreateType=\"custom\"\n";
+    let lines = "RW 1 FLAT \"flat\"\n".repeat(2048);
+    bench
+        .desk
+        .file("a.vmdk", format!("{start}{lines}").as_bytes());
+    let limits = "ulimit -n 100; exec \"$@\"";
+    let tool = bench.desk.tool("bash").list(["-c", limits, "bash", UPLOAD]);
+    let tool = tool.env("OHURI", &bench.server.uri).arg("a.vmdk");
+    let _ = tool.run().code(0);
+    take_drive(&bench, &noise(3, 512).repeat(2048));
+    let lines = "RW 1 SPARSE \"flat\"\n".repeat(2);
+    bench
+        .desk
+        .file("a.vmdk", format!("{start}{lines}").as_bytes());
+    bench.refused("a.vmdk", "names the sparse file \"flat\" twice");
 }
 
 #[test]

@@ -145,8 +145,8 @@ impl MappedImage {
     fn files(&self) -> impl Iterator<Item = &RawImage> {
         let layers = self.layers.iter();
         let others = layers.map(|layer| &layer.layout.container().file);
-        let is_main = |file: &&RawImage| file.path() != self.file.path();
-        std::iter::once(&self.file).chain(others.filter(is_main))
+        let mut seen = HashSet::from([self.file.path()]);
+        std::iter::once(&self.file).chain(others.filter(move |file| seen.insert(file.path())))
     }
 
     /// Whether the content of the disk also depends on other files than its own.

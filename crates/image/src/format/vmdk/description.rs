@@ -5,6 +5,7 @@
 //! description, so a description cannot refer to another directory. A guest cannot turn its raw
 //! disk into a description, which has at most 64 KiB of text without NUL bytes.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use encoding_rs::{Encoding, UTF_8};
@@ -120,6 +121,7 @@ pub(crate) fn extents(container: &Container) -> Result<Vec<Extent>> {
             .hint_to(unpack_all(&archive.to_string_lossy(), name)));
     }
     let mut extents: Vec<Extent> = Vec::new();
+    let mut files: HashMap<&str, RawImage> = HashMap::new();
     for line in &description.extents {
         let size = line
             .sectors
@@ -134,7 +136,11 @@ pub(crate) fn extents(container: &Container) -> Result<Vec<Extent>> {
         let place = match &*line.kind {
             "ZERO" => ExtentPlace::Zero,
             "FLAT" | "VMFS" => {
-                let file = opened(container, &line.file)?;
+                let file = match files.get(&*line.file) {
+                    Some(file) => file.clone(),
+                    None => opened(container, &line.file)?,
+                };
+                files.insert(&line.file, file.clone());
                 let start = line.offset.unwrap_or(0).checked_mul(SECTOR_BYTES);
                 let end = start.and_then(|start| start.checked_add(size));
                 let part = start.zip(end).filter(|(_, end)| *end <= file.size());
@@ -146,7 +152,15 @@ pub(crate) fn extents(container: &Container) -> Result<Vec<Extent>> {
                 })?;
                 ExtentPlace::Flat(file.with_part(start..end))
             }
-            "SPARSE" => ExtentPlace::Sparse(opened(container, &line.file)?),
+            "SPARSE" if files.contains_key(&*line.file) => {
+                let what = format!("it names the sparse file {:?} twice", line.file);
+                return Err(container.damaged(&what));
+            }
+            "SPARSE" => {
+                let file = opened(container, &line.file)?;
+                files.insert(&line.file, file.clone());
+                ExtentPlace::Sparse(file)
+            }
             kind => {
                 let what = format!("a part of it is of kind {kind:?}");
                 return Err(description.refuse(container, &what));
