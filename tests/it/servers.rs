@@ -198,6 +198,28 @@ fn the_worked_example_of_the_documentation_runs() {
 }
 
 #[test]
+fn a_server_that_cannot_be_removed_is_still_there() {
+    if !has_qemu() {
+        return;
+    }
+    let server = TestServer::start();
+    let boot = drive(&server, b'i', "");
+    let id = made(&server, "/servers/create/stopped", &keys(&boot));
+    let record = server.data.join(format!("servers/{id}.meta"));
+    let text = std::fs::read(&record).unwrap();
+    // No file can be removed here.
+    std::fs::remove_file(&record).unwrap();
+    std::fs::create_dir(&record).unwrap();
+    assert_eq!(command(&server, &id, "destroy").status, 500);
+    assert_eq!(key(&server, &id, "status").as_deref(), Some("stopped"));
+    std::fs::remove_dir(&record).unwrap();
+    std::fs::write(&record, text).unwrap();
+    command(&server, &id, "destroy").expect(204);
+    assert!(!record.exists());
+    command(&server, &id, "destroy").expect(404);
+}
+
+#[test]
 fn a_persistent_server_passes_through_all_states() {
     if !has_qemu() {
         return;

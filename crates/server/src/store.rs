@@ -40,7 +40,7 @@ use openhosting_filesystem::{
     Access, Lock, Locked, Untrusted, create_new, free_bytes, lock as lock_file, open_or_create,
     open_own, private_directory,
 };
-use openhosting_tenancy::{Quotas, Refusal, stored_file, sync_parent, unless_missing};
+use openhosting_tenancy::{Quotas, Refusal, stored_file, unless_missing};
 use openhosting_vm::{Drive, Drives};
 
 /// All drives of the server.
@@ -319,10 +319,9 @@ impl Store {
     pub(super) fn destroy(&self, turn: &Turn) -> Result<(), Refusal> {
         let drive = turn.drive();
         let _pass = drive.pass(Purpose::Destroy)?;
-        unless_missing(fs::remove_file(&drive.metadata_path))?;
+        stored_file::remove(&drive.metadata_path)?;
         turn.mark_gone();
         write(&self.drives).remove(&drive.id);
-        sync_destroyed(&drive.metadata_path);
         let (user, size) = drive.with_metadata(|m| (m.user.clone(), m.size));
         // Readers have the file open. Truncated, it uses no space however long they read. The quota
         // is not returned for what still uses space.
@@ -343,11 +342,9 @@ impl Store {
             Some(Entry::Damaged(damaged)) if damaged.owner.as_deref() == Some(user) => damaged.size,
             _ => return Ok(false),
         };
-        let path = self.path(id, "meta");
-        unless_missing(fs::remove_file(&path))?;
+        stored_file::remove(&self.path(id, "meta"))?;
         drives.remove(&id);
         drop(drives);
-        sync_destroyed(&path);
         if self.remove_rest(id) {
             self.quotas.give_back(user, 1, size);
         }
@@ -500,13 +497,6 @@ fn remove_leftover(path: &Path) {
     match fs::remove_file(path) {
         Ok(()) => tracing::info!(?path, "Removed what an interrupted command left"),
         Err(error) => tracing::warn!(?path, %error, "Cannot remove a file, left alone"),
-    }
-}
-
-/// Makes the removal of a drive's metadata durable, if the disk allows it.
-fn sync_destroyed(metadata_path: &Path) {
-    if let Err(error) = sync_parent(metadata_path) {
-        tracing::error!(?metadata_path, %error, "A loss of power may undo that a drive was destroyed");
     }
 }
 

@@ -8,6 +8,7 @@
 //! with one of these names. The caller prevents two writes of one file at the same time: each would
 //! be complete, but the one that is renamed last would win.
 
+use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -89,6 +90,19 @@ pub fn write(text: &str, path: &Path, staging: &Path) -> io::Result<()> {
 /// Makes a rename or an unlink of `path` durable.
 pub fn sync_parent(path: &Path) -> io::Result<()> {
     sync_directory(directory_of(path)).map(drop)
+}
+
+/// Removes a file, crash-safe; a missing file is not an error.
+///
+/// # Errors
+/// After an error, the file is still there, so the caller can keep its state in memory as well. As
+/// in [`write`], a failure after the removal is only logged.
+pub fn remove(path: &Path) -> io::Result<()> {
+    unless_missing(fs::remove_file(path))?;
+    if let Err(error) = sync_parent(path) {
+        tracing::error!(?path, %error, "A loss of power may undo that a file was removed");
+    }
+    Ok(())
 }
 
 /// A removal; a missing file is not an error.

@@ -38,9 +38,7 @@ use super::vnc;
 use openhosting_base::locks::{read, write};
 use openhosting_base::wire::Properties;
 use openhosting_filesystem::private_directory;
-use openhosting_tenancy::{
-    Amounts, QuotaKind, Quotas, Refusal, stored_file, sync_parent, unless_missing,
-};
+use openhosting_tenancy::{Amounts, QuotaKind, Quotas, Refusal, stored_file, unless_missing};
 
 /// How often counters are read and consoles saved. A crash of the host loses at most this much of
 /// them.
@@ -682,21 +680,24 @@ impl Machines {
         Ok(written.await.map_err(io::Error::from)??)
     }
 
+    /// Removes a machine that does not run. After an error, it is still there, as after a restart.
     async fn forget(&self, machine: &Machine) -> Result {
+        let (path, directory) = (machine.path.clone(), machine.directory.clone());
+        let removed = spawn_blocking(move || {
+            stored_file::remove(&path)?;
+            if let Err(error) = unless_missing(fs::remove_dir_all(&directory)) {
+                tracing::warn!(?directory, %error, "Cannot remove a directory, the next start does");
+            }
+            io::Result::Ok(())
+        });
+        removed.await.map_err(io::Error::from)??;
         {
             let mut state = machine.state();
             state.is_gone = true;
             (state.held, state.held_running) = (None, None);
         }
         self.change(|machines| machines.remove(&machine.id));
-        let (path, directory) = (machine.path.clone(), machine.directory.clone());
-        let removed = spawn_blocking(move || {
-            for removed in [fs::remove_file(&path), fs::remove_dir_all(&directory)] {
-                unless_missing(removed)?;
-            }
-            sync_parent(&path)
-        });
-        Ok(removed.await.map_err(io::Error::from)??)
+        Ok(())
     }
 }
 

@@ -23,7 +23,7 @@ use openhosting_base::locks::{lock, read, write};
 use openhosting_base::wire::Properties;
 use openhosting_filesystem::private_directory;
 use openhosting_tenancy::{
-    Amounts, QuotaKind, Quotas, Refusal, check_length, put_label, set, stored_file, sync_parent,
+    Amounts, QuotaKind, Quotas, Refusal, check_length, put_label, set, stored_file,
 };
 
 /// The addresses to assign: a part of 127.0.0.0/8 that nothing else uses.
@@ -236,11 +236,10 @@ impl Resources {
         if is_used {
             return Err(Refusal::busy("Resource is busy: a server uses it"));
         }
-        let path = self.path(id);
-        fs::remove_file(&path)?;
+        stored_file::remove(&self.path(id))?;
         write(&self.resources).remove(&id);
         self.quotas.release(user, &one(id.kind()));
-        Ok(sync_parent(&path)?)
+        Ok(())
     }
 
     /// An address that is not assigned and on which no program listens.
