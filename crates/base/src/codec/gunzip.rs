@@ -45,6 +45,8 @@ pub struct Gunzip<R> {
 
 #[derive(Debug)]
 enum Stage<R> {
+    /// Before a member, of which nothing was read.
+    Before(Watched<R>),
     Member(Box<GzDecoder<Watched<R>>>),
     Ended,
 }
@@ -65,14 +67,14 @@ pub fn has_too_many_members(members: u64, content_bytes: u64) -> bool {
 }
 
 impl<R: BufRead> Gunzip<R> {
-    /// Decompresses `packed` to at most `bytes_max` bytes.
+    /// Decompresses `packed` to at most `bytes_max` bytes. Reads nothing yet.
     pub fn new(packed: R, bytes_max: u64, trailing: Trailing) -> Self {
         let watched = Watched {
             inner: packed,
             failed: false,
         };
         Self {
-            stage: Stage::Member(Box::new(GzDecoder::new(watched))),
+            stage: Stage::Before(watched),
             trailing,
             bytes_max,
             bytes: 0,
@@ -88,8 +90,13 @@ impl<R: BufRead> Gunzip<R> {
     /// [`GunzipError::Input`] with [`io::ErrorKind::WouldBlock`]: the next call continues.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, GunzipError> {
         loop {
-            let Stage::Member(decoder) = &mut self.stage else {
-                return Ok(0);
+            let decoder = match &mut self.stage {
+                Stage::Member(decoder) => decoder,
+                Stage::Before(_) => {
+                    self.open_member();
+                    continue;
+                }
+                Stage::Ended => return Ok(0),
             };
             match decoder.read(buffer) {
                 Ok(0) => self.next_member()?,
@@ -135,9 +142,16 @@ impl<R: BufRead> Gunzip<R> {
         if let Stage::Member(decoder) = stage
             && more
         {
-            self.stage = Stage::Member(Box::new(GzDecoder::new(decoder.into_inner())));
+            self.stage = Stage::Before(decoder.into_inner());
         }
         Ok(())
+    }
+
+    /// Opens the member that begins here, which reads its header.
+    fn open_member(&mut self) {
+        if let Stage::Before(packed) = std::mem::replace(&mut self.stage, Stage::Ended) {
+            self.stage = Stage::Member(Box::new(GzDecoder::new(packed)));
+        }
     }
 
     fn fail(&mut self, error: io::Error) -> Result<(), GunzipError> {
@@ -232,6 +246,15 @@ mod tests {
         two.extend(gzip(&plain[1000..]));
         assert_eq!(strict(&two).unwrap(), plain);
         assert_eq!(strict(&gzip(b"")).unwrap(), b"");
+    }
+
+    #[test]
+    fn nothing_is_read_before_the_first_bytes_are_requested() {
+        let packed = gzip(b"hello");
+        let mut input = io::Cursor::new(&packed);
+        let gunzip = Gunzip::new(&mut input, 100, Trailing::Refuse);
+        drop(gunzip);
+        assert_eq!(input.position(), 0);
     }
 
     #[test]
