@@ -106,6 +106,26 @@ fn unfinished_bodies_leave_memory_for_other_users() {
 }
 
 #[test]
+fn slow_bodies_of_one_user_occupy_few_threads() {
+    let scene = Scene::new(&[]);
+    let drive = scene.create(HOSTILE, 64 << 10);
+    let write = format!("/drives/{drive}/write");
+    let head = scene.by(HOSTILE).head("POST", &write);
+    // Little memory, but a thread until the body is complete.
+    let head = format!("{head}Content-Encoding: gzip\r\nContent-Length: 1000\r\n");
+    let mut streams: Vec<_> = (0..90).map(|_| scene.begin(&head)).collect();
+    let mut refusals = 0;
+    for stream in &mut streams {
+        let reply = read_reply(stream).unwrap();
+        if reply.status != 100 {
+            assert_eq!(reply.error(), (429, "busy"));
+            refusals += 1;
+        }
+    }
+    assert_eq!(refusals, 10);
+}
+
+#[test]
 fn parallel_guesses_of_keys_are_limited_on_page_and_api() {
     const GUESSES: usize = 50;
     let count = |replies: Vec<u16>| {

@@ -45,9 +45,12 @@ pub(super) struct Limit {
     pub(super) step: u64,
 }
 
-/// Memory for the bodies of writes. At least 1 MiB counts for each body, which also bounds the
-/// threads that wait for slow bodies. Our clients send up to 64 chunks of 4 MiB concurrently on a
-/// lossy link, each for many seconds.
+/// What a body counts at least if it occupies a thread until it is complete, which a client can
+/// delay: it bounds these threads to 320.
+pub(super) const BODY_ON_THREAD_BYTES: u64 = 4 * MIB;
+
+/// Memory for the bodies of writes. At least 1 MiB counts for each body. Our clients send up to 64
+/// chunks of 4 MiB concurrently on a lossy link, each for many seconds.
 const BODIES: Limit = Limit {
     name: "body_bytes",
     noun: "bytes of request bodies in memory",
@@ -242,6 +245,13 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_stay_free_whatever_clients_hold() {
+        // As documented at `Server::run`.
+        let threads = BODIES.all / BODY_ON_THREAD_BYTES + REQUESTS.all;
+        assert!(threads <= 1024 - 256, "{threads}");
+    }
 
     const LIMIT: Limit = Limit {
         name: "test_bytes",

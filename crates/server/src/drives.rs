@@ -262,7 +262,7 @@ impl Api {
             past_end: self.past_end,
         };
         write.check()?;
-        let bytes = write.buffer_bytes() as u64;
+        let bytes = write.share_bytes();
         let share = self.budgets.bodies.take_within(user, bytes, PATIENCE);
         let share = share.await?;
         if write.held_bytes().is_some() {

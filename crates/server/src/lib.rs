@@ -400,9 +400,10 @@ impl Server {
         self
     }
 
-    /// Serves until `shutdown` completes. Then it accepts no more requests, lets requests in flight
-    /// and imagings finish for up to 30 s, and stores the counters. Dropping the future instead
-    /// interrupts what is in flight; no byte that was answered with 204 is lost.
+    /// Serves until `shutdown` completes. The runtime needs 1024 threads for work that blocks, so
+    /// that some are free whatever slow clients hold. After `shutdown`, it accepts no more requests,
+    /// lets requests in flight and imagings finish for up to 30 s, and stores the counters. Dropping
+    /// the future instead interrupts what is in flight; no byte that was answered with 204 is lost.
     ///
     /// # Errors
     /// See [`check_address`](Self::check_address).

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::body::{Encoding, Frames};
+use super::budget::BODY_ON_THREAD_BYTES;
 use super::faults::PastEnd;
 use super::hosted::{Hosted, Pass};
 use super::sparse;
@@ -127,8 +128,17 @@ impl Write {
         Ok(body.len() as u64)
     }
 
+    /// The share of the budget for bodies that it takes, in bytes.
+    pub(super) fn share_bytes(&self) -> u64 {
+        let bytes = self.buffer_bytes() as u64;
+        match self.held_bytes() {
+            Some(_) => bytes,
+            None => bytes.max(BODY_ON_THREAD_BYTES),
+        }
+    }
+
     /// The memory that the body needs, in bytes.
-    pub(super) fn buffer_bytes(&self) -> usize {
+    fn buffer_bytes(&self) -> usize {
         if self.is_streamed() {
             return STEP_BYTES;
         }
