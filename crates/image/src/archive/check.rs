@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
-use super::manifest::{ListedDigest, Passing};
+use super::manifest::{GAP_BYTES_MAX, ListedDigest, Passing};
 use crate::error::{Error, ErrorKind, Result};
 use openhosting_base::locks::lock;
 
@@ -12,6 +12,12 @@ use openhosting_base::locks::lock;
 const STEP_BYTES: u64 = 256 * 1024;
 /// Bytes of a hole to hash at a time.
 const HOLE_BYTES_MAX: u64 = 1 << 30;
+
+/// Bytes to read for each byte that was read ahead of them, when no more of these can be stored. The
+/// reader waits for it, and so do the others, so it is little.
+const BESIDE_RATIO: u64 = 4;
+/// At least this many bytes are read then: a gap that is always read.
+const BESIDE_BYTES_MIN: u64 = GAP_BYTES_MAX;
 
 /// What the manifest of an archive states about a file in it.
 #[derive(Debug)]
@@ -95,7 +101,8 @@ impl Check {
     }
 
     /// Reports that these bytes of the file were read. A short part just before them that was left
-    /// out is read here.
+    /// out is read here. If much before them was not read, as in a run that resumes, a little of that
+    /// is read at each call, and what does not fit into memory until then is read again at the end.
     ///
     /// # Errors
     /// Errors of reading.
@@ -114,9 +121,14 @@ impl Check {
         let file = self.part_of(file);
         let offset = start - self.part.start;
         if passing.has_to_reach(offset, bytes.len()) {
-            while passing.next() < offset {
-                let end = passing.ahead_from().unwrap_or(offset);
-                fill(passing, &file, end.min(offset))?;
+            let most = BESIDE_BYTES_MIN.max(BESIDE_RATIO * bytes.len() as u64);
+            let until = passing.next().saturating_add(most).min(offset);
+            while passing.next() < until {
+                let end = passing.ahead_from().unwrap_or(until);
+                fill(passing, &file, end.min(until))?;
+            }
+            if passing.next() < offset {
+                return Ok(());
             }
         } else if let Some(start) = passing.left_out_before(offset) {
             // The part is probably still cached, or in the same page of a remote file.
@@ -208,4 +220,46 @@ fn fill(passing: &mut Passing, file: &Part<'_>, end: u64) -> Result<()> {
     file.fetch(&mut step, at)?;
     passing.saw(&step, at);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifest::Kind;
+    use super::*;
+    use crate::RawImage;
+    use crate::digest::Digest;
+
+    #[test]
+    fn what_a_resumed_run_left_out_is_read_a_little_at_a_time() {
+        const MIB: u64 = 1 << 20;
+        let bytes = vec![7_u8; 64 * MIB as usize];
+        for content in [&bytes[..], &vec![0; bytes.len()]] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            // In the second round, all of it is a hole.
+            file.as_file().set_len(content.len() as u64).unwrap();
+            if content[0] != 0 {
+                std::fs::write(file.path(), content).unwrap();
+            }
+            let image = RawImage::open(file.path()).unwrap();
+            let listed = ListedDigest {
+                kind: Kind::Sha256,
+                hex: Digest::of(content).to_string(),
+            };
+            let check = Check::new("a.mf", listed, 0..content.len() as u64);
+            check.begin();
+            let next = || match &*check.state() {
+                State::Running(passing) => passing.next(),
+                other => panic!("{other:?}"),
+            };
+            // The bytes before these were sent by an earlier run.
+            for at in (24..64).map(|number| number * MIB) {
+                let before = next();
+                let read = &content[at as usize..][..MIB as usize];
+                check.saw(&image, read, at).unwrap();
+                assert!(next() <= before + 4 * MIB || before + 4 * MIB >= 24 * MIB);
+            }
+            assert!(next() > 0);
+            check.finish(&image, &|| true).unwrap();
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::chunk::zeros;
 const AHEAD_BYTES_MAX: usize = 32 << 20;
 /// A gap between two reads (padding, tables, the space for headers) is read for the digest if it
 /// has at most this many bytes.
-const GAP_BYTES_MAX: u64 = 128 << 10;
+pub(super) const GAP_BYTES_MAX: u64 = 128 << 10;
 
 /// A digest listed in a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
