@@ -20,7 +20,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -160,16 +160,22 @@ impl Machines {
     /// Takes over the machines that an earlier process left running, and kills those that it was
     /// only starting. Call it before the first request.
     pub async fn find_running(self: &Arc<Self>) {
-        for (&id, run) in &self.kept_runs {
+        // All at the same time: a hypervisor that hangs does not answer for 30 s.
+        let mut searches = JoinSet::new();
+        for (&id, &run) in &self.kept_runs {
             let Some(machine) = self.get(id) else {
                 continue;
             };
-            let _turn = machine.turn.lock().await;
-            if !self.take_over(&machine, *run).await {
-                tracing::warn!(%id, "A server ended while nobody watched");
-                self.settle(&machine, End::Died).await;
-            }
+            let this = Arc::clone(self);
+            searches.spawn(async move {
+                let _turn = machine.turn.lock().await;
+                if !this.take_over(&machine, run).await {
+                    tracing::warn!(%id, "A server ended while this program was not running");
+                    this.settle(&machine, End::Died).await;
+                }
+            });
         }
+        while searches.join_next().await.is_some() {}
         let (this, live) = (Arc::clone(self), self.all_live());
         let cleared = spawn_blocking(move || this.clear_leftovers(&live));
         if let Ok(Err(error)) | Err(error) = cleared.await.map_err(io::Error::from) {
