@@ -1,5 +1,6 @@
 //! Recognises the compression of a stream by its first bytes.
 
+use std::cell::Cell;
 use std::fmt;
 
 use super::zip::is_start as is_zip;
@@ -18,6 +19,10 @@ const HEADER_BYTES: usize = zstd::HEADER_BYTES;
 /// the first frame that has some. It bounds the time, because each takes a read. The value is a
 /// choice: tools write one such frame at the start, if any.
 const SKIPPABLE_MAX: usize = 1024;
+/// Maximum reads of a remote file in search of the size of its content. Each is a request, one after
+/// the other, before the upload starts, and a file may have thousands of members. The value is a
+/// choice: a file of one member takes up to four.
+const REMOTE_READS_MAX: usize = 16;
 /// Maximum initial size of a drive that nothing has proved: 2 TiB. A damaged
 /// header could otherwise order a drive that is expensive or that the account does not allow. With
 /// a larger size in the header, the drive starts small and grows.
@@ -166,18 +171,27 @@ impl StreamFormat {
 
     /// The size of the content that a file states: .xz in its indexes, lzip at the end of each
     /// member, LZMA-alone in its header, Zstandard and LZ4 in their first frame. `None` if it states
-    /// none, or one that is not credible. gzip is not used: its size is modulo 4 GiB, and of the last
+    /// none, or one that is not credible, or it takes too many requests to find out. gzip is not used: its size is modulo 4 GiB, and of the last
     /// member only (docs/dev/reference.md, T13).
     ///
     /// The size may be wrong or too small, because more frames may follow the first. The decoder
     /// finds out: it fails if a frame, member or stream has another size than it states.
     pub(super) fn stated_size(self, file: &RawImage) -> Option<u64> {
+        let reads_left = Cell::new(match file.is_local() {
+            true => usize::MAX,
+            false => REMOTE_READS_MAX,
+        });
+        let read = |bytes: &mut [u8], at| {
+            reads_left.set(reads_left.get().checked_sub(1)?);
+            file.read_at(bytes, at).ok()
+        };
+        let bytes = file.size();
         let size = match self {
-            Self::Xz => super::xz_content_size(file.size(), |bytes, at| file.read_at(bytes, at))?,
-            Self::Lzip => lzma::lzip_size(file)?,
-            Self::Lzma => lzma::alone_size(&header(file, 0)?)?,
-            Self::Zstd => zstd::content_size(&first_frame(file)?)?,
-            Self::Lz4 => lz4::content_size(&first_frame(file)?)?,
+            Self::Xz => super::xz_content_size(bytes, |some, at| read(some, at).ok_or(()))?,
+            Self::Lzip => lzma::lzip_size(bytes, read)?,
+            Self::Lzma => lzma::alone_size(&header(bytes, read, 0)?)?,
+            Self::Zstd => zstd::content_size(&first_frame(bytes, read)?)?,
+            Self::Lz4 => lz4::content_size(&first_frame(bytes, read)?)?,
             // The directory of a zip archive was read before.
             Self::Raw | Self::Gzip | Self::Bzip2 | Self::Zip => return None,
         };
@@ -190,19 +204,20 @@ pub(super) fn is_credible(size: u64) -> bool {
     (1..=EXPECTED_BYTES_MAX).contains(&size)
 }
 
-/// [`HEADER_BYTES`] of a file from `at` on, or fewer at its end; `None` if they cannot be read.
-fn header(file: &RawImage, at: u64) -> Option<Vec<u8>> {
-    let len = file.size().checked_sub(at)?.min(HEADER_BYTES as u64);
+/// [`HEADER_BYTES`] of a file of `size` bytes from `at` on, or fewer at its end; `None` if they
+/// cannot be read.
+fn header(size: u64, read: impl Fn(&mut [u8], u64) -> Option<()>, at: u64) -> Option<Vec<u8>> {
+    let len = size.checked_sub(at)?.min(HEADER_BYTES as u64);
     let mut header = vec![0; usize::try_from(len).ok()?];
-    file.read_at(&mut header, at).ok()?;
+    read(&mut header, at)?;
     Some(header)
 }
 
 /// The header of the first frame with content; `None` if it is not found.
-fn first_frame(file: &RawImage) -> Option<Vec<u8>> {
+fn first_frame(size: u64, read: impl Fn(&mut [u8], u64) -> Option<()>) -> Option<Vec<u8>> {
     let mut at = 0_u64;
     for _ in 0..SKIPPABLE_MAX {
-        let header = header(file, at)?;
+        let header = header(size, &read, at)?;
         match skippable::is_start(&header) {
             true => at = at.checked_add(skippable::length(&header)?)?,
             false => return Some(header),
@@ -219,7 +234,60 @@ impl fmt::Display for StreamFormat {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, empty};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::{Fingerprint, Remote};
+
+    #[derive(Debug)]
+    struct Counting(Vec<u8>, AtomicUsize);
+
+    impl Remote for Counting {
+        fn name(&self) -> String {
+            "https://h/a.lz".to_owned()
+        }
+
+        fn fingerprint(&self) -> Fingerprint {
+            Fingerprint {
+                size: self.0.len() as u64,
+                ..Fingerprint::default()
+            }
+        }
+
+        fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            bytes.copy_from_slice(&self.0[offset as usize..][..bytes.len()]);
+            Ok(())
+        }
+
+        fn in_order(&self) -> Box<dyn Read + Send> {
+            Box::new(empty())
+        }
+    }
+
+    #[test]
+    fn few_requests_look_for_the_size_of_a_remote_stream() {
+        // Members whose footers state 100 bytes of content, and their own length.
+        let member = [
+            &b"LZIP\x01\x14crc."[..],
+            &100_u64.to_le_bytes(),
+            &26_u64.to_le_bytes(),
+        ];
+        for (members, expected) in [(3, Some(300)), (100, None)] {
+            let bytes = member.concat().repeat(members);
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), &bytes).unwrap();
+            let local = RawImage::open(file.path()).unwrap();
+            let lzip = StreamFormat::Lzip;
+            assert_eq!(lzip.stated_size(&local), Some(members as u64 * 100));
+            let counting = Arc::new(Counting(bytes, AtomicUsize::new(0)));
+            let remote = RawImage::remote(counting.clone());
+            assert_eq!(lzip.stated_size(&remote), expected);
+            assert!(counting.1.load(Ordering::Relaxed) <= REMOTE_READS_MAX);
+        }
+    }
 
     #[test]
     fn a_stream_format_is_recognised_by_its_first_bytes() {

@@ -7,7 +7,6 @@ use liblzma::stream::{Action, CONCATENATED, Error, Status, Stream};
 use super::limit::{MEMORY_BYTES_MAX, OverLimit};
 use super::member::Member;
 use super::source::Packed;
-use crate::RawImage;
 use crate::number::{le32, le64};
 
 /// Bytes of the header of an LZMA-alone file: the properties (1), the size of the dictionary (4) and
@@ -173,22 +172,22 @@ pub(super) fn alone_size(head: &[u8]) -> Option<u64> {
     Some(size).filter(|size| *size != ALONE_UNKNOWN)
 }
 
-/// The size of the content of an .lz file, added up over its members from the end; `None` if the
+/// The size of the content of an .lz file of `size` bytes, added up over its members from the end; `None` if the
 /// end is not that of a member, or is damaged.
-pub(super) fn lzip_size(file: &RawImage) -> Option<u64> {
-    let mut end = file.size();
+pub(super) fn lzip_size(size: u64, read: impl Fn(&mut [u8], u64) -> Option<()>) -> Option<u64> {
+    let mut end = size;
     let mut total = 0_u64;
     for _ in 0..LZIP_MEMBERS_MAX {
         let mut footer = [0; LZIP_FOOTER_BYTES as usize];
         let footer_at = end.checked_sub(LZIP_FOOTER_BYTES)?;
-        file.read_at(&mut footer, footer_at).ok()?;
+        read(&mut footer, footer_at)?;
         let (content, member) = (le64(&footer, 4)?, le64(&footer, 12)?);
         let start = end.checked_sub(member)?;
         if start.checked_add(LZIP_HEADER_BYTES)? > footer_at {
             return None;
         }
         let mut header = [0; LZIP_HEADER_BYTES as usize];
-        file.read_at(&mut header, start).ok()?;
+        read(&mut header, start)?;
         // Members state their length only since version 1.
         if !is_lzip(&header) || header[4] == 0 {
             return None;
