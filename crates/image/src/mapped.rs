@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use openhosting_system::{is_of_drive_letter, path_of_bytes};
+use openhosting_system::{FileId, is_of_drive_letter, path_of_bytes};
 
 use super::format::{
     BackingName, Format, Layout, Packed, Part, Place, Run, checked_run, parts_of, survey,
@@ -77,7 +77,7 @@ impl MappedImage {
                     let what = format!("The files that {} needs {why}", layout.container().name());
                     return Err(Error::new(ErrorKind::Image, what));
                 }
-                next = Some((RawImage::open(&path)?, format));
+                next = Some((opened(&path)?, format));
             }
             // Beyond the end of a file there are zeros, whatever its backing file has there.
             let end = layers.last().map_or(u64::MAX, |layer| layer.part.end);
@@ -325,6 +325,41 @@ impl Disk for MappedImage {
     }
 }
 
+/// The path without links.
+fn real(path: &Path) -> Result<PathBuf> {
+    std::fs::canonicalize(path).map_err(|cause| {
+        let what = format!("Cannot open {}", path.display());
+        Error::new(ErrorKind::Image, what).because(cause)
+    })
+}
+
+/// Opens the file at a path without links that was allowed.
+///
+/// # Errors
+/// [`ErrorKind::Image`] if it cannot be opened.
+fn opened(path: &Path) -> Result<RawImage> {
+    let file = RawImage::open(path)?;
+    check_is_at(&file, path)?;
+    Ok(file)
+}
+
+/// Fails unless a file is the one at a path without links: whoever can write to a directory above
+/// it may have put a link there before the file was opened.
+fn check_is_at(file: &RawImage, path: &Path) -> Result<()> {
+    let is_same = || {
+        let id = file.fingerprint().file_id();
+        // A device has no identity, and cannot be put into a directory by an ordinary user.
+        file.is_device() || FileId::at(path).is_ok_and(|there| there == id)
+    };
+    match real(path)? == path && is_same() {
+        true => Ok(()),
+        false => {
+            let what = format!("{} was replaced while it was opened", path.display());
+            Err(Error::new(ErrorKind::Image, what))
+        }
+    }
+}
+
 /// The backing file of a layer and its format, if both are stated and the user allowed the file.
 fn resolve(
     layer: &dyn Layout,
@@ -375,12 +410,6 @@ fn resolve(
         .parent()
         .unwrap_or(Path::new(""));
     let path = beside.join(path_of_bytes(&backing.name));
-    let real = |path: &Path| {
-        std::fs::canonicalize(path).map_err(|cause| {
-            let what = format!("Cannot open {}", path.display());
-            Error::new(ErrorKind::Image, what).because(cause)
-        })
-    };
     let path = real(&path)?;
     for allowed in allowed {
         if path.starts_with(real(allowed)?) {
@@ -394,4 +423,26 @@ fn resolve(
         ),
         Remedy::AllowBacking,
     ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backing_file_that_was_replaced_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = std::fs::canonicalize(directory.path()).unwrap().join("base");
+        std::fs::write(&path, "base").unwrap();
+        let file = opened(&path).unwrap();
+        std::fs::rename(&path, path.with_extension("moved")).unwrap();
+        assert!(check_is_at(&file, &path).is_err());
+        std::fs::write(&path, "other").unwrap();
+        assert!(check_is_at(&file, &path).is_err());
+        // By another way.
+        let around = directory.path().join(".").join("..").join(
+            path.parent().and_then(Path::file_name).unwrap(),
+        );
+        assert!(opened(&around.join("base")).is_err());
+    }
 }
