@@ -26,6 +26,9 @@ const STEP_BYTES: u64 = 1024 * 1024;
 /// Bytes that the kernel copies in one call: some milliseconds, in which the progress is not
 /// updated and a stop request is not noticed.
 const KERNEL_STEP_BYTES: u64 = 16 * 1024 * 1024;
+/// If a part of a hole takes this long to copy, the next part is short: the file system has no holes
+/// and writes zeros, or frees much space. Otherwise the next part is twice as long.
+const HOLE_STEP_MAX: Duration = Duration::from_millis(5);
 /// After this many bytes, a copy is synced and its progress is stored. After a crash, at most this
 /// much is copied again: a second or a few of work.
 const KEPT_EVERY_BYTES: u64 = 1024 * 1024 * 1024;
@@ -129,6 +132,10 @@ struct Copying {
     from: Reader,
     /// The end of the data that contains the next byte.
     data_end: u64,
+    /// The end of the last hole that was found.
+    hole_end: u64,
+    /// Bytes of a hole to pass in the next step.
+    hole_step: u64,
     may_clone: bool,
     kernel_copies: bool,
     /// The copy is durable up to here.
@@ -140,6 +147,8 @@ impl Copying {
     fn new(from: Reader) -> Self {
         Self {
             data_end: from.offset,
+            hole_end: from.offset,
+            hole_step: KERNEL_STEP_BYTES,
             may_clone: from.offset == 0 && from.bytes_per_s.is_none(),
             kernel_copies: true,
             kept: from.offset,
@@ -191,13 +200,23 @@ impl Copying {
     fn skip_hole(&mut self, to: &mut Writer) -> io::Result<()> {
         let Reader { offset, end, .. } = self.from;
         (self.from.check)()?;
-        let data = sparse::next_data(&self.from.drive.file, offset, end);
-        to.skip_zeros(data - offset)?;
-        self.from.passed(data - offset, Passed::Zeros);
-        self.data_end = match data < end {
-            true => sparse::next_hole(&self.from.drive.file, data, end),
-            false => end,
+        if offset >= self.hole_end {
+            self.hole_end = sparse::next_data(&self.from.drive.file, offset, end);
+        }
+        let len = (self.hole_end - offset).min(self.hole_step);
+        let began = Instant::now();
+        to.skip_zeros(len)?;
+        self.from.passed(len, Passed::Zeros);
+        self.hole_step = match began.elapsed() < HOLE_STEP_MAX {
+            true => self.hole_step.saturating_mul(2),
+            false => KERNEL_STEP_BYTES,
         };
+        if self.from.offset == self.hole_end {
+            self.data_end = match self.hole_end < end {
+                true => sparse::next_hole(&self.from.drive.file, self.hole_end, end),
+                false => end,
+            };
+        }
         Ok(())
     }
 }
@@ -524,6 +543,23 @@ mod tests {
             offset,
         };
         filled_in_steps(source, order, size).0
+    }
+
+    #[test]
+    fn a_long_hole_is_passed_in_several_steps() {
+        let file = tempfile::tempfile_in("/tmp").unwrap();
+        file.set_len(64 << 20).unwrap();
+        let source = hosted(file);
+        let order = Order {
+            source: source.id,
+            packing: Packing::Copy,
+            // With a clone, the copy would take only one step.
+            offset: 1,
+        };
+        let (destination, steps) = filled_in_steps(&source, order, source.size());
+        assert!(steps > 3, "{steps}");
+        let got = all(&destination);
+        assert!(got[0] == 7 && got[1..].iter().all(|&b| b == 0));
     }
 
     #[test]
