@@ -499,7 +499,7 @@ fn open_machines(config: &mut Config, store: &Arc<Store>) -> Result<Machines> {
         drives: Arc::clone(store) as Arc<dyn Drives>,
         quotas: store.quotas(),
     };
-    Machines::open(backing, Arc::new(qemu), network).map_err(|error| {
+    Machines::open(backing, qemu, network).map_err(|error| {
         let what = format!("Cannot load the servers in {}", config.directory.display());
         Error::new(ErrorKind::Local, what).because(error)
     })

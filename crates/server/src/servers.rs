@@ -13,7 +13,7 @@ use super::shared::Api;
 use super::tasks::{blocking, detached};
 use openhosting_base::wire::{EXTENSIONS_OF_SERVERS, Format, Properties, X_OPENHOSTING_EXTENSIONS};
 use openhosting_tenancy::Refusal;
-use openhosting_vm::Machine;
+use openhosting_vm::{Control, Machine};
 
 type Result<T = Answer> = std::result::Result<T, Refusal>;
 
@@ -92,14 +92,10 @@ impl Api {
             }
             M::Stop => detached(async move { machines.stop(&machine).await }).await,
             M::Destroy => detached(async move { machines.destroy(&machine).await }).await,
-            M::Shutdown => {
-                machines
-                    .with_running(&machine, |m| m.press_power_button())
-                    .await
-            }
-            M::Reset => machines.with_running(&machine, |m| m.reset()).await,
-            M::Suspend => machines.with_running(&machine, |m| m.pause()).await,
-            M::Resume => machines.with_running(&machine, |m| m.resume()).await,
+            M::Shutdown => machines.control(&machine, Control::PowerButton).await,
+            M::Reset => machines.control(&machine, Control::Reset).await,
+            M::Suspend => machines.control(&machine, Control::Pause).await,
+            M::Resume => machines.control(&machine, Control::Resume).await,
         };
         done.map(|()| answer::no_content())
     }

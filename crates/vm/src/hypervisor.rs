@@ -1,80 +1,25 @@
-//! What runs servers. The rest of the program uses only these two traits; QEMU is the only
-//! implementation.
+//! What the rest of the program says to QEMU and hears from it: how to run a server, its status, its
+//! end, and failures.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use tokio::net::UnixStream;
 use uuid::Uuid;
 
 use super::ids::{MachineId, Slot};
-use openhosting_tenancy::Counters;
 
-/// A boxed future, for methods of trait objects.
-pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// Starts servers, and finds those that are running.
-pub trait Hypervisor: fmt::Debug + Send + Sync {
-    /// Starts a server, paused: its first instruction runs after [`Running::resume`].
-    fn start<'a>(&'a self, spec: &'a Spec) -> Later<'a, Result<Arc<dyn Running>, Failure>>;
-
-    /// The server that an earlier process of ours left running in `directory`.
-    fn find<'a>(
-        &'a self,
-        id: MachineId,
-        directory: &'a Path,
-    ) -> Later<'a, Option<Arc<dyn Running>>>;
-
-    /// Kills the server that an earlier process of ours left running in `directory`, if there is
-    /// one. Blocks until it has ended.
-    fn clear(&self, directory: &Path);
-}
-
-/// A running server.
-pub trait Running: fmt::Debug + Send + Sync {
-    /// Its current status.
-    fn status(&self) -> Status;
-
-    /// Waits for its end.
-    fn ended(&self) -> Later<'_, End>;
-
-    /// Cuts its power, and waits for its end.
-    fn cut_power(&self) -> Later<'_, End>;
-
+/// What can be done to a running server at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
     /// Presses the power button; the guest decides what happens.
-    fn press_power_button(&self) -> Later<'_, Result<(), Failure>>;
-
+    PowerButton,
     /// Presses the reset button.
-    fn reset(&self) -> Later<'_, Result<(), Failure>>;
-
+    Reset,
     /// Stops its processors; the memory stays.
-    fn pause(&self) -> Later<'_, Result<(), Failure>>;
-
+    Pause,
     /// Continues its processors.
-    fn resume(&self) -> Later<'_, Result<(), Failure>>;
-
-    /// Sets another VNC password; with `None`, nobody gets access.
-    fn set_password<'a>(&'a self, password: Option<&'a str>) -> Later<'a, Result<(), Failure>>;
-
-    /// Sets another share of the processors.
-    fn set_cpu(&self, cpu_mhz: u32);
-
-    /// What it read and wrote since its start, by drive.
-    fn counters(&self) -> Later<'_, Result<BTreeMap<Slot, Counters>, Failure>>;
-
-    /// A picture of its screen, as PNG.
-    fn screen(&self) -> Later<'_, Result<Vec<u8>, Failure>>;
-
-    /// Updates the file `console` in its directory. The file's size is bounded; `console.rs` reads
-    /// it.
-    fn keep_console(&self) -> Later<'_, ()>;
-
-    /// A connection to its VNC server, which requires the password.
-    fn vnc(&self) -> Later<'_, std::io::Result<UnixStream>>;
+    Resume,
 }
 
 /// The server that a hypervisor should start.

@@ -1,7 +1,7 @@
 //! Virtual machines on QEMU, which the API calls servers.
 //!
 //! ```text
-//! machines -> machine (one: settings, ids) -> hypervisor (two traits) <- qemu
+//! machines -> machine (one: settings, ids) -> qemu (hypervisor: its vocabulary)
 //!    |  resources: addresses, private networks     vnc: who looks at a screen
 //!    +-> claims: the drives, which somebody else serves
 //! ```
@@ -23,7 +23,7 @@ mod settings;
 mod vnc;
 
 pub use self::claims::{Claim, Claims, Drive, Drives, Holder};
-pub use self::hypervisor::Reach;
+pub use self::hypervisor::{Control, Reach};
 pub use self::ids::{MachineId, Slot};
 pub use self::machine::Machine;
 pub use self::machines::{Backing, GuestNetwork, Machines};

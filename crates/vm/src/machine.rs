@@ -12,8 +12,9 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::claims::Claim;
-use super::hypervisor::{Failure, Running, Status};
+use super::hypervisor::{Failure, Status};
 use super::ids::{MachineId, Slot};
+use super::qemu::QemuServer;
 use super::settings::{Device, Settings};
 use openhosting_base::locks::lock;
 use openhosting_base::wire::Properties;
@@ -108,7 +109,7 @@ impl MachineRecord {
 /// The resources of a running machine.
 #[derive(Debug)]
 pub(crate) struct Live {
-    pub(crate) running: Arc<dyn Running>,
+    pub(crate) running: Arc<QemuServer>,
     pub(crate) run: SavedRun,
     claims: Mutex<Vec<Claim>>,
     pub(crate) vlans: Vec<Uuid>,
@@ -123,7 +124,7 @@ pub(crate) struct Live {
 impl Live {
     /// A machine that was just started, or found running.
     pub(crate) fn new(
-        running: Arc<dyn Running>,
+        running: Arc<QemuServer>,
         run: SavedRun,
         claims: Vec<Claim>,
         vlans: Vec<Uuid>,

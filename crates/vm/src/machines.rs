@@ -27,11 +27,11 @@ use uuid::Uuid;
 use super::claims::{Claim, Drive, Drives, Holder};
 use super::console;
 use super::hypervisor::{
-    End, Failure, Hypervisor, Later, Net, Password, Reach, Running, Spec, SpecDrive, SpecNic,
-    Status,
+    Control, End, Failure, Net, Password, Reach, Spec, SpecDrive, SpecNic, Status,
 };
 use super::ids::MachineId;
 use super::machine::{Live, Machine, MachineRecord, Rest, SavedRun, now};
+use super::qemu::{Qemu, QemuServer};
 use super::resources::Resources;
 use super::settings::{Device, Settings};
 use super::vnc;
@@ -83,7 +83,7 @@ pub struct Machines {
     quotas: Quotas,
     /// The addresses and private networks of users.
     pub resources: Resources,
-    hypervisor: Arc<dyn Hypervisor>,
+    qemu: Qemu,
     network: GuestNetwork,
     cores_here: u32,
     machines: RwLock<BTreeMap<MachineId, Arc<Machine>>>,
@@ -93,11 +93,7 @@ pub struct Machines {
 
 impl Machines {
     /// Loads what is stored in the data directory. Blocks on the disk.
-    pub fn open(
-        backing: Backing,
-        hypervisor: Arc<dyn Hypervisor>,
-        network: GuestNetwork,
-    ) -> io::Result<Self> {
+    pub fn open(backing: Backing, qemu: Qemu, network: GuestNetwork) -> io::Result<Self> {
         // Canonical, as the kernel reports the directory of a process.
         let data = backing.data.canonicalize()?;
         let directory = data.join("servers");
@@ -109,7 +105,7 @@ impl Machines {
             staging: backing.staging,
             drives: backing.drives,
             quotas: backing.quotas,
-            hypervisor,
+            qemu,
             network,
             cores_here: std::thread::available_parallelism()
                 .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
@@ -184,7 +180,7 @@ impl Machines {
     }
 
     async fn take_over(self: &Arc<Self>, machine: &Arc<Machine>, run: SavedRun) -> bool {
-        let found = self.hypervisor.find(machine.id, &machine.directory).await;
+        let found = self.qemu.find(machine.id, &machine.directory).await;
         let Some(running) = found else { return false };
         let settings = machine.state().settings.clone();
         let vlans = vlans(&settings);
@@ -209,7 +205,7 @@ impl Machines {
         let live = self.watch(machine, live).await;
         live.take_counters_as_known().await;
         // The earlier process may have ended before its first instruction.
-        if !is_paused && let Err(failure) = live.running.resume().await {
+        if !is_paused && let Err(failure) = live.running.control(Control::Resume).await {
             tracing::warn!(id = %machine.id, %failure, "Cannot let a server go on");
         }
         true
@@ -266,7 +262,7 @@ impl Machines {
                 .and_then(MachineId::parse);
             let Some(id) = id else { continue };
             if !live.contains(&id) {
-                self.hypervisor.clear(&path);
+                Qemu::clear(&path);
             }
             if !self.directory.join(format!("{id}.meta")).try_exists()? {
                 fs::remove_dir_all(&path)?;
@@ -401,15 +397,11 @@ impl Machines {
         Ok(())
     }
 
-    /// Applies `command` to a running machine.
-    pub async fn with_running<T>(
-        &self,
-        machine: &Machine,
-        command: impl for<'a> FnOnce(&'a dyn Running) -> Later<'a, std::result::Result<T, Failure>>,
-    ) -> Result<T> {
+    /// Uses a control of a running machine.
+    pub async fn control(&self, machine: &Machine, control: Control) -> Result {
         let _turn = Self::turn(machine).await?;
         let live = active(machine)?;
-        let done = command(&*live.running).await;
+        let done = live.running.control(control).await;
         unless_ended(&live, done).await
     }
 
@@ -545,7 +537,11 @@ impl Machines {
         let live = Live::new(running, run, claims, vlans);
         let live = self.watch(machine, live).await;
         let started = match self.keep(machine).await {
-            Ok(()) => live.running.resume().await.map_err(Refusal::from),
+            Ok(()) => live
+                .running
+                .control(Control::Resume)
+                .await
+                .map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = started {
@@ -572,11 +568,11 @@ impl Machines {
         settings: &Settings,
         drives: Vec<SpecDrive>,
         run: SavedRun,
-    ) -> Result<Arc<dyn Running>> {
-        let (directory, hypervisor) = (machine.directory.clone(), Arc::clone(&self.hypervisor));
+    ) -> Result<Arc<QemuServer>> {
+        let directory = machine.directory.clone();
         let prepared = spawn_blocking(move || {
             // Nothing should be running there any more; this is a precaution.
-            hypervisor.clear(&directory);
+            Qemu::clear(&directory);
             unless_missing(fs::remove_dir_all(&directory))?;
             private_directory(&directory)
         });
@@ -606,7 +602,7 @@ impl Machines {
                 .password()
                 .map(|password| Password(password.to_owned())),
         };
-        Ok(self.hypervisor.start(&spec).await?)
+        Ok(self.qemu.start(&spec).await?)
     }
 
     /// Registers a running machine, and watches it until it ends.

@@ -56,9 +56,7 @@ use self::log::Log;
 use self::process::Process;
 use self::qmp::{Event, Qmp, connect};
 use super::console;
-use super::hypervisor::{
-    End, Failure, Hypervisor, Later, Net, Reach, Running, Spec, SpecDrive, Status,
-};
+use super::hypervisor::{Control, End, Failure, Net, Reach, Spec, SpecDrive, Status};
 use super::ids::{MachineId, Slot};
 use openhosting_tenancy::Counters;
 
@@ -150,7 +148,23 @@ impl Qemu {
         matches!(timeout(KVM_PROBE_MAX, probe).await, Ok(Some(())))
     }
 
-    async fn launch(&self, spec: &Spec) -> Result<Arc<QemuServer>, Failure> {
+    /// The server that an earlier process of ours left running in `directory`.
+    pub(crate) async fn find(&self, id: MachineId, directory: &Path) -> Option<Arc<QemuServer>> {
+        let stream = connect(directory, QMP).await.ok()?;
+        let found = self.attach(id, directory, stream).await;
+        found
+            .inspect_err(|failure| tracing::warn!(%id, %failure, "Cannot take over a server"))
+            .ok()
+    }
+
+    /// Kills the server that an earlier process of ours left running in `directory`, if there is
+    /// one. Blocks until it has ended.
+    pub(crate) fn clear(directory: &Path) {
+        process::kill_recorded(directory, QMP);
+    }
+
+    /// Starts a server, paused: its first instruction runs after [`Control::Resume`].
+    pub(crate) async fn start(&self, spec: &Spec) -> Result<Arc<QemuServer>, Failure> {
         let accelerator = self.accelerator().await;
         let log = Log::create()?;
         let mut command = Command::new(&self.program);
@@ -277,39 +291,6 @@ impl Qemu {
     }
 }
 
-impl Hypervisor for Qemu {
-    fn start<'a>(&'a self, spec: &'a Spec) -> Later<'a, Result<Arc<dyn Running>, Failure>> {
-        Box::pin(async move {
-            let server: Arc<dyn Running> = self.launch(spec).await?;
-            Ok(server)
-        })
-    }
-
-    fn find<'a>(
-        &'a self,
-        id: MachineId,
-        directory: &'a Path,
-    ) -> Later<'a, Option<Arc<dyn Running>>> {
-        Box::pin(async move {
-            let stream = connect(directory, QMP).await.ok()?;
-            match self.attach(id, directory, stream).await {
-                Ok(server) => {
-                    let server: Arc<dyn Running> = server;
-                    Some(server)
-                }
-                Err(failure) => {
-                    tracing::warn!(%id, %failure, "Cannot take over a server");
-                    None
-                }
-            }
-        })
-    }
-
-    fn clear(&self, directory: &Path) {
-        process::kill_recorded(directory, QMP);
-    }
-}
-
 /// Reads the picture in `path`. A guest can draw one that does not compress.
 fn read_picture(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut picture = Vec::new();
@@ -346,7 +327,7 @@ fn limit(spec: &Spec, pid: u32) -> std::io::Result<()> {
 
 /// A process of QEMU.
 #[derive(Debug)]
-struct QemuServer {
+pub(crate) struct QemuServer {
     id: MachineId,
     pid: u32,
     directory: PathBuf,
@@ -444,7 +425,13 @@ impl QemuServer {
         }
     }
 
-    async fn wait(&self) -> End {
+    /// Its current status.
+    pub(crate) fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&self) -> End {
         let mut status = self.status.subscribe();
         let is_over = |status: &Status| matches!(status, Status::Ended(_));
         match status.wait_for(is_over).await.as_deref() {
@@ -453,11 +440,25 @@ impl QemuServer {
         }
     }
 
-    async fn command(&self, command: &str) -> Result<(), Failure> {
+    /// Cuts its power, and waits for its end.
+    pub(crate) async fn cut_power(&self) -> End {
+        self.is_asked.store(true, Ordering::Relaxed);
+        self.quit().await;
+        self.ended().await
+    }
+
+    pub(crate) async fn control(&self, control: Control) -> Result<(), Failure> {
+        let command = match control {
+            Control::PowerButton => "system_powerdown",
+            Control::Reset => "system_reset",
+            Control::Pause => "stop",
+            Control::Resume => "cont",
+        };
         self.qmp.run(command, json!({})).await.map(drop)
     }
 
-    async fn set_vnc_password(&self, password: Option<&str>) -> Result<(), Failure> {
+    /// Sets another VNC password; with `None`, nobody gets access.
+    pub(crate) async fn set_password(&self, password: Option<&str>) -> Result<(), Failure> {
         let time = match password {
             Some(password) => {
                 let arguments = json!({"protocol": "vnc", "password": password});
@@ -470,7 +471,17 @@ impl QemuServer {
         self.qmp.run("expire_password", arguments).await.map(drop)
     }
 
-    async fn read_counters(&self) -> Result<BTreeMap<Slot, Counters>, Failure> {
+    /// Sets another share of the processors.
+    pub(crate) fn set_cpu(&self, cpu_mhz: u32) {
+        if let Some(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.set(self.id, cpu_mhz)
+        {
+            tracing::warn!(id = %self.id, %error, "Cannot change the share of a server");
+        }
+    }
+
+    /// What it read and wrote since its start, by drive.
+    pub(crate) async fn counters(&self) -> Result<BTreeMap<Slot, Counters>, Failure> {
         let stats = self.qmp.run("query-blockstats", json!({})).await?;
         let one = |entry: &Value| {
             let slot = Slot::parse(&entry["node-name"].as_str()?.replace('-', ":"))?;
@@ -487,7 +498,8 @@ impl QemuServer {
         Ok(entries.iter().filter_map(one).collect())
     }
 
-    async fn draw_screen(&self) -> Result<Vec<u8>, Failure> {
+    /// A picture of its screen, as PNG.
+    pub(crate) async fn screen(&self) -> Result<Vec<u8>, Failure> {
         let path = self.directory.join(SCREEN);
         let arguments = json!({"filename": path, "format": "png"});
         let drawn = self.qmp.run("screendump", arguments).await;
@@ -498,71 +510,18 @@ impl QemuServer {
         });
         read.await.map_err(std::io::Error::other)?
     }
-}
 
-impl Running for QemuServer {
-    fn status(&self) -> Status {
-        self.status.borrow().clone()
-    }
-
-    fn ended(&self) -> Later<'_, End> {
-        Box::pin(self.wait())
-    }
-
-    fn cut_power(&self) -> Later<'_, End> {
-        self.is_asked.store(true, Ordering::Relaxed);
-        Box::pin(async {
-            self.quit().await;
-            self.wait().await
-        })
-    }
-
-    fn press_power_button(&self) -> Later<'_, Result<(), Failure>> {
-        Box::pin(self.command("system_powerdown"))
-    }
-
-    fn reset(&self) -> Later<'_, Result<(), Failure>> {
-        Box::pin(self.command("system_reset"))
-    }
-
-    fn pause(&self) -> Later<'_, Result<(), Failure>> {
-        Box::pin(self.command("stop"))
-    }
-
-    fn resume(&self) -> Later<'_, Result<(), Failure>> {
-        Box::pin(self.command("cont"))
-    }
-
-    fn set_password<'a>(&'a self, password: Option<&'a str>) -> Later<'a, Result<(), Failure>> {
-        Box::pin(self.set_vnc_password(password))
-    }
-
-    fn set_cpu(&self, cpu_mhz: u32) {
-        if let Some(cgroup) = &self.cgroup
-            && let Err(error) = cgroup.set(self.id, cpu_mhz)
-        {
-            tracing::warn!(id = %self.id, %error, "Cannot change the share of a server");
+    /// Updates the file `console` in its directory. The file's size is bounded; `console.rs` reads
+    /// it.
+    pub(crate) async fn keep_console(&self) {
+        if let Err(failure) = self.move_console().await {
+            tracing::debug!(id = %self.id, %failure, "Cannot read a console");
         }
     }
 
-    fn counters(&self) -> Later<'_, Result<BTreeMap<Slot, Counters>, Failure>> {
-        Box::pin(self.read_counters())
-    }
-
-    fn screen(&self) -> Later<'_, Result<Vec<u8>, Failure>> {
-        Box::pin(self.draw_screen())
-    }
-
-    fn keep_console(&self) -> Later<'_, ()> {
-        Box::pin(async {
-            if let Err(failure) = self.move_console().await {
-                tracing::debug!(id = %self.id, %failure, "Cannot read a console");
-            }
-        })
-    }
-
-    fn vnc(&self) -> Later<'_, std::io::Result<UnixStream>> {
-        Box::pin(connect(&self.directory, VNC))
+    /// A connection to its VNC server, which requires the password.
+    pub(crate) async fn vnc(&self) -> std::io::Result<UnixStream> {
+        connect(&self.directory, VNC).await
     }
 }
 

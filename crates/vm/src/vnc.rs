@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::hypervisor::Running;
+use super::qemu::QemuServer;
 use openhosting_tenancy::{Limiter, Rate};
 
 /// The port of a machine's first screen, by convention.
@@ -47,7 +47,7 @@ pub(crate) async fn listen(address: Ipv4Addr) -> io::Result<TcpListener> {
 }
 
 /// Serves viewers until the future is dropped.
-pub(crate) async fn serve(listener: TcpListener, running: Arc<dyn Running>) {
+pub(crate) async fn serve(listener: TcpListener, running: Arc<QemuServer>) {
     let attempts = Limiter::new(Rate::VNC_ATTEMPTS);
     let room = Arc::new(Semaphore::new(VIEWERS_MAX));
     let mut viewers = JoinSet::new();
@@ -75,14 +75,14 @@ pub(crate) async fn serve(listener: TcpListener, running: Arc<dyn Running>) {
         let running = Arc::clone(&running);
         viewers.spawn(async move {
             let _place = place;
-            if let Err(error) = relay(viewer, &*running).await {
+            if let Err(error) = relay(viewer, &running).await {
                 tracing::debug!(%error, "A viewer has gone");
             }
         });
     }
 }
 
-async fn relay(mut viewer: TcpStream, running: &dyn Running) -> io::Result<()> {
+async fn relay(mut viewer: TcpStream, running: &QemuServer) -> io::Result<()> {
     viewer.set_nodelay(true)?;
     let mut screen = running.vnc().await?;
     let is_in = timeout(HANDSHAKE_MAX, let_in(&mut viewer, &mut screen)).await;
