@@ -1,5 +1,6 @@
 //! Request bodies: bounded in size, and abandoned if they stall.
 
+use std::error::Error;
 use std::io::{self, BufRead, Read};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Either};
 use hyper::Request;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
@@ -36,28 +37,22 @@ const FRAMES_AHEAD: usize = 3;
 /// The body of a request, counted while it arrives.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    body: IncomingBody,
+    /// On the right, it is slowed down by a fault plan.
+    body: Either<hyper::body::Incoming, Slowed<hyper::body::Incoming>>,
     record: Arc<RequestRecord>,
-}
-
-#[derive(Debug)]
-enum IncomingBody {
-    Plain(hyper::body::Incoming),
-    /// Slowed down by a fault plan.
-    Slowed(Slowed<hyper::body::Incoming>),
 }
 
 impl Incoming {
     pub(super) fn counted(body: hyper::body::Incoming, record: Arc<RequestRecord>) -> Self {
-        let body = IncomingBody::Plain(body);
+        let body = Either::Left(body);
         Self { body, record }
     }
 
     /// The same body over a slow line. A body that is slowed down already stays as it is.
     pub(super) fn slowed(self, line: Arc<Line>) -> Self {
         let body = match self.body {
-            IncomingBody::Plain(body) => IncomingBody::Slowed(Slowed::new(body, line)),
-            slowed @ IncomingBody::Slowed(_) => slowed,
+            Either::Left(body) => Either::Right(Slowed::new(body, line)),
+            slowed @ Either::Right(_) => slowed,
         };
         Self { body, ..self }
     }
@@ -65,16 +60,13 @@ impl Incoming {
 
 impl Body for Incoming {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let polled = match &mut self.body {
-            IncomingBody::Plain(body) => Pin::new(body).poll_frame(context),
-            IncomingBody::Slowed(body) => Pin::new(body).poll_frame(context),
-        };
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             self.record.received(frame.data_ref().map_or(0, Bytes::len));
         }
@@ -82,17 +74,11 @@ impl Body for Incoming {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.body {
-            IncomingBody::Plain(body) => body.is_end_stream(),
-            IncomingBody::Slowed(body) => body.is_end_stream(),
-        }
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            IncomingBody::Plain(body) => body.size_hint(),
-            IncomingBody::Slowed(body) => body.size_hint(),
-        }
+        self.body.size_hint()
     }
 }
 
