@@ -31,7 +31,7 @@ pub(super) use vmdk::{is_description as is_vmdk_description, part_error as vmdk_
 /// Bytes of a sector in most formats, whatever the sector of the disk itself.
 const SECTOR_BYTES: u64 = 512;
 /// Maximum size of a disk: larger offsets do not fit a signed 64-bit integer.
-const DISK_BYTES_MAX: u64 = i64::MAX.cast_unsigned();
+pub(super) const DISK_BYTES_MAX: u64 = i64::MAX.cast_unsigned();
 
 /// How a file holds a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

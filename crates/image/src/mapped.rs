@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use openhosting_system::{FileId, is_of_drive_letter, path_of_bytes};
 
 use super::format::{
-    BackingName, Format, Layout, Packed, Part, Place, Run, checked_run, parts_of, survey,
+    BackingName, DISK_BYTES_MAX, Format, Layout, Packed, Part, Place, Run, checked_run, parts_of, survey,
 };
 use super::holes::{FalseHole, Holes};
 use super::{Disk, Fingerprint, RawImage, Use};
@@ -22,8 +22,6 @@ const LAYERS_MAX: usize = 64;
 /// Decompressed units in memory, because a chunk may begin or end within one, and the next chunk
 /// needs it again. Several threads read at the same time, so there are a few.
 const UNPACKED_MAX: usize = 4;
-/// Maximum size of a disk: larger offsets do not fit a signed 64-bit integer.
-const DISK_BYTES_MAX: u64 = i64::MAX.cast_unsigned();
 
 /// An open image in a format with a map.
 #[derive(Debug)]
