@@ -8,7 +8,8 @@ use std::fmt;
 use std::fmt::Write as _;
 
 use sha1::Sha1;
-use sha2::{Digest, Sha256, Sha512};
+use sha2::digest::DynDigest;
+use sha2::{Sha256, Sha512};
 
 use crate::chunk::zeros;
 
@@ -120,36 +121,12 @@ fn parts(line: &str) -> Option<(Kind, &str, &str)> {
 
 /// Hashes a file in order while it is read in any order.
 pub(super) struct Passing {
-    hasher: Hasher,
+    hasher: Box<dyn DynDigest + Send>,
     /// The file is hashed up to here.
     next: u64,
     /// Bytes that were read too early to be hashed, by offset.
     ahead: BTreeMap<u64, Vec<u8>>,
     ahead_bytes: usize,
-}
-
-enum Hasher {
-    Sha1(Sha1),
-    Sha256(Sha256),
-    Sha512(Box<Sha512>),
-}
-
-impl Hasher {
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha1(hasher) => hasher.update(bytes),
-            Self::Sha256(hasher) => hasher.update(bytes),
-            Self::Sha512(hasher) => hasher.update(bytes),
-        }
-    }
-
-    fn finish(self) -> String {
-        match self {
-            Self::Sha1(hasher) => hex(&hasher.finalize()),
-            Self::Sha256(hasher) => hex(&hasher.finalize()),
-            Self::Sha512(hasher) => hex(&hasher.finalize()),
-        }
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -163,9 +140,9 @@ impl Passing {
     pub(super) fn new(kind: Kind) -> Self {
         Self {
             hasher: match kind {
-                Kind::Sha1 => Hasher::Sha1(Sha1::new()),
-                Kind::Sha256 => Hasher::Sha256(Sha256::new()),
-                Kind::Sha512 => Hasher::Sha512(Box::default()),
+                Kind::Sha1 => Box::new(Sha1::default()),
+                Kind::Sha256 => Box::new(Sha256::default()),
+                Kind::Sha512 => Box::new(Sha512::default()),
             },
             next: 0,
             ahead: BTreeMap::new(),
@@ -250,7 +227,7 @@ impl Passing {
 
     /// The digest of all bytes, in lower case.
     pub(super) fn finish(self) -> String {
-        self.hasher.finish()
+        hex(&self.hasher.finalize())
     }
 }
 
@@ -264,6 +241,8 @@ impl fmt::Debug for Passing {
 
 #[cfg(test)]
 mod tests {
+    use sha2::Digest as _;
+
     use super::*;
 
     #[test]
