@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! refusal   why a request is not carried out
-//! keys      what may stand in an object   ->  kept   the file that stores it
-//! quota     what a user may have          rate   how often something may happen
+//! keys      what may stand in an object   ->  stored_file   the file that stores it
+//! quota     what a user may have              rate          how often something may happen
 //! ```
 //!
 //! No network, and no knowledge of drives or servers. `openhosting-server` and `openhosting-vm` are

@@ -122,7 +122,7 @@ pub struct Resources {
     directory: PathBuf,
     staging: PathBuf,
     resources: RwLock<BTreeMap<ResourceId, Resource>>,
-    /// Resources in use by active servers, each at most once.
+    /// Addresses in use by active servers.
     used: Mutex<BTreeSet<Ipv4Addr>>,
     vlans_used: Mutex<BTreeMap<Uuid, u32>>,
     /// Held while files change.
@@ -242,7 +242,7 @@ impl Resources {
         Ok(())
     }
 
-    /// An address that is not assigned and on which no program listens.
+    /// An address that no resource and no active server has.
     fn free_address(&self) -> Result<Ipv4Addr, Refusal> {
         for _ in 0..64 {
             let address = candidate(fastrand::u32(..));
