@@ -173,7 +173,7 @@ pub(super) fn check(file: &RawImage) -> Result<()> {
     let len = usize::try_from(file.size() - start).unwrap_or(0);
     let tail = &mut tail[..len];
     file.read_at(tail, start)?;
-    let (name, place) = (file.path().display().to_string(), Place::of(file));
+    let (name, place) = (file.path().display().to_string(), Location::of(file));
     if let Some(found) = of_head(&head).or_else(|| of_tail(tail)) {
         return Err(found.refuse(&name, &place));
     }
@@ -189,7 +189,7 @@ pub(super) fn doubtful_vhd(
     name: &str,
     footer: Option<VhdFooter>,
     before: u64,
-    place: &Place<'_>,
+    place: &Location<'_>,
 ) -> Error {
     let how = match footer {
         Some(VhdFooter { size, .. }) if size != before => {
@@ -203,7 +203,7 @@ pub(super) fn doubtful_vhd(
         "head -c -512 {in} > {out}",
     );
     let vhd = match (place, footer) {
-        (Place::File(_), Some(footer)) if footer.fits(before) => {
+        (Location::File(_), Some(footer)) if footer.fits(before) => {
             let size = footer.size;
             advice![
                 "; ",
@@ -220,7 +220,7 @@ pub(super) fn doubtful_vhd(
 
 /// Where content is, for building commands.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Place<'a> {
+pub(super) enum Location<'a> {
     /// A file on this machine, all of it.
     File(&'a Path),
     /// A member of an archive on this machine, by its name there.
@@ -231,7 +231,7 @@ pub(super) enum Place<'a> {
     Elsewhere(StreamFormat),
 }
 
-impl<'a> Place<'a> {
+impl<'a> Location<'a> {
     /// The place of a file, or of a member of an archive.
     pub(super) fn of(file: &'a RawImage) -> Self {
         match file.member() {
@@ -326,9 +326,9 @@ impl Foreign {
     }
 
     /// The error that refuses this content.
-    pub(super) fn refuse(self, name: &str, place: &Place<'_>) -> Error {
+    pub(super) fn refuse(self, name: &str, place: &Location<'_>) -> Error {
         let within = match place {
-            Place::Packed(_, format) | Place::Elsewhere(format) if *format != StreamFormat::Raw => {
+            Location::Packed(_, format) | Location::Elsewhere(format) if *format != StreamFormat::Raw => {
                 format!(" within {format}")
             }
             _ => String::new(),
@@ -336,7 +336,7 @@ impl Foreign {
         let Self { what, way } = self;
         let line = format!("{name} is {what}{within}, not a raw disk");
         // If a file does not exist, a web server often answers with a page.
-        let is_on_the_web = matches!(place, Place::Elsewhere(_)) && name.contains("://");
+        let is_on_the_web = matches!(place, Location::Elsewhere(_)) && name.contains("://");
         let way = match way {
             _ if is_on_the_web && what == WEB_PAGE => {
                 "Check the URL: it leads to a page, and not to a file".into()
@@ -596,7 +596,7 @@ mod tests {
 
     #[test]
     fn a_name_is_a_word_of_a_suggested_command() {
-        let place = Place::Member(Path::new("a.ova"), "-{out}$(id).qed");
+        let place = Location::Member(Path::new("a.ova"), "-{out}$(id).qed");
         assert_eq!(
             place.hint("Convert it with", "convert {in} {other} {out}"),
             "Convert it with: tar -xf a.ova -- '-{out}$(id).qed' && convert './-{out}$(id).qed' {other} './-{out}$(id).img'"

@@ -28,7 +28,7 @@ pub(super) const STDIN: &str = "stdin";
 /// An open raw image.
 #[derive(Clone, Debug)]
 pub struct RawImage {
-    place: Place,
+    place: Storage,
     path: PathBuf,
     /// The fingerprint of the whole file.
     fingerprint: Fingerprint,
@@ -74,7 +74,7 @@ struct InArchive {
 
 /// Where the bytes are.
 #[derive(Clone, Debug)]
-enum Place {
+enum Storage {
     File(Arc<LocalFile>),
     Remote(Arc<dyn Remote>),
 }
@@ -86,7 +86,7 @@ struct LocalFile {
     holes: HoleMap,
 }
 
-impl Place {
+impl Storage {
     fn file(file: File) -> Self {
         let holes = HoleMap::default();
         Self::File(Arc::new(LocalFile { file, holes }))
@@ -173,7 +173,7 @@ fn empty(path: &Path) -> Error {
 }
 
 impl RawImage {
-    fn whole(place: Place, path: PathBuf, fingerprint: Fingerprint) -> Self {
+    fn whole(place: Storage, path: PathBuf, fingerprint: Fingerprint) -> Self {
         Self {
             place,
             path,
@@ -265,12 +265,12 @@ impl RawImage {
     /// A remote image.
     pub fn remote(remote: Arc<dyn Remote>) -> Self {
         let (path, fingerprint) = (PathBuf::from(remote.name()), remote.fingerprint());
-        Self::whole(Place::Remote(remote), path, fingerprint)
+        Self::whole(Storage::Remote(remote), path, fingerprint)
     }
 
     pub(super) fn open(path: &Path) -> Result<Self> {
         let (file, fingerprint) = open(path)?;
-        Ok(Self::whole(Place::file(file), path.to_owned(), fingerprint))
+        Ok(Self::whole(Storage::file(file), path.to_owned(), fingerprint))
     }
 
     /// Opens a regular file; fails for a symbolic link.
@@ -328,19 +328,19 @@ impl RawImage {
     /// Its bytes in order. Not available for a member of a remote archive.
     pub(super) fn in_order(&self) -> Box<dyn Read + Send> {
         match &self.place {
-            Place::File(local) => Box::new(InOrder {
+            Storage::File(local) => Box::new(InOrder {
                 local: Arc::clone(local),
                 part: 0..self.size(),
             }),
-            Place::Remote(remote) => remote.in_order(),
+            Storage::Remote(remote) => remote.in_order(),
         }
     }
 
     /// The file, if it is on this machine.
     pub(super) fn file(&self) -> Option<&File> {
         match &self.place {
-            Place::File(local) => Some(&local.file),
-            Place::Remote(_) => None,
+            Storage::File(local) => Some(&local.file),
+            Storage::Remote(_) => None,
         }
     }
 
@@ -352,7 +352,7 @@ impl RawImage {
     /// An open file, to be read as an image.
     pub(super) fn over(file: File, path: PathBuf) -> Result<Self> {
         let fingerprint = Fingerprint::of(&file, &path)?;
-        Ok(Self::whole(Place::file(file), path, fingerprint))
+        Ok(Self::whole(Storage::file(file), path, fingerprint))
     }
 
     /// Bytes of the image.
@@ -384,11 +384,11 @@ impl RawImage {
 
     pub(super) fn check_unchanged(&self) -> Result<()> {
         match &self.place {
-            Place::File(local) => {
+            Storage::File(local) => {
                 Fingerprint::of(&local.file, &self.path)?.check_same(&self.fingerprint, &self.path)
             }
             // Every response of the server is checked for that.
-            Place::Remote(_) => Ok(()),
+            Storage::Remote(_) => Ok(()),
         }
     }
 
@@ -397,7 +397,7 @@ impl RawImage {
     ///
     /// [`Image::decide_holes`]: super::Image::decide_holes
     pub(super) fn decide_holes(&self, how: Holes) -> Option<FalseHole> {
-        let Place::File(local) = &self.place else {
+        let Storage::File(local) = &self.place else {
             return None;
         };
         let found = local.holes.decide(&local.file, self.fingerprint.size, how);
@@ -424,7 +424,7 @@ impl RawImage {
 
     /// The first extent of data in a part of the file.
     fn data_in(&self, part: Range<u64>) -> Option<Range<u64>> {
-        let Place::File(local) = &self.place else {
+        let Storage::File(local) = &self.place else {
             return Some(part);
         };
         let size = self.fingerprint.size;
@@ -499,8 +499,8 @@ impl RawImage {
     /// Fills `bytes`, which begin at `offset` of the image, from byte `start` of the file.
     fn fetch_from(&self, start: u64, bytes: &mut [u8], offset: u64) -> Result<()> {
         let file = match &self.place {
-            Place::File(local) => &local.file,
-            Place::Remote(remote) => return remote.read_at(bytes, start),
+            Storage::File(local) => &local.file,
+            Storage::Remote(remote) => return remote.read_at(bytes, start),
         };
         let mut done = 0;
         while done < bytes.len() {

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::archive::{self, Described, DiskInOrder};
-use super::foreign::{self, Place};
+use super::foreign::{self, Location};
 use super::format::{VhdEnding, vhd_ending};
 use super::raw::STDIN;
 use super::{Fingerprint, Format, Gpt, Member, RawImage, Use, extraction, signs};
@@ -437,7 +437,7 @@ impl StreamImage {
                 let error = Error::new(ErrorKind::Image, what);
                 return Err(error.permanent().hint_to(super::into_a_file()));
             }
-            Place::Packed(path, format) if is_packed => {
+            Location::Packed(path, format) if is_packed => {
                 let command = format.decompress_command();
                 let path = quote_file(&path.to_string_lossy());
                 advice![
@@ -445,7 +445,7 @@ impl StreamImage {
                     Remedy::UploadStdin(None),
                 ]
             }
-            Place::Packed(..) => {
+            Location::Packed(..) => {
                 let (file, first) = place.file();
                 advice![
                     format!("Unpack it into a file first: {first}"),
@@ -675,15 +675,15 @@ fn expected_size(
 }
 
 /// Where the content of a stream is, for building commands.
-fn place(file: Option<&RawImage>, format: StreamFormat) -> Place<'_> {
+fn place(file: Option<&RawImage>, format: StreamFormat) -> Location<'_> {
     match file.filter(|file| file.is_local() && !file.is_stdin()) {
-        Some(file) if format != StreamFormat::Raw => Place::Packed(file.path(), format),
-        _ => Place::Elsewhere(format),
+        Some(file) if format != StreamFormat::Raw => Location::Packed(file.path(), format),
+        _ => Location::Elsewhere(format),
     }
 }
 
 /// Decides how a stream ended from its last bytes and from how many preceded them.
-fn judge(tail: &[u8], before: u64, name: &str, place: &Place<'_>) -> Result<StreamEnd> {
+fn judge(tail: &[u8], before: u64, name: &str, place: &Location<'_>) -> Result<StreamEnd> {
     if let Some(found) = foreign::of_tail(tail) {
         return Err(found.refuse(name, place));
     }

@@ -122,7 +122,7 @@ struct Connection {
 
 /// The slot of one connection, which becomes free when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Admitted {
     admission: Arc<Admission>,
     number: u64,
     from: IpAddr,
@@ -143,7 +143,7 @@ impl Admission {
     pub(super) async fn accept(
         self: &Arc<Self>,
         listener: &TcpListener,
-    ) -> (TcpStream, Arc<Place>) {
+    ) -> (TcpStream, Arc<Admitted>) {
         loop {
             match listener.accept().await {
                 Ok((stream, from)) => {
@@ -164,7 +164,7 @@ impl Admission {
     }
 
     /// Registers a new connection, and closes another one if necessary.
-    fn admit(self: &Arc<Self>, from: IpAddr) -> Arc<Place> {
+    fn admit(self: &Arc<Self>, from: IpAddr) -> Arc<Admitted> {
         let end = Arc::new(Notify::new());
         let mut open = lock(&self.open);
         if open.strangers().count() >= self.limits.strangers {
@@ -181,7 +181,7 @@ impl Admission {
                 end: Arc::clone(&end),
             },
         );
-        Arc::new(Place {
+        Arc::new(Admitted {
             admission: Arc::clone(self),
             number,
             from,
@@ -269,7 +269,7 @@ impl Open {
     }
 }
 
-impl Place {
+impl Admitted {
     /// The address of the client.
     pub(super) fn from(&self) -> IpAddr {
         self.from
@@ -356,7 +356,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Admitted {
     fn drop(&mut self) {
         lock(&self.admission.open).connections.remove(&self.number);
     }
@@ -389,7 +389,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn is_open(place: &Place) -> bool {
+    fn is_open(place: &Admitted) -> bool {
         lock(&place.admission.open)
             .connections
             .contains_key(&place.number)

@@ -25,7 +25,7 @@ const MIB: u64 = 1024 * 1024;
 /// Maximum time that a request waits for a share before it is refused. It should be clearly shorter
 /// than the time after which clients abort a request without an answer; ours waits for 30 s by
 /// default.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const SHARE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a refused client should wait. Shares are returned when a body or an answer ends, which
 /// is soon for an honest client.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -271,10 +271,10 @@ mod tests {
         let (greedy, modest) = (user("greedy"), user("modest"));
         let mut held = Vec::new();
         for _ in 0..4 {
-            held.push(budget.take_within(&greedy, 1, PATIENCE).await.unwrap());
+            held.push(budget.take_within(&greedy, 1, SHARE_WAIT_MAX).await.unwrap());
         }
         // Requests of the greedy user wait for each other, and not in the common queue.
-        let queue = (0..50).map(|_| budget.take_within(&greedy, 10, PATIENCE));
+        let queue = (0..50).map(|_| budget.take_within(&greedy, 10, SHARE_WAIT_MAX));
         let mut queue: Vec<_> = queue.map(Box::pin).collect();
         for waiting in &mut queue {
             assert!(futures_poll(waiting.as_mut()).is_pending());
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(budget.figures().used, 0);
         // A request for more than the whole part of a user gets that part.
         let all = budget
-            .take_within(&greedy, u64::MAX, PATIENCE)
+            .take_within(&greedy, u64::MAX, SHARE_WAIT_MAX)
             .await
             .unwrap();
         assert_eq!(budget.figures().used, 40);
@@ -301,15 +301,15 @@ mod tests {
         let budget = Budget::new(LIMIT);
         let mut held = Vec::new();
         for name in ["a", "b", "c"] {
-            held.push(budget.take_within(&user(name), 30, PATIENCE).await.unwrap());
+            held.push(budget.take_within(&user(name), 30, SHARE_WAIT_MAX).await.unwrap());
         }
-        let refused = budget.take_within(&user("d"), 20, PATIENCE).await;
+        let refused = budget.take_within(&user("d"), 20, SHARE_WAIT_MAX).await;
         assert_eq!(refused.unwrap_err().status(), 503);
         let figures = budget.figures();
         assert_eq!((figures.used, figures.refused_to_all), (90, 1));
         // The refused request returned what it held of its user's part.
         held.pop();
-        held.push(budget.take_within(&user("d"), 40, PATIENCE).await.unwrap());
+        held.push(budget.take_within(&user("d"), 40, SHARE_WAIT_MAX).await.unwrap());
         assert_eq!(budget.figures().used, 100);
     }
 

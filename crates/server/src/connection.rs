@@ -11,10 +11,10 @@ use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::Instrument;
 
-use super::admission::Place;
+use super::admission::Admitted;
 use super::answer::{self, Answer, Held};
 use super::body::{Incoming, text};
-use super::budget::PATIENCE;
+use super::budget::SHARE_WAIT_MAX;
 use super::faults::Reset;
 use super::metadata::Metadata;
 use super::origin::{check_host, check_site};
@@ -32,7 +32,7 @@ pub(super) struct Client {
     pub(super) is_reset: Arc<AtomicBool>,
     /// Detects that the client has gone; if it is missing, only that does not work.
     pub(super) peer: Option<Peer>,
-    pub(super) place: Arc<Place>,
+    pub(super) place: Arc<Admitted>,
 }
 
 /// Serves requests until the client or `watcher` ends the connection, or it is reset.
@@ -129,7 +129,7 @@ async fn take_share(
 ) -> Result<Answer, Refusal> {
     let held = answer.extensions_mut().remove::<Held>();
     if let (Some(Held(bytes)), Some(user)) = (held, record.user()) {
-        let share = api.budgets.answers.take_within(user, bytes, PATIENCE);
+        let share = api.budgets.answers.take_within(user, bytes, SHARE_WAIT_MAX);
         record.hold(share.await?);
     }
     Ok(answer)
@@ -184,7 +184,7 @@ async fn dispatch(
     }
     let _turn = match call.has_own_budget() {
         true => None,
-        false => Some(api.budgets.requests.take_within(&user, 1, PATIENCE).await?),
+        false => Some(api.budgets.requests.take_within(&user, 1, SHARE_WAIT_MAX).await?),
     };
     carry_out(api, user, call, request).await
 }

@@ -11,7 +11,7 @@ use hyper::header::HeaderValue;
 
 use super::answer::{self, Answer};
 use super::body::{self, Incoming, encoding, keys_and_values};
-use super::budget::{PATIENCE, Share};
+use super::budget::{SHARE_WAIT_MAX, Share};
 use super::digests::{DIGEST_BYTES_MAX, Digesting};
 use super::faults::ReportedExtents;
 use super::fill::{Fill, Order, Packing};
@@ -263,7 +263,7 @@ impl Api {
         };
         write.check()?;
         let bytes = write.share_bytes();
-        let share = self.budgets.bodies.take_within(user, bytes, PATIENCE);
+        let share = self.budgets.bodies.take_within(user, bytes, SHARE_WAIT_MAX);
         let share = share.await?;
         if write.held_bytes().is_some() {
             let mut buffer = self.memory.buffer(&write);

@@ -124,7 +124,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use self::admission::{Admission, ConnectionLimits, Place};
+use self::admission::{Admission, ConnectionLimits, Admitted};
 use self::connection::Client;
 use self::faults::{Faults, LargeReads, ReportedExtents};
 use self::imaging::Imagings;
@@ -142,7 +142,7 @@ use openhosting_vm::{Backing, Cgroup, Drives, GuestNetwork, Machines, Qemu};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time for requests in flight to finish when the server stops; the rest is then cut off, and
 /// clients repeat it. The time is a choice. What stops the server should wait for longer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const SHUTDOWN_MAX: Duration = Duration::from_secs(30);
 
 /// Default limits for one user: more than most users need, and so few that a hundred users do not
 /// use up all descriptors and addresses. The number of cores is that of one server with the
@@ -450,7 +450,7 @@ impl Server {
     async fn stop(self, mut connections: JoinSet<()>, graceful: GracefulShutdown) {
         tracing::info!("Stopping, requests in flight may finish");
         self.api.is_stopping.store(true, Ordering::Relaxed);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + SHUTDOWN_MAX;
         let finished = async {
             graceful.shutdown().await;
             while connections.join_next().await.is_some() {}
@@ -520,7 +520,7 @@ async fn serve(
     tls: Option<TlsAcceptor>,
     api: Arc<shared::Api>,
     watcher: Watcher,
-    place: Arc<Place>,
+    place: Arc<Admitted>,
 ) {
     let peer = peer::Peer::of(&stream).ok();
     let socket = socket::Socket::new(stream);

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use self::map::Map;
 use super::answer::{self, Answer, file, full};
 use super::body::{self, Incoming};
-use super::budget::PATIENCE;
+use super::budget::SHARE_WAIT_MAX;
 use super::hosted::Hosted;
 use super::origin::is_from_page;
 use super::record::RequestRecord;
@@ -139,7 +139,7 @@ async fn get(
     let user = sessions.user(headers, Instant::now());
     let user = user.ok_or_else(Refusal::auth)?;
     record.set_user(&user)?;
-    let _turn = api.budgets.requests.take_within(&user, 1, PATIENCE).await?;
+    let _turn = api.budgets.requests.take_within(&user, 1, SHARE_WAIT_MAX).await?;
     match path.split_once('/') {
         None if path == "state" => state(api, user).await,
         Some(("map", id)) => {

@@ -17,7 +17,7 @@ use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Method, StatusCode};
 use tracing::Span;
 
-use super::admission::Place;
+use super::admission::Admitted;
 use super::answer::{Answer, AnswerBody};
 use super::budget::Share;
 use super::metrics::Metrics;
@@ -80,7 +80,7 @@ pub(super) struct TrafficNow {
 pub(super) struct RequestRecord {
     method: Method,
     path: String,
-    place: Arc<Place>,
+    place: Arc<Admitted>,
     began: Instant,
     user: OnceLock<Arc<str>>,
     call: OnceLock<&'static str>,
@@ -111,7 +111,7 @@ impl RequestRecord {
     pub(super) fn new(
         method: Method,
         path: &str,
-        place: Arc<Place>,
+        place: Arc<Admitted>,
         metrics: &Arc<Metrics>,
     ) -> Self {
         place.begin_request();
@@ -147,7 +147,7 @@ impl RequestRecord {
     /// The request proved `user`, to whom the connection belongs from now on.
     ///
     /// # Errors
-    /// See [`Place::set_user`].
+    /// See [`Admitted::set_user`].
     pub(super) fn set_user(&self, user: &Arc<str>) -> Result<(), Refusal> {
         let _ = self.user.set(Arc::clone(user));
         self.place.set_user(user)

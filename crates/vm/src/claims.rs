@@ -58,7 +58,7 @@ pub trait Drive: fmt::Debug + Send + Sync {
 pub struct Holder {
     /// The owner of the server.
     pub user: String,
-    /// The machine that this server runs on.
+    /// The host that this server runs on.
     pub host: Uuid,
     /// The server.
     pub server: MachineId,

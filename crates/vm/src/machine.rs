@@ -48,7 +48,7 @@ impl Rest {
 /// What is stored about a run, so that it is found again after a restart of this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SavedRun {
-    /// The address of this machine that the server uses.
+    /// The address of this host that the server uses.
     pub(crate) address: Ipv4Addr,
     /// When it was started, in seconds since 1970.
     pub(crate) started: u64,

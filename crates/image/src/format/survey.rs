@@ -6,20 +6,20 @@ use std::collections::HashMap;
 use super::{Grid, Layout, Place, checked_unit};
 use crate::error::Result;
 
-/// Cells of one page of [`Claims`].
+/// Cells of one page of [`UsedCells`].
 const PAGE_CELLS: u64 = 4096;
-/// Maximum pages of [`Claims`]: 64 MiB of bits. With cells of 64 KiB this covers a file of 32 TiB;
+/// Maximum pages of [`UsedCells`]: 64 MiB of bits. With cells of 64 KiB this covers a file of 32 TiB;
 /// in a larger file, only the beginning is checked for overlaps.
 const PAGES_MAX: usize = (64 << 20) / (PAGE_CELLS as usize / 8);
 
 /// The cells of a file in which something begins.
-struct Claims {
+struct UsedCells {
     unit: u64,
     base: u64,
     pages: HashMap<u64, Box<[u64; (PAGE_CELLS / 64) as usize]>>,
 }
 
-impl Claims {
+impl UsedCells {
     fn new(unit: u64, base: u64) -> Self {
         let unit = unit.max(1);
         Self {
@@ -29,9 +29,9 @@ impl Claims {
         }
     }
 
-    /// Claims what begins at `at` and every unit from there, `len` bytes in total. The error is the
-    /// first cell that was already claimed.
-    fn claim(&mut self, at: u64, len: u64) -> Result<(), u64> {
+    /// Marks what begins at `at` and every unit from there, `len` bytes in total. The error is the
+    /// first cell that was marked before.
+    fn mark_used(&mut self, at: u64, len: u64) -> Result<(), u64> {
         // Numbers start one unit early, so that what is before the first cell has a number as well.
         let first = (at - at.min(self.base)) / self.unit + u64::from(at >= self.base);
         for cell in first..first.saturating_add(len.div_ceil(self.unit)) {
@@ -67,11 +67,11 @@ pub(crate) fn survey(layout: &dyn Layout) -> Result<()> {
         header,
         has_tables_in_it,
     } = layout.grid();
-    let mut units = Claims::new(unit, base);
-    let mut tables = Claims::new(table_bytes, 0);
+    let mut units = UsedCells::new(unit, base);
+    let mut tables = UsedCells::new(table_bytes, 0);
     for (start, end) in header {
         units
-            .claim(start, end - start)
+            .mark_used(start, end - start)
             .map_err(|at| twice("its header", at))?;
     }
     let (mut offset, mut table, mut stored) = (0, None, 0_u64);
@@ -80,17 +80,17 @@ pub(crate) fn survey(layout: &dyn Layout) -> Result<()> {
         if run.table.is_some() && run.table != table {
             table = run.table;
             let at = table.unwrap_or(0);
-            let claims = match has_tables_in_it {
+            let used = match has_tables_in_it {
                 true => &mut units,
                 false => &mut tables,
             };
-            claims
-                .claim(at, table_bytes)
+            used
+                .mark_used(at, table_bytes)
                 .map_err(|at| twice("a table", at))?;
         }
         if let Place::File(at) = run.place {
             let len = run.end - offset;
-            units.claim(at, len).map_err(|at| twice("data", at))?;
+            units.mark_used(at, len).map_err(|at| twice("data", at))?;
             stored = stored.saturating_add(len);
             // This holds even for places that the grid does not describe: the file cannot store
             // more than its own size.
@@ -109,25 +109,25 @@ mod tests {
 
     #[test]
     fn two_parts_in_one_cell_overlap() {
-        let mut claims = Claims::new(100, 30);
-        claims.claim(30, 100).unwrap();
-        claims.claim(130, 250).unwrap();
-        assert_eq!(claims.claim(230, 1), Err(230));
+        let mut used = UsedCells::new(100, 30);
+        used.mark_used(30, 100).unwrap();
+        used.mark_used(130, 250).unwrap();
+        assert_eq!(used.mark_used(230, 1), Err(230));
         // Before the first cell, and directly after the last.
-        claims.claim(29, 1).unwrap();
-        assert_eq!(claims.claim(0, 1), Err(0));
-        claims.claim(430, 100).unwrap();
-        assert_eq!(claims.claim(0, 0), Ok(()));
-        assert_eq!(claims.claim(529, 1), Err(529));
+        used.mark_used(29, 1).unwrap();
+        assert_eq!(used.mark_used(0, 1), Err(0));
+        used.mark_used(430, 100).unwrap();
+        assert_eq!(used.mark_used(0, 0), Ok(()));
+        assert_eq!(used.mark_used(529, 1), Err(529));
     }
 
     #[test]
-    fn the_number_of_claimed_parts_is_bounded() {
-        let mut claims = Claims::new(1, 0);
+    fn the_number_of_used_parts_is_bounded() {
+        let mut used = UsedCells::new(1, 0);
         for page in 0..PAGES_MAX as u64 + 10 {
-            claims.claim(page * PAGE_CELLS, 1).unwrap();
+            used.mark_used(page * PAGE_CELLS, 1).unwrap();
         }
-        assert_eq!(claims.pages.len(), PAGES_MAX);
-        assert!(claims.claim(0, 1).is_err());
+        assert_eq!(used.pages.len(), PAGES_MAX);
+        assert!(used.mark_used(0, 1).is_err());
     }
 }

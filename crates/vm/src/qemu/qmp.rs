@@ -26,7 +26,7 @@ use openhosting_base::locks::lock;
 
 /// Maximum time for an answer. A process answers within milliseconds unless it waits for a disk.
 /// One that is silent for longer counts as hung.
-const PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Maximum bytes of a line, so that a process that misbehaves cannot fill the memory. The answers
 /// to our commands are far shorter.
 const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -68,7 +68,7 @@ impl Qmp {
     ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), Failure> {
         let (read, write) = stream.into_split();
         let mut reader = BufReader::new(read);
-        let greeting = timeout(PATIENCE, next(&mut reader)).await;
+        let greeting = timeout(ANSWER_MAX, next(&mut reader)).await;
         let greeting = greeting.map_err(|_| silent("it does not greet"))??;
         if greeting.is_none_or(|value| value.get("QMP").is_none()) {
             return Err(silent("its greeting is not that of QMP"));
@@ -100,7 +100,7 @@ impl Qmp {
         let mut line = json!({"execute": command, "arguments": arguments, "id": id}).to_string();
         line.push('\n');
         self.lines.send(line.into_bytes()).map_err(|_| over())?;
-        match timeout(PATIENCE, answer).await {
+        match timeout(ANSWER_MAX, answer).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(what))) => Err(Failure::Refused(what)),
             Ok(Err(_)) => Err(over()),
