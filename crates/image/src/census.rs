@@ -112,27 +112,30 @@ impl Census {
 
     /// Chunks that will be sent to a drive that reads as zeros.
     pub fn chunks_to_send(&self) -> u64 {
-        self.data_chunks - self.of_all(self.zero_chunks, self.sampled, self.data_chunks)
+        self.data_chunks - self.extrapolate(self.zero_chunks, self.sampled, self.data_chunks)
     }
 
     /// Bytes of the disk that are zeros.
     pub fn zeros(&self) -> u64 {
-        let within = self.of_all(self.zero_bytes, self.sampled_bytes, self.allocated);
+        let within = self.extrapolate(self.zero_bytes, self.sampled_bytes, self.allocated);
         self.plan.size() - self.allocated + within
     }
 
     /// Bytes to send at each level to a drive that reads as zeros, without the headers of requests.
     /// These are whole chunks; the upload may send less, if it can leave out zeros within them.
     pub fn wire(&self) -> impl Iterator<Item = (Level, u64)> + '_ {
-        self.bodies
-            .iter()
-            .map(|(level, bytes)| (*level, self.of_all(*bytes, self.sampled, self.data_chunks)))
+        self.bodies.iter().map(|(level, bytes)| {
+            (
+                *level,
+                self.extrapolate(*bytes, self.sampled, self.data_chunks),
+            )
+        })
     }
 
     /// Extrapolates from the sample to all chunks.
-    fn of_all(&self, much: u64, sample: u64, all: u64) -> u64 {
-        let of_all = u128::from(much) * u128::from(all) / u128::from(sample.max(1));
-        u64::try_from(of_all).unwrap_or(u64::MAX)
+    fn extrapolate(&self, value: u64, sampled: u64, total: u64) -> u64 {
+        let all = u128::from(value) * u128::from(total) / u128::from(sampled.max(1));
+        u64::try_from(all).unwrap_or(u64::MAX)
     }
 
     /// Walks the map and selects chunks with data, each with equal probability. The same image

@@ -328,7 +328,9 @@ impl Foreign {
     /// The error that refuses this content.
     pub(super) fn refuse(self, name: &str, place: &Location<'_>) -> Error {
         let within = match place {
-            Location::Packed(_, format) | Location::Elsewhere(format) if *format != StreamFormat::Raw => {
+            Location::Packed(_, format) | Location::Elsewhere(format)
+                if *format != StreamFormat::Raw =>
+            {
                 format!(" within {format}")
             }
             _ => String::new(),

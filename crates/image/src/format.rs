@@ -498,7 +498,7 @@ fn unpack_with(
 
 impl Place {
     /// The place of the byte that is `by` bytes further in the same run.
-    fn further(self, by: u64) -> Self {
+    fn advanced_by(self, by: u64) -> Self {
         match self {
             Self::File(at) => Self::File(at.saturating_add(by)),
             other => other,
@@ -508,7 +508,7 @@ impl Place {
 
 /// How many consecutive units of `unit` bytes have the same place, at most `most`: all zeros, or
 /// consecutive in the file. `next` returns the places of the units after the first.
-fn alike(
+fn count_contiguous(
     first: Place,
     unit: u64,
     next: impl Iterator<Item = Result<Place>>,

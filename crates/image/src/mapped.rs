@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use openhosting_system::{FileId, is_of_drive_letter, path_of_bytes};
 
 use super::format::{
-    BackingName, DISK_BYTES_MAX, Format, Layout, Packed, Part, Place, Run, checked_run, parts_of, survey,
+    BackingName, DISK_BYTES_MAX, Format, Layout, Packed, Part, Place, Run, checked_run, parts_of,
+    survey,
 };
 use super::holes::{FalseHole, Holes};
 use super::{Disk, Fingerprint, RawImage, Use};

@@ -270,7 +270,11 @@ impl RawImage {
 
     pub(super) fn open(path: &Path) -> Result<Self> {
         let (file, fingerprint) = open(path)?;
-        Ok(Self::whole(Storage::file(file), path.to_owned(), fingerprint))
+        Ok(Self::whole(
+            Storage::file(file),
+            path.to_owned(),
+            fingerprint,
+        ))
     }
 
     /// Opens a regular file; fails for a symbolic link.

@@ -271,7 +271,12 @@ mod tests {
         let (greedy, modest) = (user("greedy"), user("modest"));
         let mut held = Vec::new();
         for _ in 0..4 {
-            held.push(budget.take_within(&greedy, 1, SHARE_WAIT_MAX).await.unwrap());
+            held.push(
+                budget
+                    .take_within(&greedy, 1, SHARE_WAIT_MAX)
+                    .await
+                    .unwrap(),
+            );
         }
         // Requests of the greedy user wait for each other, and not in the common queue.
         let queue = (0..50).map(|_| budget.take_within(&greedy, 10, SHARE_WAIT_MAX));
@@ -301,7 +306,12 @@ mod tests {
         let budget = Budget::new(LIMIT);
         let mut held = Vec::new();
         for name in ["a", "b", "c"] {
-            held.push(budget.take_within(&user(name), 30, SHARE_WAIT_MAX).await.unwrap());
+            held.push(
+                budget
+                    .take_within(&user(name), 30, SHARE_WAIT_MAX)
+                    .await
+                    .unwrap(),
+            );
         }
         let refused = budget.take_within(&user("d"), 20, SHARE_WAIT_MAX).await;
         assert_eq!(refused.unwrap_err().status(), 503);
@@ -309,7 +319,12 @@ mod tests {
         assert_eq!((figures.used, figures.refused_to_all), (90, 1));
         // The refused request returned what it held of its user's part.
         held.pop();
-        held.push(budget.take_within(&user("d"), 40, SHARE_WAIT_MAX).await.unwrap());
+        held.push(
+            budget
+                .take_within(&user("d"), 40, SHARE_WAIT_MAX)
+                .await
+                .unwrap(),
+        );
         assert_eq!(budget.figures().used, 100);
     }
 

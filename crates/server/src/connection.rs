@@ -184,7 +184,12 @@ async fn dispatch(
     }
     let _turn = match call.has_own_budget() {
         true => None,
-        false => Some(api.budgets.requests.take_within(&user, 1, SHARE_WAIT_MAX).await?),
+        false => Some(
+            api.budgets
+                .requests
+                .take_within(&user, 1, SHARE_WAIT_MAX)
+                .await?,
+        ),
     };
     carry_out(api, user, call, request).await
 }

@@ -206,20 +206,21 @@ impl Api {
     /// Where in a range the drive holds data, so that a client need not read the rest.
     pub(super) async fn extents(&self, user: &Arc<str>, part: Part, format: Format) -> Result {
         let drive = self.extended(user, part.drive)?;
-        let asked = check_range(&drive, part)?;
+        let requested = check_range(&drive, part)?;
         let (_share, job) = self.join_digests(user).await?;
         let (data, end) = match self.reported_extents {
             ReportedExtents::True => {
-                let mut extents = sparse::Extents::new(asked.clone());
+                let mut extents = sparse::Extents::new(requested.clone());
                 let drive = Arc::clone(&drive);
                 in_turns(job, move || Ok(extents.step(&drive.file))).await?
             }
-            ReportedExtents::Hidden => (Vec::new(), asked.end),
+            ReportedExtents::Hidden => (Vec::new(), requested.end),
         };
         // Something that began meanwhile may have moved the data.
         drive.check_readable()?;
         check_range(&drive, part)?;
-        let extents = Extents::new(&asked, data, end).and_then(|extents| extents.to_properties());
+        let extents =
+            Extents::new(&requested, data, end).and_then(|extents| extents.to_properties());
         let properties = extents.map_err(|_| Refusal::system("Cannot tell the extents"))?;
         Ok(answer::object(&properties, format))
     }

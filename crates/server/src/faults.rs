@@ -233,14 +233,14 @@ impl Faults {
     }
 
     fn changed_object(&self, object: &Properties, is_full: bool) -> Properties {
-        let is_told = match self.plan.counters {
+        let is_reported = match self.plan.counters {
             Counting::Kept | Counting::Lagging => true,
             Counting::Full => is_full,
             Counting::Absent => false,
         };
         let mut changed = Properties::new();
         for (key, value) in object {
-            let is_dropped = Counters::KEYS.contains(&key.as_str()) && !is_told
+            let is_dropped = Counters::KEYS.contains(&key.as_str()) && !is_reported
                 || key.starts_with("user:") && self.plan.user_keys == UserKeys::Dropped;
             if !is_dropped {
                 set(&mut changed, key, value);

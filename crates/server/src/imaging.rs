@@ -161,7 +161,7 @@ impl Imagings {
 
     /// Resumes what a crash or a stop left. Call it before the first request is served, so that no
     /// request can use these drives first.
-    pub(super) fn take_up(self: &Arc<Self>) {
+    pub(super) fn resume_stored(self: &Arc<Self>) {
         for drive in self.store.select(|_| true) {
             let Fill::Imaging(order) = drive.fill() else {
                 continue;

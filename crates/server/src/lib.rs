@@ -124,7 +124,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use self::admission::{Admission, ConnectionLimits, Admitted};
+use self::admission::{Admission, Admitted, ConnectionLimits};
 use self::connection::Client;
 use self::faults::{Faults, LargeReads, ReportedExtents};
 use self::imaging::Imagings;
@@ -285,7 +285,7 @@ impl Server {
         let machines = open_machines(&mut config, &store)?;
         let mut users = std::mem::take(&mut config.users);
         if users.is_empty() {
-            users.push(store.made_up_user()?);
+            users.push(store.generated_user()?);
         }
         for (i, user) in users.iter().enumerate() {
             if users[..i].iter().any(|other| other.user() == user.user()) {
@@ -416,7 +416,7 @@ impl Server {
             Error::new(ErrorKind::Local, "Cannot tell the address of the listener").because(error)
         })?;
         self.check_address(address)?;
-        self.api.imagings.take_up();
+        self.api.imagings.resume_stored();
         // It ends when it is dropped together with this future.
         let mut metrics = JoinSet::new();
         if let Some(listener) = self.metrics.take() {
@@ -463,7 +463,7 @@ impl Server {
         self.api.imagings.stop(left).await;
         self.api.machines.count_all().await;
         let api = self.api;
-        let _ = tokio::task::spawn_blocking(move || api.store.keep_all()).await;
+        let _ = tokio::task::spawn_blocking(move || api.store.store_counters()).await;
     }
 }
 

@@ -139,7 +139,11 @@ async fn get(
     let user = sessions.user(headers, Instant::now());
     let user = user.ok_or_else(Refusal::auth)?;
     record.set_user(&user)?;
-    let _turn = api.budgets.requests.take_within(&user, 1, SHARE_WAIT_MAX).await?;
+    let _turn = api
+        .budgets
+        .requests
+        .take_within(&user, 1, SHARE_WAIT_MAX)
+        .await?;
     match path.split_once('/') {
         None if path == "state" => state(api, user).await,
         Some(("map", id)) => {

@@ -439,7 +439,7 @@ impl Store {
     }
 
     /// Stores the counters of all drives, at the end.
-    pub(super) fn keep_all(&self) {
+    pub(super) fn store_counters(&self) {
         for drive in self.select(|_| true) {
             let Ok(turn) = drive.turn_blocking() else {
                 continue;
@@ -451,7 +451,7 @@ impl Store {
     }
 
     /// The user that was generated for this directory: the same at every start.
-    pub(super) fn made_up_user(&self) -> Result<Credentials> {
+    pub(super) fn generated_user(&self) -> Result<Credentials> {
         let path = self.directory.join("user");
         let failed = |error: io::Error| {
             let what = format!("Cannot keep the user in {}", path.display());
@@ -565,11 +565,11 @@ mod tests {
     fn a_data_directory_has_one_server_and_one_generated_user() {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();
-        let user = store.made_up_user().unwrap();
+        let user = store.generated_user().unwrap();
         assert!(open(directory.path()).is_err());
         drop(store);
         let store = open(directory.path()).unwrap();
-        assert!(store.made_up_user().unwrap() == user);
+        assert!(store.generated_user().unwrap() == user);
     }
 
     #[test]

@@ -30,13 +30,13 @@ const PICTURE_AGE: Duration = Duration::from_millis(250);
 
 /// The status of a machine that is not running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rest {
+pub(crate) enum StoppedStatus {
     Stopped,
     /// It ended although neither the guest nor a client wanted it to.
     Dead,
 }
 
-impl Rest {
+impl StoppedStatus {
     fn as_str(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
@@ -59,7 +59,7 @@ pub(crate) struct SavedRun {
 pub(crate) struct MachineRecord {
     pub(crate) user: String,
     pub(crate) settings: Settings,
-    pub(crate) rest: Rest,
+    pub(crate) rest: StoppedStatus,
     pub(crate) run: Option<SavedRun>,
 }
 
@@ -85,8 +85,8 @@ impl MachineRecord {
         }
         let user = kept.remove("user")?;
         let rest = match kept.remove(REST)?.as_str() {
-            "stopped" => Rest::Stopped,
-            "dead" => Rest::Dead,
+            "stopped" => StoppedStatus::Stopped,
+            "dead" => StoppedStatus::Dead,
             _ => return None,
         };
         let run = match (kept.remove(RUN_ADDRESS), kept.remove(RUN_STARTED)) {
@@ -221,7 +221,7 @@ pub struct Machine {
 #[derive(Debug)]
 pub(crate) struct MachineState {
     pub(crate) settings: Settings,
-    pub(crate) rest: Rest,
+    pub(crate) rest: StoppedStatus,
     pub(crate) live: Option<Arc<Live>>,
     pub(crate) is_gone: bool,
     /// What it counts towards its user's quotas while it exists, and while it runs.
@@ -355,7 +355,7 @@ mod tests {
         let mut record = MachineRecord {
             user: "u".into(),
             settings: Settings::create(&body).unwrap(),
-            rest: Rest::Dead,
+            rest: StoppedStatus::Dead,
             run: None,
         };
         for run in [

@@ -30,7 +30,7 @@ use super::hypervisor::{
     Control, End, Failure, Net, Password, Reach, Spec, SpecDrive, SpecNic, Status,
 };
 use super::ids::MachineId;
-use super::machine::{Live, Machine, MachineRecord, Rest, SavedRun, now};
+use super::machine::{Live, Machine, MachineRecord, SavedRun, StoppedStatus, now};
 use super::qemu::{Qemu, QemuServer};
 use super::resources::Resources;
 use super::settings::{Device, Settings};
@@ -88,7 +88,7 @@ pub struct Machines {
     cores_here: u32,
     machines: RwLock<BTreeMap<MachineId, Arc<Machine>>>,
     /// Stored runs, for [`find_running`](Self::find_running).
-    kept_runs: BTreeMap<MachineId, SavedRun>,
+    stored_runs: BTreeMap<MachineId, SavedRun>,
 }
 
 impl Machines {
@@ -110,7 +110,7 @@ impl Machines {
             cores_here: std::thread::available_parallelism()
                 .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
             machines: RwLock::default(),
-            kept_runs: BTreeMap::new(),
+            stored_runs: BTreeMap::new(),
         };
         machines.load()?;
         Ok(machines)
@@ -136,7 +136,7 @@ impl Machines {
                 continue;
             };
             if let Some(run) = record.run {
-                self.kept_runs.insert(id, run);
+                self.stored_runs.insert(id, run);
             }
             let machine = self.machine(id, record);
             let held = self.quotas.hold_anyway(&machine.user, one());
@@ -158,7 +158,7 @@ impl Machines {
     pub async fn find_running(self: &Arc<Self>) {
         // All at the same time: a hypervisor that hangs does not answer for 30 s.
         let mut searches = JoinSet::new();
-        for (&id, &run) in &self.kept_runs {
+        for (&id, &run) in &self.stored_runs {
             let Some(machine) = self.get(id) else {
                 continue;
             };
@@ -311,7 +311,7 @@ impl Machines {
         let record = MachineRecord {
             user: user.to_owned(),
             settings,
-            rest: Rest::Stopped,
+            rest: StoppedStatus::Stopped,
             run: None,
         };
         let machine = Arc::new(self.machine(MachineId::random(), record));
@@ -652,8 +652,8 @@ impl Machines {
             }
             state.held_running = None;
             state.rest = match end {
-                End::Died => Rest::Dead,
-                End::ShutDown | End::PowerCut => Rest::Stopped,
+                End::Died => StoppedStatus::Dead,
+                End::ShutDown | End::PowerCut => StoppedStatus::Stopped,
             };
             state.settings.is_persistent()
         };

@@ -277,7 +277,7 @@ impl Qemu {
             qmp,
             process,
             status: watch::Sender::new(first),
-            is_asked: AtomicBool::new(false),
+            end_requested: AtomicBool::new(false),
             is_shut_down: AtomicBool::new(false),
             console: Mutex::default(),
             log: Log::of_process(pid),
@@ -335,7 +335,7 @@ pub(crate) struct QemuServer {
     process: Process,
     status: watch::Sender<Status>,
     /// Whether this program asked it to end.
-    is_asked: AtomicBool,
+    end_requested: AtomicBool,
     /// Whether the guest switched itself off.
     is_shut_down: AtomicBool,
     /// Held while console output is moved from QEMU to its file.
@@ -371,7 +371,7 @@ impl QemuServer {
         let died_of = self.keep_log();
         let end = if self.is_shut_down.load(Ordering::Relaxed) {
             End::ShutDown
-        } else if self.is_asked.load(Ordering::Relaxed) {
+        } else if self.end_requested.load(Ordering::Relaxed) {
             End::PowerCut
         } else {
             tracing::warn!(id = %self.id, last_line = died_of, "QEMU ended");
@@ -442,7 +442,7 @@ impl QemuServer {
 
     /// Cuts its power, and waits for its end.
     pub(crate) async fn cut_power(&self) -> End {
-        self.is_asked.store(true, Ordering::Relaxed);
+        self.end_requested.store(true, Ordering::Relaxed);
         self.quit().await;
         self.ended().await
     }

@@ -84,8 +84,7 @@ pub(crate) fn survey(layout: &dyn Layout) -> Result<()> {
                 true => &mut units,
                 false => &mut tables,
             };
-            used
-                .mark_used(at, table_bytes)
+            used.mark_used(at, table_bytes)
                 .map_err(|at| twice("a table", at))?;
         }
         if let Place::File(at) = run.place {

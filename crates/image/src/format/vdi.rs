@@ -126,10 +126,10 @@ impl Layout for Vdi {
             .chunks_exact(4)
             .map(|entry| self.place(le32(entry, 0)));
         let first = places.next().unwrap_or(Ok(Place::Zero))?;
-        let blocks = super::alike(first, self.block, places, most)?;
+        let blocks = super::count_contiguous(first, self.block, places, most)?;
         Ok(Run {
             end: (index + blocks).saturating_mul(self.block),
-            place: first.further(within),
+            place: first.advanced_by(within),
             table: None,
         })
     }

@@ -351,7 +351,7 @@ impl Layout for Dynamic {
                 _ => Ok(Place::File(0)),
             });
             (
-                super::alike(Place::Zero, self.block, places, most)?,
+                super::count_contiguous(Place::Zero, self.block, places, most)?,
                 Place::Zero,
             )
         } else {

@@ -153,10 +153,10 @@ impl Layout for Vhdx {
             .chunks_exact(8)
             .map(|entry| self.place(le64(entry, 0)));
         let first = places.next().unwrap_or(Ok(Place::Zero))?;
-        let blocks = super::alike(first, self.block, places, most)?;
+        let blocks = super::count_contiguous(first, self.block, places, most)?;
         Ok(Run {
             end: (index + blocks).saturating_mul(self.block),
-            place: first.further(offset % self.block),
+            place: first.advanced_by(offset % self.block),
             table: None,
         })
     }

@@ -215,10 +215,10 @@ impl Layout for Vmdk {
             .zip(entries.chunks_exact(4))
             .map(|(i, entry)| Ok(self.place(le32(entry, 0), start.saturating_add(i * self.grain))));
         let first = places.next().unwrap_or(Ok(Place::Zero))?;
-        let grains = super::alike(first, self.grain, places, most)?;
+        let grains = super::count_contiguous(first, self.grain, places, most)?;
         Ok(Run {
             end: start.saturating_add(grains * self.grain),
-            place: first.further(offset - start),
+            place: first.advanced_by(offset - start),
             table: Some(table),
         })
     }

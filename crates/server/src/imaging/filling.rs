@@ -160,7 +160,7 @@ impl Copying {
     fn step(&mut self, to: &mut Writer, keep: &dyn Fn(u64) -> io::Result<()>) -> io::Result<bool> {
         if std::mem::take(&mut self.may_clone) && clone(&self.from.drive.file, &to.drive.file)? {
             to.advance(self.from.end)?;
-            self.from.passed(self.from.end, Passed::Zeros);
+            self.from.passed(self.from.end, Passed::Skipped);
             return Ok(true);
         }
         if self.from.offset >= self.from.end {
@@ -206,7 +206,7 @@ impl Copying {
         let len = (self.hole_end - offset).min(self.hole_step);
         let began = Instant::now();
         to.skip_zeros(len)?;
-        self.from.passed(len, Passed::Zeros);
+        self.from.passed(len, Passed::Skipped);
         self.hole_step = match began.elapsed() < HOLE_STEP_MAX {
             true => self.hole_step.saturating_mul(2),
             false => KERNEL_STEP_BYTES,
@@ -303,7 +303,7 @@ impl Gzip {
         if hole > 0 && self.from.bytes_per_s.is_none() {
             let units = hole.min(UNITS_OF_STEP);
             packer.zeros(units, packed);
-            self.from.passed(units * UNIT_BYTES, Passed::Zeros);
+            self.from.passed(units * UNIT_BYTES, Passed::Skipped);
         } else {
             self.buffer.resize(UNIT_BYTES as usize, 0);
             let bytes = &mut self.buffer[..step as usize];
@@ -382,7 +382,7 @@ struct Reader {
 enum Passed {
     Data,
     /// Bytes that needed no work: holes, and blocks that are shared.
-    Zeros,
+    Skipped,
 }
 
 impl Reader {
@@ -409,7 +409,7 @@ impl Reader {
         self.progress.reach(self.offset);
         match what {
             Passed::Data => self.metrics.imaged(bytes),
-            Passed::Zeros => self.metrics.imaged_zeros(bytes),
+            Passed::Skipped => self.metrics.imaged_zeros(bytes),
         }
     }
 
