@@ -594,7 +594,7 @@ impl<'a> Archive<'a> {
                 (Some(_), Some(_)) => {
                     let what = format!("There are several files {name:?} in {}", self.shown());
                     return Err(Error::new(ErrorKind::Image, what).hint_to(
-                        "Nobody can say which of them is the disk: unpack it with tar first",
+                        "It is unknown which of them is the disk: unpack it with tar first",
                     ));
                 }
             }

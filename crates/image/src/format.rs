@@ -317,7 +317,10 @@ fn checked_unit(layout: &dyn Layout, offset: u64) -> Result<Run> {
 fn checked(layout: &dyn Layout, offset: u64, mut run: Run) -> Result<Run> {
     run.end = run.end.min(layout.size());
     if run.end <= offset {
-        let what = format!("The map of {} stands still", layout.container().format);
+        let what = format!(
+            "The reader of {} returned an empty run",
+            layout.container().format
+        );
         return Err(Error::new(ErrorKind::Bug, what));
     }
     let (at, len) = match run.place {

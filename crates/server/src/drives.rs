@@ -199,7 +199,7 @@ impl Api {
         let mut properties = Properties::new();
         properties
             .insert("sha256", digest.to_string())
-            .map_err(|_| Refusal::system("Cannot tell the digest"))?;
+            .map_err(|_| Refusal::system("Cannot report the digest"))?;
         Ok(answer::object(&properties, format))
     }
 
@@ -221,7 +221,7 @@ impl Api {
         check_range(&drive, part)?;
         let extents =
             Extents::new(&requested, data, end).and_then(|extents| extents.to_properties());
-        let properties = extents.map_err(|_| Refusal::system("Cannot tell the extents"))?;
+        let properties = extents.map_err(|_| Refusal::system("Cannot report the extents"))?;
         Ok(answer::object(&properties, format))
     }
 

@@ -413,7 +413,7 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Result<()> {
         let address = listener.local_addr().map_err(|error| {
-            Error::new(ErrorKind::Local, "Cannot tell the address of the listener").because(error)
+            Error::new(ErrorKind::Local, "Cannot read the listener's address").because(error)
         })?;
         self.check_address(address)?;
         self.api.imagings.resume_stored();

@@ -122,7 +122,7 @@ impl Vhdx {
             _ if ABSENT.contains(&state) => Ok(Place::Zero),
             _ => Err(self
                 .container
-                .damaged(&format!("a block is in state {state}, which there is not"))),
+                .damaged(&format!("a block has the undefined state {state}"))),
         }
     }
 }
