@@ -311,8 +311,8 @@ impl<'a> Location<'a> {
             Self::Elsewhere(_) => ("DISK".to_owned(), "DISK.img".to_owned()),
             _ => (stem(&file), raw_of(&file, &stem(&file))),
         };
-        let words = [("in}", file), ("out}", out), ("stem}", stem)];
-        let command = with_names(command, &words);
+        let names = [("in}", file), ("out}", out), ("stem}", stem)];
+        let command = with_names(command, &names);
         format!("{}{words}: {first}{command}", self.before())
     }
 }

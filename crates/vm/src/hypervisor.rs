@@ -24,7 +24,7 @@ pub enum Control {
 
 /// The server that a hypervisor should start.
 #[derive(Debug)]
-pub struct Spec {
+pub(crate) struct Spec {
     pub id: MachineId,
     /// Its own directory, for the hypervisor's files. The path contains no symbolic link.
     pub directory: PathBuf,
@@ -40,7 +40,7 @@ pub struct Spec {
 
 /// A drive of a [`Spec`].
 #[derive(Debug)]
-pub struct SpecDrive {
+pub(crate) struct SpecDrive {
     pub slot: Slot,
     pub path: PathBuf,
     /// In bytes.
@@ -53,7 +53,7 @@ pub struct SpecDrive {
 
 /// A network card of a [`Spec`].
 #[derive(Debug)]
-pub struct SpecNic {
+pub(crate) struct SpecNic {
     pub index: u8,
     /// `e1000`, `rtl8139` or `virtio`.
     pub model: &'static str,
@@ -63,7 +63,7 @@ pub struct SpecNic {
 
 /// What a network card is connected to.
 #[derive(Debug)]
-pub enum Net {
+pub(crate) enum Net {
     /// The outside, behind network address translation. These TCP ports of the server's address are
     /// forwarded to the guest.
     Outside { forward: Vec<u16>, reach: Reach },
@@ -85,7 +85,7 @@ pub enum Reach {
 
 /// A password, which `Debug` does not show.
 #[derive(Clone)]
-pub struct Password(pub String);
+pub(crate) struct Password(pub String);
 
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,7 +95,7 @@ impl fmt::Debug for Password {
 
 /// The status of a running server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Status {
+pub(crate) enum Status {
     Active,
     Paused,
     Ended(End),
@@ -103,7 +103,7 @@ pub enum Status {
 
 /// How a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// The guest switched it off.
     ShutDown,
     /// Its power was cut.
