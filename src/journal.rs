@@ -510,7 +510,7 @@ mod tests {
         };
         let journal = Journal::create(&path, &first).unwrap();
         journal.record(&[holes(1), holes(3)]).unwrap();
-        let wrong = RangeSet::from_iter([3..4]);
+        let wrong = RangeSet::from_iter(std::iter::once(3..4));
         drop(journal.of_another_image(&wrong).unwrap());
         let (_, replay) = Journal::open(&path).unwrap().unwrap();
         let source = None;

@@ -74,7 +74,7 @@ mod tests {
         let image = Image::open_raw(&path).unwrap();
         let plan = Plan::new(100, NonZeroU64::new(10).unwrap());
         let (handle, stop) = stop_channel();
-        let holes = RangeSet::from_iter([5..6]);
+        let holes = RangeSet::from_iter(std::iter::once(5..6));
         let compare = |digests: &[(u64, ChunkDigest)], holes: &RangeSet<u64>| {
             let digests = digests.iter().copied();
             differing(image.disk().unwrap(), &plan, digests, holes, &stop)

@@ -1014,7 +1014,7 @@ mod tests {
             plan,
             base: 7,
             chunks: RangeSet::from_iter([0..2, 4..plan.count()]),
-            holes: RangeSet::from_iter([1..6]),
+            holes: RangeSet::from_iter(std::iter::once(1..6)),
         };
         let ToCheck { each, all, new } = again.all();
         let checks: Vec<Check> = each.collect();

@@ -431,7 +431,9 @@ mod tests {
     #[test]
     fn a_backing_file_that_was_replaced_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let path = std::fs::canonicalize(directory.path()).unwrap().join("base");
+        let path = std::fs::canonicalize(directory.path())
+            .unwrap()
+            .join("base");
         std::fs::write(&path, "base").unwrap();
         let file = opened(&path).unwrap();
         std::fs::rename(&path, path.with_extension("moved")).unwrap();
@@ -439,9 +441,11 @@ mod tests {
         std::fs::write(&path, "other").unwrap();
         assert!(check_is_at(&file, &path).is_err());
         // By another way.
-        let around = directory.path().join(".").join("..").join(
-            path.parent().and_then(Path::file_name).unwrap(),
-        );
+        let around = directory
+            .path()
+            .join(".")
+            .join("..")
+            .join(path.parent().and_then(Path::file_name).unwrap());
         assert!(opened(&around.join("base")).is_err());
     }
 }

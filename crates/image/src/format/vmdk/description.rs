@@ -15,7 +15,7 @@ use crate::RawImage;
 use crate::advice;
 use crate::advice::Remedy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::quoting::quote;
+use crate::quoting::{quote, quote_file};
 use crate::{head_of, unpack_all};
 
 /// Maximum bytes of a description in a separate file.
