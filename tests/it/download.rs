@@ -630,6 +630,7 @@ fn a_drive_changed_during_the_download_is_reported() {
 fn a_drive_that_changes_during_the_download_is_copied_on_request() {
     let scene = Scene::new();
     for (seed, verify) in [(1, "sample"), (2, "full")] {
+        scene.proxy.forget();
         let flags = format!("--allow-live --verify {verify} --force out");
         let outcome = scene.stopped(&flags, |running, gate| {
             // The sample has the first chunk.
