@@ -32,7 +32,7 @@ use crate::publish::keys::publication;
 use crate::publish::pick;
 use crate::publish::receipts::read_receipt_if;
 use crate::publish::selection::Several;
-use crate::receipt::Coverage;
+use crate::receipt::{Coverage, Receipt};
 use crate::shard::Shard;
 use crate::transfer::{InspectOptions, Inspection, JOBS_DEFAULT, Patience, Stop};
 
@@ -151,12 +151,7 @@ async fn compare(
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Compared> {
-    let path = &arguments.receipt;
-    let receipt = read_receipt_if(path, |bytes| match &arguments.pubkey {
-        Some(public) => signing::check(path, bytes, public),
-        None => Ok(()),
-    })
-    .map_err(with_other_way)?;
+    let receipt = receipt_of(arguments).map_err(with_other_way)?;
     let patience = Patience::new(arguments.max_outage);
     let config = ClientConfig {
         outage: arguments.max_outage,
@@ -226,6 +221,15 @@ async fn compare(
         blocks,
         of,
         differing,
+    })
+}
+
+/// Reads the receipt, and checks its signature if that is demanded.
+fn receipt_of(arguments: &VerifyArguments) -> Result<Receipt> {
+    let path = &arguments.receipt;
+    read_receipt_if(path, |bytes| match &arguments.pubkey {
+        Some(public) => signing::check(path, bytes, public),
+        None => Ok(()),
     })
 }
 
