@@ -283,16 +283,22 @@ fn the_printed_command_creates_the_drive_for_shards() {
     let server = desk.server();
     desk.file("in", &image());
     let refused = desk.upload(&server.uri);
-    let refused = refused.args("-n it's --shard 1/2 in").run().code(2);
-    let command = refused.stderr.split_once("Create the drive: ").unwrap().1;
+    let words = "-c 64K -n it's --shard 1/2 in";
+    let refused = refused.args(words).run().code(2);
+    let commands = refused.stderr.split_once("Create the drive: ").unwrap().1;
+    let (create, send) = commands.trim().split_once('\n').unwrap();
+    let (_, send) = send.split_once(": ").unwrap();
     let bin = std::path::Path::new(SIMPLE).parent().unwrap();
     let path = std::env::var("PATH").unwrap();
-    let shell = desk.tool("sh").env("OHURI", &server.uri);
-    let shell = shell.env("PATH", format!("{}:{path}", bin.display()));
-    let _ = shell.arg("-c").arg(command.trim()).run().code(0);
+    let run = |command: &str| {
+        let shell = desk.tool("sh").env("OHURI", &server.uri);
+        let shell = shell.env("PATH", format!("{}:{path}", bin.display()));
+        let _ = shell.arg("-c").arg(command).run().code(0);
+    };
+    run(create);
+    let drive = drives(&server).remove(0);
     for shard in ["1/2", "2/2"] {
-        let tool = desk.upload(&server.uri).args("-q -c 64K -d it's --shard");
-        let _ = tool.arg(shard).arg("in").run().code(0);
+        run(&send.replace("UUID", &drive).replace("1/2", shard));
     }
     let [drive] = &*drives(&server) else {
         panic!("one drive");
@@ -329,7 +335,7 @@ fn impossible_shards_are_refused() {
         stdout.run().code(2).says("need a file, not stdout");
     }
     let upload = |flags: &str| scene.desk.upload(&scene.server.uri).args(flags).run();
-    upload("--shard 1/5 in").code(2).says("-d instead of -n");
+    upload("--shard 1/5 in").code(2).says("which -d names");
     let piped = format!("-d {} --shard 1/5 -", scene.drive);
     let tool = scene.desk.upload(&scene.server.uri).args(&piped);
     tool.input(&gzipped()).run().code(2).says("--size");
