@@ -96,7 +96,7 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// After an error, the file is still there, so the caller can keep its state in memory as well. As
-/// in [`write`], a failure after the removal is only logged.
+/// in [`write()`], a failure after the removal is only logged.
 pub fn remove(path: &Path) -> io::Result<()> {
     unless_missing(fs::remove_file(path))?;
     if let Err(error) = sync_parent(path) {
