@@ -328,10 +328,16 @@ fn of_the_script(words: &[OsString]) -> ExitCode {
     if let Some(flag @ ("-h" | "--help")) = texts.last().map(|word| &**word) {
         return raw_call::main(&["api".into(), flag.into()]);
     }
-    let words: Vec<_> = [OsString::from(PROGRAM)]
+    let mut words: Vec<_> = [OsString::from(PROGRAM)]
         .into_iter()
         .chain(words.iter().cloned())
         .collect();
+    // The providers' script takes flags after the path for words of it.
+    if exit::is_old_script(PROGRAM)
+        && let Some(at) = raw_call::path_begins(&words)
+    {
+        words.insert(at, "--".into());
+    }
     exit::main(PROGRAM, &words, |arguments: &raw_call::CallArguments| {
         let command = arguments.first_word();
         match begins_call(command) {

@@ -40,7 +40,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 ///
 /// The words CMD are the path of the call: openhosting api drives list. "api" can be left out if
 /// the path begins with drives, servers, resources or profile. "openhosting server" has no calls
-/// about profiles.
+/// about profiles. Without the word api and without a terminal, flags after the path are taken for
+/// words of it, as by the providers' script.
 ///
 /// If the endpoint answers with an error, the answer is printed. The exit code is then 0, as with
 /// the providers' script, or 1 with --fail.
@@ -94,6 +95,14 @@ fn objects() -> ArgValueCompleter {
 /// `openhosting api`.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
     exit::main(PROGRAM, &as_program(words), call)
+}
+
+/// Where the path begins in a command line, whose first word is the program.
+pub(super) fn path_begins(words: &[OsString]) -> Option<usize> {
+    (1..words.len()).find(|&at| {
+        CallArguments::try_parse_from(&words[..=at])
+            .is_ok_and(|parsed| *words[at] == *parsed.command.concat())
+    })
 }
 
 /// Makes the call.
@@ -376,6 +385,16 @@ mod tests {
             let path: Vec<_> = arguments.segments().collect();
             assert_eq!(path, ["drives", "list"]);
         }
+        let begins = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            path_begins(&words)
+        };
+        assert_eq!(begins("openhosting drives list -j"), Some(1));
+        assert_eq!(
+            begins("openhosting -j --profile drives drives list"),
+            Some(4)
+        );
+        assert_eq!(begins("openhosting -j"), None);
         assert!(CallArguments::try_parse_from(["openhosting"]).is_err());
         assert!(CallArguments::try_parse_from(["openhosting", "-x", "drives"]).is_err());
     }

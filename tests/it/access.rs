@@ -109,9 +109,9 @@ fn flags_override_the_environment_and_that_overrides_the_config() {
     assert_eq!(text(list("").env("OPENHOSTING_PROFILE", "work")), "other\n");
     // A profile that a flag selects has priority over both; another flag does not change that.
     assert_eq!(text(list("--profile work")), listed);
-    // Flags may follow the path.
+    // Flags may follow the path; without "api", a script has words of the path there.
     for words in [
-        "drives list --profile work",
+        "api drives list --profile work",
         "api drives --profile work list",
     ] {
         assert_eq!(text(desk.simple(&other.uri()).args(words)), listed);
