@@ -719,7 +719,8 @@ fn announce(
     let above = banner.above(&uri, address, is_any_port);
     above.lines().for_each(exit::say);
     exit::print(&lines)?;
-    banner.below().lines().for_each(exit::say);
+    let below = banner.below(&uri, is_any_port);
+    below.lines().for_each(exit::say);
     Ok(())
 }
 

@@ -50,23 +50,34 @@ impl Banner {
                 "Port:         changes at the next start; to keep it: --listen {address}"
             );
         }
-        // The other terminal may be in another directory.
-        let files = self.self_signed.as_ref();
-        let example = files.map_or("openhosting ls".to_owned(), |files| {
-            let path = std::path::absolute(&files.certificate);
-            let path = path.as_deref().unwrap_or(&files.certificate);
-            format!("openhosting ls --cacert {}", quote(&path.to_string_lossy()))
-        });
         let _ = writeln!(
             text,
-            "\nIn another terminal, run these two lines, then for example \"{example}\":\n"
+            "\nIn another terminal, run these two lines, then for example \"openhosting ls{}\":\n",
+            self.cacert()
         );
         text
     }
 
-    /// The lines below them.
-    pub(super) fn below(&self) -> &'static str {
-        "\nCtrl-C stops the server; the drives stay.\n\n"
+    /// The lines below them. At any port, a stored endpoint would not last.
+    pub(super) fn below(&self, uri: &str, is_any_port: bool) -> String {
+        let login = match is_any_port {
+            true => String::new(),
+            false => format!(
+                "\nTo store them for every terminal: openhosting login --endpoint {uri}{}",
+                self.cacert()
+            ),
+        };
+        format!("{login}\nCtrl-C stops the server; the drives stay.\n\n")
+    }
+
+    /// The flag for a certificate of the server's own. The other terminal may be in another
+    /// directory.
+    fn cacert(&self) -> String {
+        self.self_signed.as_ref().map_or_else(String::new, |files| {
+            let path = std::path::absolute(&files.certificate);
+            let path = path.as_deref().unwrap_or(&files.certificate);
+            format!(" --cacert {}", quote(&path.to_string_lossy()))
+        })
     }
 }
 
@@ -110,6 +121,12 @@ mod tests {
             text.contains("\"openhosting ls --cacert /c.pem\""),
             "{text}"
         );
+        assert_eq!(
+            banner.below("https://h:1/", false),
+            "\nTo store them for every terminal: openhosting login --endpoint https://h:1/ --cacert /c.pem\n\
+            Ctrl-C stops the server; the drives stay.\n\n"
+        );
+        assert!(!banner.below("https://h:1/", true).contains("login"));
         // The other terminal is in another directory.
         banner.self_signed = Some(SelfSigned {
             certificate: "c.pem".into(),
