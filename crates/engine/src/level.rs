@@ -4,11 +4,11 @@
 //!
 //! Two things are measured during the transfer: the processor time and the time on the wire for
 //! each byte. From these the controller computes the level at which both take equally long, so that
-//! neither waits for the other. Where other programs use the processors too, a second of processor
-//! time takes longer than a second; that is measured as well. Measurements are never exact. Their error shows in who actually
-//! waits, the wire for chunks or chunks for the wire, and the controller corrects the level by that
-//! (`trim`). In terms of control theory, the measurements are the feed-forward part, and the queue
-//! of ready chunks drives a proportional and an integral part.
+//! neither waits for the other. If other programs use the processors too, a compressor waits for
+//! them; that is measured as well (`stretch`). Measurements are never exact. Their error shows in
+//! who actually waits, the wire for chunks or chunks for the wire, and the controller corrects the
+//! level by that (`trim`). In terms of control theory, the measurements are the feed-forward part,
+//! and the queue of ready chunks drives a proportional and an integral part.
 //!
 //! The tests simulate machines and links, and compare the time of a transfer with that at the best
 //! fixed level. So the gains and weights below may change as long as those tests pass; `LADDER` has
@@ -345,8 +345,8 @@ struct Machine {
     /// Processor seconds per byte: at level 1, and for everything but compression.
     cost: Mean,
     base: Mean,
-    /// Seconds for each second of processor time of a compressor. More than 1 if it has to share
-    /// the processors.
+    /// How many seconds pass while a compressor uses one second of processor time. More than 1 if
+    /// it has to share the processors.
     stretch: Mean,
     /// Bytes of a body per byte of the image, at level 1.
     ratio: Mean,
